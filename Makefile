@@ -1,0 +1,53 @@
+# `make serve` and `make test` need nothing but Python 3.11+ with pip and venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: serve test unit lint types imports check lock bench clean
+
+serve: $(VENV)/.serving ## set up and serve on http://127.0.0.1:4000
+	$(BIN)/tollway serve
+
+test: $(STAMP) ## set up and run the whole test suite
+	$(BIN)/pytest -n auto
+
+check: lint types imports
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## CPU per request, start time, memory
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP) ## pin every dependency anew, with hashes
+	$(BIN)/pip-compile --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --allow-unsafe --quiet --upgrade --output-file=requirements.lock pyproject.toml
+	$(BIN)/pip-compile --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --allow-unsafe --quiet --upgrade --constraint=requirements.lock \
+	  --output-file=requirements-dev.lock requirements-dev.in requirements.lock
+
+clean:
+	rm -rf $(VENV) dist build
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Only what serving needs; a development set-up serves too.
+$(VENV)/.serving: requirements.lock pyproject.toml | $(VENV)/bin/python
+	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps .
+	touch $@
+
+$(STAMP): requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,1 @@
+"""What decides: one policy a file, behind the contract in `policies.base`."""

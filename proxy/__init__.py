@@ -1,0 +1,3 @@
+"""Tollway: the proxy server."""
+
+__version__ = "0.1.0"

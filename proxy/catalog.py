@@ -1,0 +1,81 @@
+"""The providers and models that are known without configuration (`catalog.yaml`), with a date."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from policies.base import Capability
+
+CATALOG = Path(__file__).with_name("catalog.yaml")
+"""The packaged table."""
+
+TierName = Literal["auto", "best", "cheap", "fast", "embed"]
+"""The virtual models that a known model can serve."""
+
+Tokens = Annotated[int, msgspec.Meta(gt=0)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model by the provider's own name for it.
+
+    `tiers` are the virtual models it serves. `max_output_tokens` is None for embedding models,
+    `vector_space` and `dimensions` are None for all others: vectors of different spaces must
+    never be mixed.
+    """
+
+    name: Text
+    tiers: frozenset[TierName]
+    capabilities: Annotated[frozenset[Capability], msgspec.Meta(min_length=1)]
+    context_length: Tokens
+    max_output_tokens: Tokens | None = None
+    vector_space: Text | None = None
+    dimensions: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        embeds = "embeddings" in self.capabilities
+        if embeds == ("chat" in self.capabilities):
+            raise ValueError(f"model {self.name!r} must have one of chat and embeddings")
+        if embeds == (self.max_output_tokens is not None):
+            raise ValueError(f"model {self.name!r}: chat models alone have max_output_tokens")
+        if embeds != (self.vector_space is not None) or embeds != (self.dimensions is not None):
+            raise ValueError(
+                f"model {self.name!r}: a vector_space and dimensions go with embeddings"
+            )
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider that answers OpenAI's dialect at `base_url`.
+
+    The first of the `api_key_env` variables that is set holds the key; `base_url_env` names one
+    that overrides the address. `price_provider` is its id in the price snapshot. `stream_options`
+    is False where the provider refuses that field.
+    """
+
+    id: Text
+    api_key_env: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
+    base_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+(/[^?#]+)?$")]
+    base_url_env: Text | None = None
+    price_provider: Text
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
+    stream_options: bool
+    models: Annotated[tuple[Model, ...], msgspec.Meta(min_length=1)]
+
+
+class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole table as of a date, providers and models in the order of preference."""
+
+    as_of: date
+    providers: tuple[Provider, ...]
+
+
+def load(path: Path = CATALOG) -> Catalog:
+    """Read a table, by default the packaged one. Blocks on the file for milliseconds.
+
+    Raises OSError, or msgspec.DecodeError naming the place in a file that is no such table.
+    """
+    return msgspec.yaml.decode(path.read_bytes(), type=Catalog)

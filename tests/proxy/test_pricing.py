@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.pricing import (
+    MAX_PRICE_USD,
+    Price,
+    Tier,
+    Usage,
+    cost_nanousd,
+    hold_nanousd,
+    parse_usd,
+)
+
+DOLLAR = 1_000_000_000
+
+rates = st.integers(0, 10**15)
+optional_rates = st.none() | rates
+counts = st.integers(0, 10**9)
+
+
+@st.composite
+def prices(draw: st.DrawFn) -> Price:
+    thresholds = draw(st.lists(st.integers(0, 10**6), unique=True, max_size=3).map(sorted))
+    return Price(
+        input=draw(rates),
+        output=draw(rates),
+        cached_input=draw(optional_rates),
+        cache_write=draw(optional_rates),
+        cache_write_1h=draw(optional_rates),
+        input_audio=draw(optional_rates),
+        reasoning=draw(optional_rates),
+        output_audio=draw(optional_rates),
+        per_request=draw(st.integers(0, 10**12)),
+        tiers=tuple(
+            Tier(
+                above_input_tokens=threshold,
+                input=draw(rates),
+                output=draw(rates),
+                cached_input=draw(optional_rates),
+                cache_write=draw(optional_rates),
+                cache_write_1h=draw(optional_rates),
+            )
+            for threshold in thresholds
+        ),
+        source="test",
+    )
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    """Parts are drawn freely: they may overlap and, from a faulty provider, exceed their whole."""
+    return Usage(**{each.name: draw(counts) for each in dataclasses.fields(Usage)})
+
+
+GPT_4O = Price(
+    input=parse_usd(2.5), cached_input=parse_usd(1.25), output=parse_usd(10), source="test"
+)
+EMBEDDING = Price(input=parse_usd("0.02"), output=0, source="test")
+GEMINI_25_PRO = Price(
+    input=parse_usd("1.25"),
+    output=parse_usd(10),
+    cached_input=parse_usd("0.125"),
+    tiers=(
+        Tier(
+            above_input_tokens=200_000,
+            input=parse_usd("2.5"),
+            output=parse_usd(15),
+            cached_input=parse_usd("0.25"),
+        ),
+    ),
+    source="test",
+)
+SONNET_45 = Price(
+    input=parse_usd(3),
+    cached_input=parse_usd("0.3"),
+    cache_write=parse_usd("3.75"),
+    cache_write_1h=parse_usd(6),
+    output=parse_usd(15),
+    source="test",
+)
+OPUS_47 = Price(
+    input=parse_usd(5),
+    cached_input=parse_usd("0.5"),
+    cache_write=parse_usd("6.25"),
+    cache_write_1h=parse_usd(10),
+    output=parse_usd(25),
+    source="test",
+)
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "usd"),
+    [
+        (GPT_4O, Usage(input_tokens=1000, cached_tokens=400, output_tokens=100), "0.0030"),
+        (EMBEDDING, Usage(input_tokens=1000, output_tokens=0), "0.00002"),
+        (GEMINI_25_PRO, Usage(input_tokens=300_000, output_tokens=1000), "0.765"),
+        (
+            SONNET_45,
+            Usage(
+                input_tokens=140,
+                cached_tokens=100,
+                cache_write_tokens=30,
+                cache_write_1h_tokens=20,
+                output_tokens=7,
+            ),
+            "0.0003225",
+        ),
+        (
+            OPUS_47,
+            Usage(input_tokens=159_223, cache_write_tokens=159_217, output_tokens=2_745),
+            "1.06376125",
+        ),
+        (
+            OPUS_47,
+            Usage(
+                input_tokens=159_223,
+                cache_write_tokens=159_217,
+                cache_write_1h_tokens=159_217,
+                output_tokens=2_745,
+            ),
+            "1.660825",
+        ),
+    ],
+)
+def test_known_bills_are_met_to_the_nanodollar(price: Price, usage: Usage, usd: str) -> None:
+    assert cost_nanousd(price, usage) == Decimal(usd) * DOLLAR
+
+
+@pytest.mark.parametrize(("tokens", "rate"), [(200_000, "1.25"), (200_001, "2.5")])
+def test_crossing_a_tier_reprices_every_token(tokens: int, rate: str) -> None:
+    usage = Usage(input_tokens=tokens, output_tokens=0)
+    assert cost_nanousd(GEMINI_25_PRO, usage) == tokens * Decimal(rate) * 1000
+
+
+def test_a_tier_without_its_own_cache_rate_charges_its_input_rate() -> None:
+    price = Price(
+        input=1 * DOLLAR,
+        output=0,
+        cached_input=DOLLAR // 10,
+        tiers=(Tier(above_input_tokens=10, input=2 * DOLLAR, output=0),),
+        source="test",
+    )
+    usage = Usage(input_tokens=11, cached_tokens=11, output_tokens=0)
+    assert cost_nanousd(price, usage) == 11 * 2000
+
+
+def test_a_part_without_a_rate_costs_what_its_whole_costs() -> None:
+    price = Price(input=2 * DOLLAR, output=8 * DOLLAR, source="test")
+    plain = Usage(input_tokens=90, output_tokens=70)
+    parted = Usage(
+        input_tokens=90,
+        cached_tokens=10,
+        cache_write_tokens=20,
+        cache_write_1h_tokens=5,
+        input_audio_tokens=30,
+        output_tokens=70,
+        reasoning_tokens=20,
+        output_audio_tokens=30,
+    )
+    assert cost_nanousd(price, parted) == cost_nanousd(price, plain)
+
+
+def test_each_part_is_charged_at_its_own_rate() -> None:
+    price = Price(
+        input=1 * DOLLAR,
+        cached_input=2 * DOLLAR,
+        cache_write=3 * DOLLAR,
+        cache_write_1h=5 * DOLLAR,
+        input_audio=7 * DOLLAR,
+        output=11 * DOLLAR,
+        reasoning=13 * DOLLAR,
+        output_audio=17 * DOLLAR,
+        per_request=19,
+        source="test",
+    )
+    usage = Usage(
+        input_tokens=10_000 + 1000 + 110 + 1,
+        cached_tokens=1000,
+        cache_write_tokens=110,
+        cache_write_1h_tokens=10,
+        input_audio_tokens=1,
+        output_tokens=100 + 10 + 1,
+        reasoning_tokens=10,
+        output_audio_tokens=1,
+    )
+    inputs = 10_000 * 1 + 1000 * 2 + 100 * 3 + 10 * 5 + 1 * 7
+    outputs = 100 * 11 + 10 * 13 + 1 * 17
+    assert cost_nanousd(price, usage) == (inputs + outputs) * 1000 + 19
+
+
+def test_cached_audio_is_charged_once_and_as_audio() -> None:
+    price = Price(input=1 * DOLLAR, cached_input=0, input_audio=9 * DOLLAR, output=0, source="test")
+    usage = Usage(input_tokens=5, cached_tokens=5, input_audio_tokens=5, output_tokens=0)
+    assert cost_nanousd(price, usage) == 5 * 9000
+
+
+def test_amounts_are_rounded_up_once() -> None:
+    price = Price(input=1, output=1, per_request=5, source="test")
+    assert cost_nanousd(price, Usage(input_tokens=1, output_tokens=1)) == 1 + 5
+    assert cost_nanousd(price, Usage(input_tokens=999_999, output_tokens=1)) == 1 + 5
+    assert cost_nanousd(price, Usage(input_tokens=999_999, output_tokens=2)) == 2 + 5
+    assert cost_nanousd(price, Usage(input_tokens=0, output_tokens=0)) == 5
+
+
+def test_amounts_beyond_what_a_float_holds_are_exact() -> None:
+    price = Price(input=3 * 10**15 + 1, output=0, source="test")
+    usage = Usage(input_tokens=10**18, output_tokens=0)
+    assert cost_nanousd(price, usage) == (3 * 10**15 + 1) * 10**12
+
+
+@given(prices(), usages(), counts, st.integers(1, 128))
+def test_a_hold_covers_every_usage_within_its_bounds(
+    price: Price, usage: Usage, unused: int, n: int
+) -> None:
+    hold = hold_nanousd(
+        price,
+        input_bound_tokens=usage.input_tokens + unused,
+        max_output_tokens=-(-usage.output_tokens // n),
+        n=n,
+    )
+    assert 0 <= cost_nanousd(price, usage) <= hold
+
+
+@given(prices(), counts, counts)
+def test_a_hold_is_never_above_the_dearest_rates(price: Price, bound: int, maximum: int) -> None:
+    most = bound * price.dearest_input + maximum * price.dearest_output
+    hold = hold_nanousd(price, input_bound_tokens=bound, max_output_tokens=maximum)
+    assert hold <= -(-most // 1_000_000) + price.per_request
+
+
+def test_a_hold_ignores_tiers_out_of_the_prompts_reach() -> None:
+    reachable = {"max_output_tokens": 1000, "n": 2}
+    below = hold_nanousd(GEMINI_25_PRO, input_bound_tokens=200_000, **reachable)
+    above = hold_nanousd(GEMINI_25_PRO, input_bound_tokens=200_001, **reachable)
+    assert below == (200_000 * 1.25 + 2000 * 10) * 1000
+    assert above == (200_001 * 2.5 + 2000 * 15) * 1000
+
+
+def test_a_hold_covers_a_prompt_that_stays_below_a_cheaper_tier() -> None:
+    price = Price(
+        input=9 * DOLLAR,
+        output=0,
+        tiers=(Tier(above_input_tokens=100, input=1 * DOLLAR, output=0),),
+        source="test",
+    )
+    usage = Usage(input_tokens=100, output_tokens=0)
+    hold = hold_nanousd(price, input_bound_tokens=101, max_output_tokens=0)
+    assert hold >= cost_nanousd(price, usage)
+
+
+def test_the_dearest_rates_look_at_parts_and_tiers() -> None:
+    assert SONNET_45.dearest_input == parse_usd(6)
+    assert GEMINI_25_PRO.dearest_input == parse_usd("2.5")
+    assert GEMINI_25_PRO.dearest_output == parse_usd(15)
+    spoken = dataclasses.replace(GPT_4O, input_audio=parse_usd(40), output_audio=parse_usd(80))
+    assert (spoken.dearest_input, spoken.dearest_output) == (parse_usd(40), parse_usd(80))
+
+
+@given(prices(), usages(), st.sampled_from(["input_tokens", "output_tokens"]), counts)
+def test_more_tokens_never_cost_less(price: Price, usage: Usage, total: str, more: int) -> None:
+    untiered = dataclasses.replace(price, tiers=())
+    longer = dataclasses.replace(usage, **{total: getattr(usage, total) + more})
+    assert cost_nanousd(untiered, longer) >= cost_nanousd(untiered, usage)
+
+
+@given(usages())
+def test_a_free_target_costs_nothing(usage: Usage) -> None:
+    free = Price.free("router.yaml")
+    assert cost_nanousd(free, usage) == 0
+    assert hold_nanousd(free, input_bound_tokens=10**9, max_output_tokens=10**9, n=128) == 0
+    assert free.source == "router.yaml"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input": -1},
+        {"output": -1},
+        {"cached_input": -1},
+        {"cache_write": -1},
+        {"cache_write_1h": -1},
+        {"input_audio": -1},
+        {"reasoning": -1},
+        {"output_audio": -1},
+        {"per_request": -1},
+        {"tiers": (Tier(above_input_tokens=1, input=0, output=-1),)},
+    ],
+)
+def test_a_negative_price_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        dataclasses.replace(GPT_4O, **wrong)
+
+
+@pytest.mark.parametrize("thresholds", [(-1,), (5, 5), (6, 5)])
+def test_tiers_out_of_order_are_refused(thresholds: tuple[int, ...]) -> None:
+    tiers = tuple(Tier(above_input_tokens=each, input=1, output=1) for each in thresholds)
+    with pytest.raises(ValueError, match="order"):
+        Price(input=1, output=1, tiers=tiers, source="test")
+
+
+@pytest.mark.parametrize(
+    ("written", "nanousd"),
+    [
+        (0, 0),
+        (3, 3_000_000_000),
+        (0.15, 150_000_000),
+        (1e-9, 1),
+        ("0.15", 150_000_000),
+        (" 2.50 ", 2_500_000_000),
+        ("1e-3", 1_000_000),
+        (MAX_PRICE_USD, MAX_PRICE_USD * DOLLAR),
+        ("0.0833333333333333", 83_333_334),
+        ("0.0000000001", 1),
+        ("1e-999999", 1),
+        ("1." + "0" * 60 + "1", 1_000_000_001),
+    ],
+)
+def test_an_operators_price_is_read_as_written_and_rounded_up(
+    written: float | str, nanousd: int
+) -> None:
+    assert parse_usd(written) == nanousd
+
+
+@given(st.decimals(0, MAX_PRICE_USD, allow_nan=False, places=9))
+def test_nine_decimals_are_exact(usd: Decimal) -> None:
+    assert parse_usd(str(usd)) == usd * DOLLAR
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        (-1, "between 0 and"),
+        ("-0.000001", "between 0 and"),
+        (MAX_PRICE_USD + 1, "between 0 and"),
+        ("1e999999", "between 0 and"),
+        (float("nan"), "finite"),
+        ("sNaN", "finite"),
+        (float("inf"), "finite"),
+        ("-Infinity", "finite"),
+        ("cheap", "number of USD"),
+        ("", "number of USD"),
+        ("$3", "number of USD"),
+        (True, "number of USD"),
+    ],
+)
+def test_what_is_no_price_is_refused_with_its_value(written: float | str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        parse_usd(written)
+    assert repr(written) in str(refusal.value)
