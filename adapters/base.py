@@ -1,0 +1,197 @@
+"""The contract between Tollway and a provider: what is asked, what comes back, what can go wrong.
+
+The lingua franca is OpenAI's chat-completions JSON: an adapter takes such a request body and
+answers with such a body, or with the payloads of such a stream, whatever its provider speaks.
+
+    AdapterError                 something went wrong upstream; the attempt failed
+    |- ConnectFailed             no connection; nothing was sent, nothing can be billed
+    |- ConnectionLost            the connection broke before the answer was whole
+    |- UpstreamTimeout           a deadline passed (connect, first byte, between bytes)
+    |- MalformedAnswer           the answer was not what its protocol promises
+    |- UpstreamError             the provider answered with an error
+       |- BadRequest             the request itself is at fault (any other 4xx)
+       |  |- ContextExceeded     it does not fit into the model's context
+       |  |- ContentRefused      the provider's content policy refused it
+       |- ModelNotFound          the provider does not have this model
+       |- UpstreamAuth           the provider refused *our* credentials
+       |- RateLimited            the provider asks us to slow down, or our quota is spent
+       |- Overloaded             the provider is overloaded or failing (5xx)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Endpoint = Literal["chat", "embeddings"]
+
+
+class AdapterError(Exception):
+    """An attempt failed.
+
+    `dispatched` says whether bytes of the request may have reached the provider, and so whether
+    it may bill; `retry_elsewhere` whether another target could do better.
+    """
+
+    dispatched: bool = True
+    retry_elsewhere: bool = True
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConnectFailed(AdapterError):
+    """No connection could be made (refused, unresolved, TLS failed)."""
+
+    dispatched = False
+
+
+class ConnectionLost(AdapterError):
+    """The connection broke before the answer was whole.
+
+    `stale` marks a kept-alive connection which the server closed before it answered one byte:
+    most likely it never read the request.
+    """
+
+    def __init__(self, message: str, *, stale: bool = False) -> None:
+        super().__init__(message)
+        self.stale = stale
+
+
+class UpstreamTimeout(AdapterError):
+    """A deadline passed; `phase` names which."""
+
+    def __init__(self, message: str, *, phase: Literal["connect", "first_byte", "idle"]) -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.dispatched = phase != "connect"
+
+
+class MalformedAnswer(AdapterError):
+    """The answer broke its protocol: bad framing, bad JSON, a redirect, a body without bound."""
+
+
+class UpstreamError(AdapterError):
+    """The provider answered with an error status.
+
+    `status` is the provider's HTTP status; `type`, `code`, `param` come from its error body where
+    it had them. `headers` holds only what clients act on: `retry-after*`, `x-should-retry`,
+    `x-ratelimit-*`. Never credentials.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        type: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+        self.code = code
+        self.param = param
+        self.headers: Mapping[str, str] = headers or {}
+
+
+class BadRequest(UpstreamError):
+    """The provider says the request itself is at fault; another target would say the same."""
+
+    retry_elsewhere = False
+
+
+class ContextExceeded(BadRequest):
+    """The request does not fit into the model's context."""
+
+
+class ContentRefused(BadRequest):
+    """The provider's content policy refused the request."""
+
+
+class ModelNotFound(UpstreamError):
+    """The provider does not have this model."""
+
+
+class UpstreamAuth(UpstreamError):
+    """The provider refused the credentials that the operator configured."""
+
+
+class RateLimited(UpstreamError):
+    """The provider asks us to slow down, or the operator's quota there is spent."""
+
+
+class Overloaded(UpstreamError):
+    """The provider is overloaded, down or failing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadlines:
+    """Seconds an attempt may take: to connect, to the first answer byte, between bytes."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 120.0
+    idle_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One dispatch: what an adapter needs to know to open it.
+
+    `body` is a complete OpenAI request (JSON, UTF-8) whose `model` is already the provider's own
+    name for the model; `stream` tells which kind of answer it asks for.
+    """
+
+    endpoint: Endpoint
+    model: str
+    body: bytes
+    stream: bool
+    deadlines: Deadlines
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Answer(Protocol):
+    """What a provider sends back for one `Call`, status 2xx.
+
+    Exactly one of the two readers is used, by `Call.stream`. Both raise `AdapterError`s only.
+    """
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The provider's reply headers, names in lower case."""
+
+    async def body(self) -> bytes:
+        """The whole JSON answer of a call that does not stream."""
+
+    async def payloads(self) -> Sequence[bytes]:
+        """The next complete `data:` payloads of a stream, as many as are at hand; at least one.
+
+        Empty exactly once, after the provider's own end mark (OpenAI's `[DONE]`, or what the
+        dialect has in its place). A stream that ends without its mark raises `ConnectionLost`.
+        """
+
+
+class Adapter(Protocol):
+    """A provider: opens calls and closes what it opened.
+
+    The context manager that `open` returns closes the upstream when it is left, at once and
+    without waiting for the provider, even while the task is being cancelled.
+    """
+
+    @property
+    def demonstration(self) -> bool:
+        """True where answers are made up: never chosen while a real target is configured."""
+
+    def open(self, call: Call) -> AbstractAsyncContextManager[Answer]:
+        """Dispatch the call. Entering raises an `AdapterError` unless the provider said 2xx."""
+
+    async def models(self) -> Sequence[str]:
+        """The model names the provider lists; raises `AdapterError`."""
+
+    async def aclose(self) -> None:
+        """Close idle connections."""

@@ -1,0 +1,583 @@
+"""A small HTTP/1.1 client for one origin, which costs next to no CPU per request.
+
+    Http1Transport      the origin: its idle connections, the constant part of request heads
+    |- _Connection      one socket: framing, one timer, back-pressure, one exchange at a time
+       |- Http1Response what the caller of an exchange holds
+
+A request on a kept-alive connection costs one write, one future, and one run of the parser (in C,
+`httptools`). It creates no task, takes no lock and, in the long run, starts no timer: every
+connection has one, which looks at the current deadline only when it fires.
+
+The socket pushes bytes into its connection until 256 KiB wait there unread; then reading pauses
+until they are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Final, cast
+
+import httptools
+
+from adapters import http_rules
+from adapters.base import (
+    AdapterError,
+    ConnectFailed,
+    ConnectionLost,
+    Deadlines,
+    MalformedAnswer,
+    UpstreamTimeout,
+)
+from adapters.dialing import dial, reason_of
+from adapters.http_rules import Origin
+
+MAX_IDLE: Final = 256
+IDLE_EXPIRY_S: Final = 15.0
+
+# However long a server promises to wait, a firewall in between may forget the connection sooner.
+_MAX_IDLE_EXPIRY_S: Final = 120.0
+_READ_AHEAD_BYTES: Final = 256 * 1024
+# Up to here one copy costs less than the second system call that it saves.
+_JOINED_WRITE_BYTES: Final = 64 * 1024
+# Trailers and chunk extensions reach no one, so they get no more room than a head has.
+_MAX_SILENT_BYTES: Final = http_rules.MAX_HEAD_BYTES
+_MAX_CACHED_HEADS: Final = 256
+_KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[,\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+
+
+class Http1Transport:
+    """HTTP/1.1 to one origin, over connections that are kept and used again.
+
+    `headers` go out with every request: credentials, for instance. They are checked here, so that
+    a key with a line break in it is a `ValueError` at start-up. At most `max_idle` connections
+    are kept, each for `idle_expiry_s` seconds unless the server names another time.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        headers: Mapping[str, str],
+        ssl_context: ssl.SSLContext | None = None,
+        max_idle: int = MAX_IDLE,
+        idle_expiry_s: float = IDLE_EXPIRY_S,
+    ) -> None:
+        self._origin = origin
+        self._own_ssl_context = ssl_context
+        self._max_idle = max_idle
+        self._idle_expiry_s = idle_expiry_s
+        self._constant_lines = (
+            f"host: {origin.host_header}\r\naccept-encoding: identity\r\n"
+            + http_rules.header_lines(headers, http_rules.TRANSPORT_HEADERS)
+        )
+        self._reserved = http_rules.TRANSPORT_HEADERS | {name.lower() for name in headers}
+        self._head_starts: dict[tuple[str, str], str] = {}
+        # The connection used last is used next, so that the ones too many expire.
+        self._idle: list[_Connection] = []
+        self._connections: set[_Connection] = set()
+        self._closed = False
+
+    async def post(
+        self, path: str, headers: Mapping[str, str], body: bytes, deadlines: Deadlines
+    ) -> Http1Response:
+        """See `Transport.post`."""
+        head = self._head("POST", path, headers, f"content-length: {len(body)}\r\n")
+        return await self._exchange(head, body, deadlines)
+
+    async def get(
+        self, path: str, headers: Mapping[str, str], deadlines: Deadlines
+    ) -> Http1Response:
+        """See `Transport.get`."""
+        return await self._exchange(self._head("GET", path, headers, ""), b"", deadlines)
+
+    async def aclose(self) -> None:
+        """See `Transport.aclose`."""
+        self._closed = True
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
+        for closed in [c.watch_close() for c in self._connections if c.is_closing]:
+            await closed.wait()
+
+    async def _exchange(self, head: bytes, body: bytes, deadlines: Deadlines) -> Http1Response:
+        connection = self._take_idle() or await self._connect(deadlines.connect_s)
+        return await connection.exchange(head, body, deadlines)
+
+    def _head(self, method: str, path: str, headers: Mapping[str, str], length_line: str) -> bytes:
+        start = self._head_starts.get((method, path))
+        if start is None:
+            start = self._head_start(method, path)
+        lines = http_rules.header_lines(headers, self._reserved) if headers else ""
+        return f"{start}{lines}{length_line}\r\n".encode("latin-1")
+
+    def _head_start(self, method: str, path: str) -> str:
+        start = f"{method} {self._origin.target(path)} HTTP/1.1\r\n{self._constant_lines}"
+        # Adapters use a handful of paths; some put a model's name in, which a client may invent.
+        if len(self._head_starts) >= _MAX_CACHED_HEADS:
+            self._head_starts.clear()
+        self._head_starts[method, path] = start
+        return start
+
+    def _take_idle(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, connect_s: float) -> _Connection:
+        address = self._origin.address
+        deadline = asyncio.timeout(connect_s)
+        try:
+            async with deadline:
+                connection = await self._open_connection()
+        except TimeoutError as error:
+            # The operating system's own "timed out" is of the same class.
+            if deadline.expired():
+                message = f"{address} accepted no connection within {connect_s:g} s"
+                raise UpstreamTimeout(message, phase="connect") from None
+            raise ConnectFailed(f"cannot connect to {address}: {reason_of(error)}") from error
+        except OSError as error:
+            raise ConnectFailed(f"cannot connect to {address}: {reason_of(error)}") from error
+        if connection.is_closing:
+            raise ConnectFailed(f"{address} closed the connection before a request was sent")
+        return connection
+
+    async def _open_connection(self) -> _Connection:
+        sock = await dial(self._origin.host, self._origin.port)
+        is_tls = self._origin.scheme == "https"
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                functools.partial(_Connection, self, self._origin.address),
+                sock=sock,
+                ssl=self._ssl_context if is_tls else None,
+                server_hostname=self._origin.host if is_tls else None,
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    @functools.cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        # Made at the first connection: loading the trusted certificates takes tens of
+        # milliseconds, and most configured providers are not the first to be asked.
+        context = self._own_ssl_context or ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    # What connections tell their transport.
+
+    def opened(self, connection: _Connection) -> None:
+        """The connection is made."""
+        self._connections.add(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """The connection is gone, in use or idle."""
+        self._connections.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def give_back(self, connection: _Connection, promised_s: float | None) -> None:
+        """The connection can take another request, for `promised_s` seconds at least."""
+        expiry_s = self._idle_expiry_s if promised_s is None else promised_s
+        if self._closed or expiry_s <= 0 or len(self._idle) >= self._max_idle:
+            connection.abort()
+            return
+        connection.rest(min(expiry_s, _MAX_IDLE_EXPIRY_S))
+        self._idle.append(connection)
+
+
+class Http1Response:
+    """An answer whose head has arrived; see `Response`."""
+
+    __slots__ = ("_address", "_connection", "_decoder", "_idle_s", "headers", "status")
+
+    def __init__(
+        self, connection: _Connection, status: int, headers: Mapping[str, str], idle_s: float
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._address = connection.address
+        self._connection: _Connection | None = connection
+        self._decoder = http_rules.decoder_for(headers, connection.address)
+        self._idle_s = idle_s
+
+    async def read(self) -> bytes:
+        """See `Response.read`."""
+        connection = self._connection
+        if connection is None:
+            raise ConnectionLost(f"the answer of {self._address} was closed by its reader")
+        if self._decoder is None:
+            return await connection.read(self._idle_s)
+        return await self._read_decoded(connection, self._decoder)
+
+    async def read_all(self, limit: int) -> bytes:
+        """See `Response.read_all`."""
+        return await http_rules.read_bounded(self.read, limit, self._address)
+
+    def close(self) -> None:
+        """See `Response.close`."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release()
+
+    async def _read_decoded(
+        self, connection: _Connection, decoder: http_rules.ContentDecoder
+    ) -> bytes:
+        while not (piece := decoder.pull()):
+            coded = await connection.read(self._idle_s)
+            if not coded:
+                decoder.finish()
+                return b""
+            decoder.push(coded)
+        return piece
+
+
+class _Connection(asyncio.Protocol):
+    """One socket, with at most one exchange on it.
+
+    An exchange is busy from its request to `release`. The parser's callbacks fill in what has
+    arrived; the one task that waits for news sleeps on `_waiter`. Once `_error` is set the
+    exchange is over: what arrived before can still be read, then the error is raised.
+    """
+
+    __slots__ = (
+        "_buffered",
+        "_closed",
+        "_deadline",
+        "_error",
+        "_fields",
+        "_head_room",
+        "_headers",
+        "_is_busy",
+        "_is_complete",
+        "_is_paused",
+        "_is_reused",
+        "_keep_alive",
+        "_limit_s",
+        "_loop",
+        "_parser",
+        "_pieces",
+        "_pool",
+        "_received",
+        "_silent",
+        "_status",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "_until_eof",
+        "_waiter",
+        "address",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, pool: Http1Transport, address: str) -> None:
+        self.address = address
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._is_reused = False
+        self._closed: asyncio.Event | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline = self._limit_s = self._timer_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._forget_exchange()
+
+    def _forget_exchange(self) -> None:
+        self._is_busy = False
+        self._status = 0  # until the final head is complete
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._headers: Mapping[str, str] = {}
+        self._head_room = http_rules.MAX_HEAD_BYTES
+        self._keep_alive = False
+        self._until_eof = False
+        self._is_complete = False
+        self._is_paused = False
+        self._pieces: list[bytes] = []
+        self._buffered = 0
+        self._received = 0
+        self._silent = 0
+        self._error: AdapterError | None = None
+
+    # What the transport and the response ask for.
+
+    @property
+    def is_closing(self) -> bool:
+        """True once nothing can be sent any more."""
+        return self._transport.is_closing()
+
+    @property
+    def is_fresh(self) -> bool:
+        """True while an idle connection can take a request."""
+        return self._loop.time() < self._deadline and not self._transport.is_closing()
+
+    async def exchange(self, head: bytes, body: bytes, deadlines: Deadlines) -> Http1Response:
+        """Send a request and wait for the head of its answer.
+
+        Raises `ConnectionLost`, `UpstreamTimeout` or `MalformedAnswer`. The socket is aborted
+        when this raises or is cancelled.
+        """
+        self._is_busy = True
+        if len(body) <= _JOINED_WRITE_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        try:
+            self._limit_wait(deadlines.first_byte_s)
+            while not self._status:
+                await self._news()
+            return Http1Response(self, self._status, self._headers, deadlines.idle_s)
+        except BaseException:
+            self.abort()
+            raise
+
+    async def read(self, idle_s: float) -> bytes:
+        """Everything that has arrived, after waiting for some; empty at the end of the body.
+
+        After cancellation nothing is lost: the next call returns what would have come.
+        """
+        if not self._pieces:
+            self._limit_wait(idle_s)
+            while not self._pieces:
+                if self._is_complete:
+                    return b""
+                await self._news()
+        pieces = self._pieces
+        self._pieces = []
+        self._buffered = 0
+        if self._is_paused:
+            self._is_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def release(self) -> None:
+        """End the exchange: keep the connection where it can be used again, else abort it."""
+        if (
+            self._is_complete
+            and self._keep_alive
+            and not self._transport.is_closing()
+            # An answer may overtake its request (413): the rest would go before the next one.
+            and not self._transport.get_write_buffer_size()
+        ):
+            promised_s = _promised_s(self._headers)
+            self._forget_exchange()
+            self._pool.give_back(self, promised_s)
+            return
+        self._fail(ConnectionLost(f"the answer of {self.address} was closed by its reader"))
+        self.abort()
+
+    def rest(self, expiry_s: float) -> None:
+        """Be idle, and close after `expiry_s` seconds."""
+        self._is_reused = True
+        self._limit_wait(expiry_s)
+
+    def abort(self) -> None:
+        """Close the socket at once; what was not sent yet is dropped."""
+        self._transport.abort()
+
+    def watch_close(self) -> asyncio.Event:
+        """Set once the socket is closed; to be asked for before it is."""
+        if self._closed is None:
+            self._closed = asyncio.Event()
+        return self._closed
+
+    # Waiting.
+
+    async def _news(self) -> None:
+        if self._error is not None:
+            raise self._error
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: AdapterError) -> None:
+        if self._error is None:
+            self._error = error
+        self._wake()
+
+    def _limit_wait(self, limit_s: float) -> None:
+        # Deadlines mostly move away, so the timer is not moved with them: it looks again when it
+        # fires. Only a deadline that is due sooner needs a new one.
+        self._limit_s = limit_s
+        self._deadline = self._loop.time() + limit_s
+        if self._timer is None:
+            self._start_timer()
+        elif self._deadline < self._timer_at:
+            self._timer.cancel()
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        self._timer_at = self._deadline
+        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            self._start_timer()
+        elif not self._is_busy:
+            self.abort()
+        elif self._waiter is not None:
+            self._fail(self._timeout())
+            self.abort()
+
+    def _timeout(self) -> UpstreamTimeout:
+        if self._status:
+            return UpstreamTimeout(
+                f"{self.address} sent nothing for {self._limit_s:g} s in the middle of its answer "
+                f"({self._received} bytes in)",
+                phase="idle",
+            )
+        return UpstreamTimeout(
+            f"{self.address} did not begin to answer within {self._limit_s:g} s",
+            phase="first_byte",
+        )
+
+    # Callbacks of the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast, because uvloop's transports do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_busy or self._is_complete:
+            # Bytes that no request asked for: whatever they are, no answer may follow them.
+            self._keep_alive = False
+            self.abort()
+            return
+        try:
+            if self._status:
+                self._feed_body(data)
+            else:
+                self._feed_head(data)
+        except httptools.HttpParserError as error:
+            self._stop_parsing(error)
+        except AdapterError as error:
+            self._fail(error)
+            self.abort()
+        if self._status:
+            self._wake()
+
+    def eof_received(self) -> None:
+        # Over TLS, uvloop calls this only for a proper end ("close notify"), so that there a cut
+        # is noticed even in a body without a frame (RFC 9112, section 9.8).
+        if self._until_eof:
+            self._is_complete = True
+            self._wake()
+        elif self._is_busy and not self._is_complete:
+            self._fail(self._cut(None))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._closed is not None:
+            self._closed.set()
+        self._pool.lost(self)
+        if self._is_busy and not self._is_complete:
+            self._fail(self._cut(exc))
+
+    def _cut(self, exc: Exception | None) -> ConnectionLost:
+        how = f"{self.address} closed the connection"
+        if isinstance(exc, OSError):
+            how = f"the connection to {self.address} broke ({reason_of(exc)})"
+        if self._status:
+            return ConnectionLost(
+                f"{how} before its answer was complete ({self._received} bytes in)"
+            )
+        is_silent = self._head_room == http_rules.MAX_HEAD_BYTES
+        return ConnectionLost(f"{how} before it answered", stale=is_silent and self._is_reused)
+
+    # Parsing.
+
+    def _feed_head(self, data: bytes) -> None:
+        room = self._head_room
+        self._head_room -= len(data)
+        if len(data) <= room:
+            self._parser.feed_data(data)
+            return
+        # The parser has no bound of its own, and collects a header until it is whole.
+        self._parser.feed_data(data[:room])
+        if not self._status:
+            raise http_rules.head_too_large(self.address)
+        self._feed_body(data[room:])
+
+    def _feed_body(self, data: bytes) -> None:
+        before = self._received
+        self._parser.feed_data(data)
+        if self._received != before:
+            self._silent = 0
+        else:
+            self._silent += len(data)
+            if self._silent > _MAX_SILENT_BYTES and not self._is_complete:
+                raise MalformedAnswer(
+                    f"{self.address} sent {self._silent} bytes of framing without content"
+                )
+        if self._buffered > _READ_AHEAD_BYTES and not self._is_complete and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def _stop_parsing(self, error: httptools.HttpParserError) -> None:
+        self._keep_alive = False
+        if self._is_complete:
+            return  # bytes behind the answer spoil the connection, not the answer
+        refusal = error.__context__
+        if not isinstance(refusal, AdapterError):
+            refusal = MalformedAnswer(f"{self.address} did not answer in valid HTTP/1.1: {error}")
+        self._fail(refusal)
+        self.abort()
+
+    def on_message_begin(self) -> None:
+        """The parser found the start of an answer."""
+        if self._is_complete:
+            raise MalformedAnswer(f"{self.address} sent an answer that no request asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """The parser found a header, or a trailer; trailers are never looked at."""
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The parser found the end of a head: an interim one (1xx) or the answer's."""
+        status = self._parser.get_status_code()
+        if status < 200 and status != 101:
+            self._fields.clear()
+            return
+        headers = http_rules.accepted_headers(status, self._fields, self.address)
+        coding = headers.get("transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise MalformedAnswer(f"{self.address} answered in the transfer coding {coding!r}")
+        self._until_eof = coding is None and "content-length" not in headers
+        self._keep_alive = self._parser.should_keep_alive()
+        self._headers = headers
+        self._status = status
+
+    def on_body(self, piece: bytes) -> None:
+        """The parser found a piece of the body."""
+        self._pieces.append(piece)
+        self._buffered += len(piece)
+        self._received += len(piece)
+
+    def on_message_complete(self) -> None:
+        """The parser found the end of an answer; nothing follows an interim one's head."""
+        if self._status:
+            self._is_complete = True
+
+
+def _promised_s(headers: Mapping[str, str]) -> float | None:
+    """How long the server says it keeps an idle connection, less a second for the way there."""
+    found = _KEEP_ALIVE_TIMEOUT.search(headers.get("keep-alive", ""))
+    return int(found[1]) - 1.0 if found else None
