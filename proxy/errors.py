@@ -1,0 +1,242 @@
+"""What we answer when we do not answer: one tree, and one table to HTTP.
+
+    ApiError
+    |- InvalidRequest         the body, a header or a parameter is wrong
+    |  |- UnsupportedEncoding a Content-Encoding we do not read
+    |  |- BodyTooLarge
+    |  |- BodyTooSlow
+    |  |- ContextTooLong      no target's context holds the request
+    |- MissingKey, WrongKey   who asks is unknown
+    |- Forbidden              who asks may not
+    |- UnknownModel           no such model, or none that this key may name
+    |- NotFound, WrongMethod  no such URL; no such method there
+    |- Conflict               the resource is managed elsewhere
+    |- BudgetExhausted        the money is spent
+    |- BudgetBusy             the money is held by requests in flight
+    |- LedgerDown             money cannot be counted, so none is spent
+    |- NoTarget               no configured target can take the request
+    |- UpstreamRefused        the provider says the request is at fault (its own status and words)
+    |- UpstreamLimited        every target asked us to slow down
+    |- UpstreamDown           every target failed
+    |- UpstreamSlow           a target did not answer in time
+    |- Internal               our own fault
+
+Bodies have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, all four always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from adapters import base as upstream
+
+
+class ApiError(Exception):
+    """Ends a request with an error body. `headers` go out with it."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers: Mapping[str, str] = headers or {}
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return HTTP[type(self)][0]
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type`."""
+        return HTTP[type(self)][1]
+
+    @property
+    def code(self) -> str | None:
+        """OpenAI's `code`."""
+        return HTTP[type(self)][2]
+
+    def body(self) -> bytes:
+        """The error object, as JSON."""
+        said = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": said})
+
+
+class InvalidRequest(ApiError):
+    """The body, a header or a parameter is wrong."""
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """A `Content-Encoding` we do not read."""
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is larger than the server accepts."""
+
+
+class BodyTooSlow(InvalidRequest):
+    """The body stopped arriving."""
+
+
+class ContextTooLong(InvalidRequest):
+    """No target's context holds the request."""
+
+
+class MissingKey(ApiError):
+    """No key was sent where one is needed."""
+
+
+class WrongKey(ApiError):
+    """The key is unknown, revoked, or contradicts another in the same request."""
+
+
+class Forbidden(ApiError):
+    """Who asks is known, and may not."""
+
+
+class UnknownModel(ApiError):
+    """No such model, or none that this key may name: the two are not told apart."""
+
+
+class NotFound(ApiError):
+    """No such URL or resource."""
+
+
+class WrongMethod(ApiError):
+    """The URL exists, the method there does not."""
+
+
+class Conflict(ApiError):
+    """The resource is managed elsewhere, or exists already."""
+
+
+class BudgetExhausted(ApiError):
+    """The money of a budget is spent until its window ends."""
+
+
+class BudgetBusy(ApiError):
+    """What is left of a budget is held by requests in flight."""
+
+
+class LedgerDown(ApiError):
+    """Money cannot be counted right now, so nothing is dispatched."""
+
+
+class NoTarget(ApiError):
+    """No configured target can take the request; the message lists why, target by target."""
+
+
+class UpstreamRefused(ApiError):
+    """The provider says the request is at fault: its status and its words."""
+
+    def __init__(self, error: upstream.UpstreamError) -> None:
+        super().__init__(error.message, param=error.param, headers=error.headers)
+        self._error = error
+
+    @property
+    def status(self) -> int:
+        """The provider's status, where it is a client error that means the same here."""
+        status = self._error.status
+        return status if 400 <= status < 500 and status not in (401, 403, 407) else 502
+
+    @property
+    def kind(self) -> str:
+        """The provider's `type`."""
+        return self._error.type or "invalid_request_error"
+
+    @property
+    def code(self) -> str | None:
+        """The provider's `code`, or the one its error family has at OpenAI."""
+        if isinstance(self._error, upstream.ContextExceeded):
+            return "context_length_exceeded"  # many servers repeat the status as the code
+        if self._error.code:
+            return self._error.code
+        return "content_filter" if isinstance(self._error, upstream.ContentRefused) else None
+
+
+class UpstreamLimited(ApiError):
+    """Every target asked us to slow down."""
+
+
+class UpstreamDown(ApiError):
+    """Every target failed."""
+
+
+class UpstreamSlow(ApiError):
+    """A target did not answer in time."""
+
+
+class Internal(ApiError):
+    """Our own fault; the log has the reason under the request id."""
+
+
+# error -> status, OpenAI's type, OpenAI's code. Codes as OpenAI documents them.
+HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
+    InvalidRequest: (400, "invalid_request_error", None),
+    UnsupportedEncoding: (415, "invalid_request_error", "unsupported_encoding"),
+    BodyTooLarge: (413, "invalid_request_error", "request_too_large"),
+    BodyTooSlow: (408, "invalid_request_error", "request_timeout"),
+    ContextTooLong: (400, "invalid_request_error", "context_length_exceeded"),
+    MissingKey: (401, "invalid_request_error", None),
+    WrongKey: (401, "invalid_request_error", "invalid_api_key"),
+    Forbidden: (403, "invalid_request_error", "forbidden"),
+    UnknownModel: (404, "invalid_request_error", "model_not_found"),
+    NotFound: (404, "invalid_request_error", "not_found"),
+    WrongMethod: (405, "invalid_request_error", "method_not_allowed"),
+    Conflict: (409, "invalid_request_error", "conflict"),
+    BudgetExhausted: (429, "insufficient_quota", "insufficient_quota"),
+    BudgetBusy: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
+    LedgerDown: (503, "server_error", "ledger_unavailable"),
+    NoTarget: (503, "server_error", "no_target"),
+    UpstreamRefused: (400, "invalid_request_error", None),
+    UpstreamLimited: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
+    UpstreamDown: (502, "server_error", "upstream_error"),
+    UpstreamSlow: (504, "server_error", "upstream_timeout"),
+    Internal: (500, "server_error", "internal_error"),
+}
+
+
+# The official SDKs wait as long as they are told up to this; beyond it one gives up, the other
+# falls back to retrying every few seconds.
+LONGEST_RETRY_S = 60
+
+
+def from_upstream(error: upstream.AdapterError) -> ApiError:
+    """The answer for an attempt that failed and has no further target to fall back to."""
+    match error:
+        case upstream.BadRequest():
+            return UpstreamRefused(error)
+        case upstream.ModelNotFound():
+            return UnknownModel(error.message, param="model")
+        case upstream.RateLimited():
+            return UpstreamLimited(error.message, headers=_retry_headers(error))
+        case upstream.UpstreamTimeout():
+            return UpstreamSlow(error.message)
+        case upstream.UpstreamError():
+            return UpstreamDown(error.message, headers=_retry_headers(error))
+        case _:
+            return UpstreamDown(error.message)
+
+
+def _retry_headers(error: upstream.UpstreamError) -> Mapping[str, str]:
+    """The provider's headers, with the delay as both SDKs read it, or the advice not to retry."""
+    delay = error.headers.get("retry-after", "")
+    delay_s = int(delay) if delay.isdecimal() and len(delay) < 10 else None
+    is_long = delay_s is not None and delay_s > LONGEST_RETRY_S
+    if is_long or error.status == 402 or error.code == "insufficient_quota":
+        return {**error.headers, "x-should-retry": "false"}
+    if delay_s is None:
+        return error.headers
+    return {"retry-after-ms": str(delay_s * 1000), **error.headers}
+
+
+class StartError(Exception):
+    """Why the product cannot start or carry out a command: one line, with what, where, remedy."""

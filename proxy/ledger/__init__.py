@@ -1,0 +1,1 @@
+"""The only owner of holds, balances and attempt rows. The only SQL in the product lives here."""

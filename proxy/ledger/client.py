@@ -1,0 +1,609 @@
+"""A worker's line to the ledger.
+
+Holds are asked for and awaited. Settlements are not: `settle` returns at once, and the client
+keeps every settlement until the ledger has acknowledged it, through broken connections, restarts
+of the ledger and full disks. A hold whose asker went away, or whose fate is unknown, is settled as
+`not_dispatched`, so that no money stays set aside for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+import msgspec
+
+from proxy.ledger.errors import BudgetRefused, LedgerError, LedgerRefusal, LedgerUnavailable
+from proxy.ledger.folder import socket_path
+from proxy.ledger.frames import MAX_MESSAGE_BYTES, MalformedFrame, frames, reply_reader
+from proxy.ledger.protocol import (
+    ATTEMPT_BITS,
+    MAX_AMOUNT_NANOUSD,
+    MAX_COUNT,
+    AdminOp,
+    AdminReply,
+    Attempt,
+    Budgets,
+    Failed,
+    Hello,
+    KeyChanged,
+    KeyRecord,
+    Op,
+    Progress,
+    Refused,
+    Reply,
+    Reserve,
+    Reserved,
+    Settle,
+    Settled,
+    Settlement,
+    Usage,
+    Welcome,
+)
+
+_log = logging.getLogger(__name__)
+
+_MAX_ERROR_CHARS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a client waits for what, in seconds."""
+
+    reserve_s: float = 5.0
+    """For the answer to a reserve, the ledger's own waiting for held money included."""
+    offline_s: float = 0.9
+    """For the ledger to come back, with a reserve in hand."""
+    call_s: float = 5.0
+    """For the answer to an operator's op, and for the first connection."""
+    first_retry_s: float = 0.05
+    last_retry_s: float = 1.0
+    """Between attempts to connect: doubling from the first to the last."""
+    resend_s: float = 0.25
+    """Before a settlement that the ledger could not write is sent again."""
+    progress_s: float = 1.0
+    """Between heartbeats."""
+    close_s: float = 1.0
+    """For what was written last to leave."""
+
+
+class LedgerClient:
+    """One worker's connection to the ledger of a data folder. For one event loop.
+
+    Make one, `connect`, and at the end await `drained` and `aclose`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        name: str,
+        on_keys: Callable[[Mapping[bytes, KeyRecord]], None] | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """`on_keys` is called with `keys` whenever they may have changed."""
+        self._data_dir = data_dir
+        self._name = name
+        self._on_keys = on_keys
+        self._patience = patience or Patience()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._keys: dict[bytes, KeyRecord] = {}
+        self._session = 0
+        self._counter = 0
+        self._seq = 0
+        self._link: _Link | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._outbox: list[bytes] = []
+        # By seq, as sent: what is repeated after a reconnect.
+        self._reserving: dict[int, _Reserving] = {}
+        self._unsettled: dict[int, bytes] = {}
+        self._calling: dict[int, asyncio.Future[AdminReply]] = {}
+        self._unwritten: list[int] = []
+        self._resending: asyncio.TimerHandle | None = None
+        # By attempt, each open one.
+        self._floors: dict[int, int] = {}
+        self._moved: set[int] = set()
+        self._reporting: asyncio.TimerHandle | None = None
+        self._drain_waiters: list[asyncio.Future[None]] = []
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect, and stay connected from now on. Raises `LedgerUnavailable` after `call_s`."""
+        self._loop = asyncio.get_running_loop()
+        self._connected: asyncio.Future[None] = self._loop.create_future()
+        self._keeper = self._loop.create_task(self._keep_connected(), name="ledger connection")
+        try:
+            async with asyncio.timeout(self._patience.call_s):
+                await self._connected
+        except TimeoutError:
+            await self.aclose()
+            raise LedgerUnavailable(f"{self._data_dir}: no ledger answers here") from None
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+
+    async def drained(self) -> None:
+        """Wait until every settlement is acknowledged and no reserve is pending.
+
+        Does not end while the ledger is away: put a limit around it.
+        """
+        while self._unsettled or self._reserving:
+            waiter = self._loop.create_future()
+            self._drain_waiters.append(waiter)
+            await waiter
+
+    async def aclose(self) -> None:
+        """Close the connection. The ledger settles what is still open as orphans."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        self._flush()
+        link = self._link
+        keeper.cancel()
+        await asyncio.wait([keeper])
+        if link is not None:
+            await asyncio.wait([link.lost], timeout=self._patience.close_s)
+        for timer in (self._resending, self._reporting):
+            if timer is not None:
+                timer.cancel()
+        for pending in self._reserving.values():
+            pending.fail(LedgerUnavailable("the connection to the ledger was closed"))
+        self._reserving.clear()
+        self._wake_if_drained()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the ledger answers now."""
+        return self._link is not None
+
+    @property
+    def session(self) -> int:
+        """The session this worker has at the ledger; 0 before it was ever connected."""
+        return self._session
+
+    @property
+    def keys(self) -> Mapping[bytes, KeyRecord]:
+        """Every key by its digest, revoked ones too; kept up to date while connected."""
+        return MappingProxyType(self._keys)
+
+    # --- money ----------------------------------------------------------------------------------
+
+    def new_attempt_id(self) -> int:
+        """A number for an attempt. Raises `LedgerUnavailable` before the first connection."""
+        if not self._session:
+            raise LedgerUnavailable("not connected to the ledger yet")
+        self._counter += 1
+        return self._session << ATTEMPT_BITS | self._counter
+
+    async def reserve(self, attempt: Attempt, settles: Settlement | None = None) -> Reserved:
+        """Hold money for `attempt`, and settle the one it falls back from with it.
+
+        When it returns, the hold is on the disk. Raises `BudgetRefused`, or `LedgerUnavailable`
+        where no answer came in time. Whatever it raises, cancellation included: no hold stays
+        behind, and `settles` is settled. A hold above `MAX_AMOUNT_NANOUSD` is asked for as that,
+        which no hard budget admits. Raises `ValueError` for text that is not Unicode.
+        """
+        seq = self._next_seq()
+        if settles is not None:
+            settles = _bounded(settles)
+            self._floors.pop(settles.attempt, None)
+        if attempt.hold_nanousd > MAX_AMOUNT_NANOUSD:
+            attempt = msgspec.structs.replace(attempt, hold_nanousd=MAX_AMOUNT_NANOUSD)
+        try:
+            message = self._encoded(Reserve(seq, attempt, settles))
+        except ValueError:
+            if settles is not None:
+                self.settle(settles)
+            raise
+        pending = _Reserving(
+            attempt=attempt,
+            settles=settles,
+            message=message,
+            until=self._loop.time() + self._patience.reserve_s,
+            future=self._loop.create_future(),
+        )
+        self._reserving[seq] = pending
+        self._arm(seq, pending)
+        self._send_reserve(pending)
+        try:
+            reply = await pending.future
+        except asyncio.CancelledError:
+            self._give_up(seq, pending)
+            raise
+        if isinstance(reply, Refused):
+            raise BudgetRefused(reply)
+        return reply
+
+    def settle(self, settlement: Settlement) -> None:
+        """Replace a hold by its cost. Never waits, never fails; repeated until acknowledged."""
+        settlement = _bounded(settlement)
+        self._floors.pop(settlement.attempt, None)
+        seq = self._next_seq()
+        message = self._encoded(Settle(seq, settlement))
+        self._unsettled[seq] = message
+        self._send(message)
+
+    def set_floor(self, attempt: int, floor_nanousd: int) -> None:
+        """Say what an open attempt has cost at least; sent with the next heartbeat."""
+        if attempt not in self._floors:
+            return
+        self._floors[attempt] = min(max(floor_nanousd, 0), MAX_AMOUNT_NANOUSD)
+        self._moved.add(attempt)
+        if self._reporting is None:
+            self._reporting = self._loop.call_later(self._patience.progress_s, self._report)
+
+    async def call(self, op: AdminOp) -> AdminReply:
+        """Carry out an operator's op; its `seq` is filled in.
+
+        Raises `LedgerRefusal`, or `LedgerUnavailable`: then it may have been carried out or not.
+        """
+        seq = self._next_seq()
+        message = self._encoded(msgspec.structs.replace(op, seq=seq))
+        if self._link is None:
+            raise LedgerUnavailable("the ledger does not answer")
+        future: asyncio.Future[AdminReply] = self._loop.create_future()
+        self._calling[seq] = future
+        self._send(message)
+        try:
+            async with asyncio.timeout(self._patience.call_s):
+                return await future
+        except TimeoutError:
+            raise LedgerUnavailable("the ledger did not answer in time") from None
+        finally:
+            self._calling.pop(seq, None)
+
+    # --- reserves whose caller is gone ----------------------------------------------------------
+
+    def _arm(self, seq: int, pending: _Reserving) -> None:
+        """(Re)start the clock of a reserve: it is less patient while the ledger is away."""
+        left_s = pending.until - self._loop.time()
+        if self._link is None:
+            left_s = min(left_s, self._patience.offline_s)
+        if pending.timer is not None:
+            pending.timer.cancel()
+        pending.timer = self._loop.call_later(left_s, self._time_up, seq, pending)
+
+    def _time_up(self, seq: int, pending: _Reserving) -> None:
+        state = "did not answer in time" if self._link is not None else "does not answer"
+        pending.fail(LedgerUnavailable(f"the ledger {state}"))
+        self._give_up(seq, pending)
+
+    def _give_up(self, seq: int, pending: _Reserving) -> None:
+        """Nobody waits any more: undo the hold, now or once its fate is known."""
+        pending.stop()
+        if seq not in self._reserving:
+            if pending.has_hold():  # the answer was there, and its caller was cancelled over it
+                self.settle(_not_dispatched(pending.attempt.attempt))
+        elif self._link is None:
+            del self._reserving[seq]
+            self._undo(pending)
+
+    def _undo(self, pending: _Reserving) -> None:
+        """Settle what a reserve without an answer may have left behind."""
+        if pending.settles is not None:
+            self.settle(pending.settles)
+        if pending.was_sent:
+            self.settle(_not_dispatched(pending.attempt.attempt))
+        self._wake_if_drained()
+
+    # --- replies --------------------------------------------------------------------------------
+
+    def _replied(self, link: _Link, reply: Reply) -> None:
+        match reply:
+            case Settled():
+                self._unsettled.pop(reply.seq, None)
+                self._wake_if_drained()
+            case Reserved() | Refused():
+                self._answered(reply)
+            case KeyChanged():
+                self._key_changed(reply)
+            case Budgets():
+                self._resolve(reply.seq, reply)
+            case Failed():
+                self._failed(reply)
+            case Welcome():
+                self._welcomed(link, reply)
+
+    def _answered(self, reply: Reserved | Refused) -> None:
+        pending = self._reserving.pop(reply.seq, None)
+        if pending is None:
+            return
+        pending.stop()
+        if not pending.is_abandoned:
+            pending.future.set_result(reply)
+            if isinstance(reply, Reserved):
+                self._floors[pending.attempt.attempt] = pending.attempt.floor_nanousd
+        elif isinstance(reply, Reserved):
+            self.settle(_not_dispatched(pending.attempt.attempt))
+        self._wake_if_drained()
+
+    def _key_changed(self, reply: KeyChanged) -> None:
+        self._keys[reply.key.digest] = reply.key
+        self._resolve(reply.seq, reply)
+        self._tell_keys()
+
+    def _tell_keys(self) -> None:
+        if self._on_keys is not None:
+            self._on_keys(self.keys)
+
+    def _resolve(self, seq: int, reply: AdminReply | LedgerError) -> None:
+        future = self._calling.pop(seq, None)
+        if future is None or future.done():
+            return
+        if isinstance(reply, LedgerError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def _failed(self, reply: Failed) -> None:
+        if reply.seq in self._unsettled:
+            self._unwritten.append(reply.seq)
+            if self._resending is None:
+                self._resending = self._loop.call_later(self._patience.resend_s, self._resend)
+            return
+        pending = self._reserving.pop(reply.seq, None)
+        if pending is not None:
+            pending.fail(LedgerUnavailable(reply.message))
+            # A disk that fails in the middle of a commit may still have kept it.
+            self._undo(pending)
+        elif reply.code == "unavailable":
+            self._resolve(reply.seq, LedgerUnavailable(reply.message))
+        else:
+            self._resolve(reply.seq, LedgerRefusal(reply.code, reply.message))
+
+    def _resend(self) -> None:
+        self._resending = None
+        unwritten, self._unwritten = self._unwritten, []
+        for seq in unwritten:
+            if seq in self._unsettled:
+                self._send(self._unsettled[seq])
+
+    def _report(self) -> None:
+        self._reporting = None
+        floors = tuple((a, self._floors[a]) for a in self._moved if a in self._floors)
+        self._moved.clear()
+        if floors:
+            self._send(self._encoded(Progress(floors)))
+
+    def _wake_if_drained(self) -> None:
+        if self._drain_waiters and not self._unsettled and not self._reserving:
+            waiters, self._drain_waiters = self._drain_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    # --- the connection -------------------------------------------------------------------------
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _encoded(self, op: Op) -> bytes:
+        message = self._encode(op)
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"an op of {len(message)} bytes; the bound is {MAX_MESSAGE_BYTES}")
+        return message
+
+    def _send_reserve(self, pending: _Reserving) -> None:
+        pending.was_sent |= self._link is not None
+        self._send(pending.message)
+
+    def _send(self, message: bytes) -> None:
+        """Send with whatever else this turn of the loop brings; nothing while disconnected."""
+        if self._link is None:
+            return
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(message)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._link is not None and outbox:
+            self._link.write(outbox)
+
+    async def _keep_connected(self) -> None:
+        patience = self._patience
+        retry_s = patience.first_retry_s
+        while True:
+            with contextlib.suppress(OSError):
+                if await self._connect_once():
+                    retry_s = patience.first_retry_s
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, patience.last_retry_s)
+
+    async def _connect_once(self) -> bool:
+        """Connect, and stay until the connection is lost; False if it was never welcome."""
+        link = _Link(self._loop, self._replied, self._lost)
+        await self._loop.create_unix_connection(lambda: link, socket_path(self._data_dir))
+        try:
+            link.write([self._encoded(Hello("worker", self._name, self._session))])
+            await asyncio.wait(
+                [link.welcomed, link.lost],
+                timeout=self._patience.call_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if link.welcomed.done():
+                await asyncio.wait([link.lost])
+            return link.welcomed.done()
+        finally:
+            link.close()
+
+    def _welcomed(self, link: _Link, reply: Welcome) -> None:
+        if reply.session != self._session:
+            self._session, self._counter = reply.session, 0
+        self._keys.clear()
+        self._keys.update((key.digest, key) for key in reply.keys)
+        self._tell_keys()
+        self._link = link
+        link.welcomed.set_result(None)
+        if not self._connected.done():
+            self._connected.set_result(None)
+        self._unwritten.clear()
+        for message in self._unsettled.values():
+            self._send(message)
+        for seq, pending in self._reserving.items():
+            self._arm(seq, pending)
+            self._send_reserve(pending)
+        if self._floors:
+            self._send(self._encoded(Progress(tuple(self._floors.items()))))
+
+    def _lost(self, link: _Link) -> None:
+        if self._link is not link:
+            return
+        self._link = None
+        self._outbox.clear()
+        for seq in list(self._calling):
+            self._resolve(seq, LedgerUnavailable("the ledger went away"))
+        for seq, pending in list(self._reserving.items()):
+            if pending.is_abandoned:
+                del self._reserving[seq]
+                self._undo(pending)
+            else:
+                self._arm(seq, pending)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Reserving:
+    """A reserve without an answer."""
+
+    attempt: Attempt
+    settles: Settlement | None
+    message: bytes
+    until: float
+    future: asyncio.Future[Reserved | Refused]
+    timer: asyncio.TimerHandle | None = None
+    was_sent: bool = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for the answer that is still to come."""
+        return self.future.done()
+
+    def stop(self) -> None:
+        """Stop its clock."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def fail(self, error: LedgerError) -> None:
+        """Let the caller know, if there still is one."""
+        self.stop()
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def has_hold(self) -> bool:
+        """Whether the ledger answered that the money is held."""
+        future = self.future
+        return (
+            future.done()
+            and not future.cancelled()
+            and future.exception() is None
+            and isinstance(future.result(), Reserved)
+        )
+
+
+class _Link(asyncio.Protocol):
+    """One connection to the ledger."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_reply: Callable[[_Link, Reply], None],
+        on_lost: Callable[[_Link], None],
+    ) -> None:
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self._reader = reply_reader()
+        self._transport: asyncio.WriteTransport | None = None
+        self.welcomed: asyncio.Future[None] = loop.create_future()
+        self.lost: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the way out."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on each reply."""
+        try:
+            arrived = self._reader.feed(data)
+        except MalformedFrame as error:
+            _log.error("dropped the connection to the ledger: %s", error)
+            self.close()
+            return
+        for replies in arrived:
+            for reply in replies:
+                self._on_reply(self, reply)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the client."""
+        self._transport = None
+        self._on_lost(self)
+        self.lost.set_result(None)
+
+    def write(self, messages: list[bytes]) -> None:
+        """Send the messages as one frame."""
+        if self._transport is not None:
+            self._transport.write(frames(messages))
+
+    def close(self) -> None:
+        """Close once everything written has left."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _not_dispatched(attempt: int) -> Settlement:
+    return Settlement(
+        attempt=attempt,
+        outcome="not_dispatched",
+        cost_nanousd=0,
+        usage=Usage(),
+        estimated=False,
+        status=0,
+        first_token_us=None,
+        total_us=0,
+    )
+
+
+def _bounded(settlement: Settlement) -> Settlement:
+    """The settlement with every number and text inside the protocol's bounds.
+
+    Numbers come from what a provider reports. However absurd they are, the settlement must reach
+    the ledger: one that cannot be sent would leave its hold in place for ever.
+    """
+    usage, first = settlement.usage, settlement.first_token_us
+    counts = (usage.input, usage.cached, usage.output, usage.reasoning, settlement.total_us)
+    if (
+        0 <= settlement.cost_nanousd <= MAX_AMOUNT_NANOUSD
+        and min(counts) >= 0
+        and max(counts) <= MAX_COUNT
+        and (first is None or 0 <= first <= MAX_COUNT)
+        and 0 <= settlement.status <= MAX_COUNT
+        and (not settlement.error or _is_plain(settlement.error))
+    ):
+        return settlement
+    _log.error("a settlement was out of bounds: %r", settlement)
+    return msgspec.structs.replace(
+        settlement,
+        cost_nanousd=min(max(settlement.cost_nanousd, 0), MAX_AMOUNT_NANOUSD),
+        usage=Usage(*(min(max(count, 0), MAX_COUNT) for count in counts[:4])),
+        total_us=min(max(settlement.total_us, 0), MAX_COUNT),
+        first_token_us=None if first is None else min(max(first, 0), MAX_COUNT),
+        status=min(max(settlement.status, 0), MAX_COUNT),
+        error=settlement.error[:_MAX_ERROR_CHARS].encode("utf-8", "backslashreplace").decode(),
+    )
+
+
+def _is_plain(text: str) -> bool:
+    if len(text) > _MAX_ERROR_CHARS:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

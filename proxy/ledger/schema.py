@@ -1,0 +1,195 @@
+"""The ledger's tables, and the numbered steps that lead to them.
+
+A migration is never edited once released; a change of the schema is a further one, and
+`SCHEMA_VERSION` in `store` counts them. Apart from `reports` this is the only module that imports
+sqlite-utils, which takes as long to import as the rest of the ledger: it is loaded only when a
+file has to be created or migrated.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("tollway-ledger")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a file up to date, each step in a transaction of its own. Raises `sqlite3.Error`."""
+    migrations.apply(Database(connection, execute_plugins=False, recursive_triggers=False))
+
+
+APPEND_ONLY = ("attempts", "settlements", "corrections")
+
+
+@migrations(name="0001_ledger")
+def ledger(db: Database) -> None:
+    """The first schema. `window_start` of a lifetime is 0; `legs` are [budget, window_start]."""
+    db.executescript(
+        """
+        CREATE TABLE sessions (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL,
+            opened_at INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE keys (
+            id TEXT NOT NULL PRIMARY KEY,
+            digest BLOB NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            hint TEXT NOT NULL,
+            models TEXT NOT NULL CHECK (json_valid(models)),
+            created_at INTEGER NOT NULL,
+            revoked_at INTEGER
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE budgets (
+            id INTEGER PRIMARY KEY,
+            scope TEXT NOT NULL CHECK (scope <> ''),
+            window TEXT NOT NULL CHECK (window IN ('day', 'week', 'month', 'lifetime')),
+            timezone TEXT NOT NULL,
+            limit_nanousd INTEGER NOT NULL CHECK (limit_nanousd >= 0),
+            mode TEXT NOT NULL CHECK (mode IN ('hard', 'soft')),
+            managed TEXT NOT NULL CHECK (managed IN ('api', 'config')),
+            created_at INTEGER NOT NULL,
+            deleted_at INTEGER
+        ) STRICT;
+
+        CREATE TABLE balances (
+            budget_id INTEGER NOT NULL REFERENCES budgets (id),
+            window_start INTEGER NOT NULL,
+            spent INTEGER NOT NULL CHECK (spent >= 0),
+            held INTEGER NOT NULL CHECK (held >= 0),
+            overrun INTEGER NOT NULL CHECK (overrun >= 0),
+            PRIMARY KEY (budget_id, window_start)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE attempts (
+            id INTEGER PRIMARY KEY,
+            started_at INTEGER NOT NULL,
+            request_id TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            endpoint TEXT NOT NULL,
+            key_id TEXT NOT NULL,
+            virtual_model TEXT NOT NULL,
+            target TEXT NOT NULL,
+            provider TEXT NOT NULL,
+            policy TEXT NOT NULL,
+            route_reason TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            hold_nanousd INTEGER NOT NULL CHECK (hold_nanousd >= 0),
+            floor_nanousd INTEGER NOT NULL CHECK (floor_nanousd >= 0),
+            deadline INTEGER NOT NULL,
+            revision INTEGER NOT NULL,
+            priced INTEGER NOT NULL CHECK (priced IN (0, 1)),
+            legs TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE holds (
+            attempt INTEGER PRIMARY KEY REFERENCES attempts (id),
+            amount INTEGER NOT NULL CHECK (amount >= 0),
+            floor INTEGER NOT NULL CHECK (floor >= 0),
+            deadline INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE settlements (
+            attempt INTEGER PRIMARY KEY REFERENCES attempts (id),
+            settled_at INTEGER NOT NULL,
+            outcome TEXT NOT NULL,
+            cost_nanousd INTEGER NOT NULL CHECK (cost_nanousd >= 0),
+            input_tokens INTEGER NOT NULL,
+            cached_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            reasoning_tokens INTEGER NOT NULL,
+            estimated INTEGER NOT NULL CHECK (estimated IN (0, 1)),
+            status INTEGER NOT NULL,
+            first_token_us INTEGER,
+            total_us INTEGER NOT NULL,
+            error TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE corrections (
+            id INTEGER PRIMARY KEY,
+            attempt INTEGER NOT NULL REFERENCES attempts (id),
+            corrected_at INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            delta_nanousd INTEGER NOT NULL,
+            overrun_nanousd INTEGER NOT NULL,
+            outcome TEXT NOT NULL,
+            input_tokens INTEGER NOT NULL,
+            cached_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            reasoning_tokens INTEGER NOT NULL,
+            estimated INTEGER NOT NULL CHECK (estimated IN (0, 1)),
+            status INTEGER NOT NULL,
+            first_token_us INTEGER,
+            total_us INTEGER NOT NULL,
+            error TEXT NOT NULL
+        ) STRICT;
+        """
+    )
+    db.table("attempts").create_index(["started_at"])
+    db.table("corrections").create_index(["attempt"])
+    for table in APPEND_ONLY:
+        _refuse_changes(db, table)
+    db.create_view("spend", _SPEND)
+    db.execute("PRAGMA application_id = 0x746f6c6c")
+    db.execute("PRAGMA user_version = 1")
+
+
+def _refuse_changes(db: Database, table: str) -> None:
+    for change in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER {table}_refuse_{change.lower()} BEFORE {change} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        )
+
+
+# One row for each attempt with what it finally cost: the last correction's words, all their sums.
+# Overrun is what was billed above the money that was held for it at that moment.
+_SPEND = """
+    SELECT
+        a.id AS attempt,
+        a.started_at,
+        a.request_id,
+        a.number,
+        a.endpoint,
+        a.key_id,
+        a.virtual_model,
+        a.target,
+        a.provider,
+        a.policy,
+        a.route_reason,
+        a.revision,
+        a.priced,
+        a.hold_nanousd,
+        coalesce(h.amount, 0) AS held_nanousd,
+        coalesce(c.outcome, s.outcome, 'open') AS outcome,
+        coalesce(s.cost_nanousd, 0) + coalesce(d.delta_nanousd, 0) AS cost_nanousd,
+        max(0, coalesce(s.cost_nanousd, 0) - a.hold_nanousd) + coalesce(d.overrun_nanousd, 0)
+            AS overrun_nanousd,
+        coalesce(c.estimated, s.estimated, 0) AS estimated,
+        coalesce(c.input_tokens, s.input_tokens, 0) AS input_tokens,
+        coalesce(c.cached_tokens, s.cached_tokens, 0) AS cached_tokens,
+        coalesce(c.output_tokens, s.output_tokens, 0) AS output_tokens,
+        coalesce(c.reasoning_tokens, s.reasoning_tokens, 0) AS reasoning_tokens,
+        coalesce(c.status, s.status, 0) AS status,
+        iif(c.id IS NULL, s.first_token_us, c.first_token_us) AS first_token_us,
+        coalesce(c.total_us, s.total_us, 0) AS total_us,
+        coalesce(c.error, s.error, '') AS error,
+        coalesce(c.corrected_at, s.settled_at) AS settled_at
+    FROM attempts AS a
+    LEFT JOIN settlements AS s ON s.attempt = a.id
+    LEFT JOIN holds AS h ON h.attempt = a.id
+    LEFT JOIN (
+        SELECT
+            attempt,
+            max(id) AS id,
+            sum(delta_nanousd) AS delta_nanousd,
+            sum(overrun_nanousd) AS overrun_nanousd
+        FROM corrections GROUP BY attempt
+    ) AS d ON d.attempt = a.id
+    LEFT JOIN corrections AS c ON c.id = d.id
+"""

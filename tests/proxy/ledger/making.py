@@ -1,0 +1,126 @@
+"""What the ledger's tests ask for, in short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.ledger.core import Ledger, Step
+from proxy.ledger.protocol import (
+    ATTEMPT_BITS,
+    Attempt,
+    Budgets,
+    BudgetState,
+    CreateBudget,
+    Hello,
+    ListBudgets,
+    Mode,
+    Outcome,
+    Reply,
+    Reserve,
+    Settle,
+    Settlement,
+    Usage,
+    Welcome,
+    Window,
+)
+
+NOON = 1_773_144_000  # Tuesday 2026-03-10 12:00:00 UTC
+
+
+def an_attempt(
+    number: int,
+    hold: int = 100,
+    *,
+    scopes: tuple[str, ...] = ("global",),
+    floor: int = 10,
+    deadline: int = NOON + 600,
+    key_id: str = "",
+    priced: bool = True,
+    request_id: str | None = None,
+) -> Attempt:
+    return Attempt(
+        attempt=number,
+        request_id=request_id or f"req_{number}",
+        number=1,
+        endpoint="chat",
+        key_id=key_id,
+        virtual_model="auto",
+        target="openai/gpt-4o",
+        provider="openai",
+        policy="cheapest",
+        route_reason="cheapest of 3",
+        scopes=scopes,
+        hold_nanousd=hold,
+        floor_nanousd=floor,
+        deadline=deadline,
+        priced=priced,
+    )
+
+
+def a_settlement(
+    number: int, cost: int = 60, *, outcome: Outcome = "ok", estimated: bool = False
+) -> Settlement:
+    return Settlement(
+        attempt=number,
+        outcome=outcome,
+        cost_nanousd=cost,
+        usage=Usage(input=11, cached=3, output=7, reasoning=2),
+        estimated=estimated,
+        status=200,
+        first_token_us=1_500,
+        total_us=9_000,
+    )
+
+
+class Books:
+    """A real ledger core on a real file, spoken to one op at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ledger = Ledger.open(path, synchronous="NORMAL")
+        self.now: float = NOON
+        self.session = self.hello()
+
+    def close(self) -> None:
+        self.ledger.close()
+
+    def do(self, op: Step) -> Reply | None:
+        ((reply,),) = self.ledger.apply([[op]], self.now)
+        return reply
+
+    def hello(self, session: int = 0) -> int:
+        welcome = self.do(Hello("worker", "w", session))
+        assert isinstance(welcome, Welcome)
+        return welcome.session
+
+    def number(self, counter: int) -> int:
+        return self.session << ATTEMPT_BITS | counter
+
+    def reserve(self, counter: int, hold: int = 100, **fields: object) -> Reply | None:
+        attempt = an_attempt(self.number(counter), hold, **fields)  # type: ignore[arg-type]
+        return self.do(Reserve(counter, attempt))
+
+    def settle(self, counter: int, cost: int = 60) -> Reply | None:
+        return self.do(Settle(counter, a_settlement(self.number(counter), cost)))
+
+    def budget(
+        self,
+        limit: int,
+        *,
+        scope: str = "global",
+        window: Window = "day",
+        mode: Mode = "hard",
+        timezone: str = "UTC",
+    ) -> int:
+        made = self.do(CreateBudget(0, scope, window, limit, mode, timezone))
+        assert isinstance(made, Budgets)
+        return made.budgets[0].budget_id
+
+    def state(self, budget_id: int) -> BudgetState:
+        listed = self.do(ListBudgets(0))
+        assert isinstance(listed, Budgets)
+        return next(state for state in listed.budgets if state.budget_id == budget_id)
+
+    def money(self, budget_id: int) -> tuple[int, int, int]:
+        state = self.state(budget_id)
+        return state.spent_nanousd, state.held_nanousd, state.overrun_nanousd

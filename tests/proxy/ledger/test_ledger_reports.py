@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+
+from proxy.ledger.core import CloseSession
+from proxy.ledger.errors import LedgerUnavailable
+from proxy.ledger.protocol import Reserve, Settle
+from proxy.ledger.reports import attempts, audit, spend
+from tests.proxy.ledger.making import NOON, Books, a_settlement, an_attempt
+
+DAY = 86_400
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    made = Books(tmp_path / "a folder with spaces? & #signs" / "ledger.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> None:
+    (tmp_path / "a folder with spaces? & #signs").mkdir()
+
+
+def spent(books: Books, counter: int, cost: int, *, estimated: bool = False, **fields: Any) -> None:
+    attempt = msgspec.structs.replace(an_attempt(books.number(counter)), **fields)
+    books.do(Reserve(1, attempt))
+    books.do(Settle(1, a_settlement(attempt.attempt, cost, estimated=estimated)))
+
+
+def test_spend_adds_up_by_every_dimension(books: Books) -> None:
+    spent(books, 1, 10, target="openai/a", request_id="r1")
+    spent(books, 2, 20, target="openai/b", request_id="r1", number=2)
+    spent(books, 3, 130, target="openai/b", request_id="r2", estimated=True)
+    a, b = spend(books.path, group_by=("target",))
+    assert (a.group, a.requests, a.attempts, a.cost_nanousd) == (("openai/a",), 1, 1, 10)
+    assert (b.group, b.requests, b.attempts, b.cost_nanousd) == (("openai/b",), 2, 2, 150)
+    assert (b.estimated_nanousd, b.overrun_nanousd) == (130, 30)
+    assert (b.input_tokens, b.cached_tokens, b.output_tokens, b.reasoning_tokens) == (22, 6, 14, 4)
+    (both,) = spend(books.path, group_by=("provider", "key", "virtual_model", "outcome"))
+    assert both.group == ("openai", "", "auto", "ok")
+    (total,) = spend(books.path, group_by=())
+    assert (total.group, total.requests, total.attempts, total.cost_nanousd) == ((), 2, 3, 160)
+
+
+def test_days_are_those_of_the_asked_zone(books: Books) -> None:
+    books.now = datetime(2026, 3, 10, 23, 30, tzinfo=ZoneInfo("UTC")).timestamp()
+    spent(books, 1, 10)
+    assert [row.group for row in spend(books.path)] == [("2026-03-10",)]
+    (row,) = spend(books.path, timezone="Europe/Berlin")
+    assert row.group == ("2026-03-11",)
+    with pytest.raises(ValueError, match="unknown time zone"):
+        spend(books.path, timezone="Mars/Olympus")
+
+
+def test_spend_counts_what_started_in_the_asked_time(books: Books) -> None:
+    for counter in (1, 2, 3):
+        spent(books, counter, 10 * counter)
+        books.now += DAY
+    (middle,) = spend(books.path, since=NOON + DAY, until=NOON + 2 * DAY)
+    assert middle.cost_nanousd == 20
+    assert spend(books.path, since=NOON + 9 * DAY) == []
+    assert spend(books.path, since=NOON + 9 * DAY, group_by=()) == []
+
+
+def test_an_orphan_and_its_correction_are_one_attempt_with_its_final_cost(books: Books) -> None:
+    books.reserve(1, 100, floor=10)
+    books.do(CloseSession(books.session))
+    (row,) = spend(books.path, group_by=("outcome",))
+    assert (row.group, row.cost_nanousd, row.estimated_nanousd) == (("orphan",), 10, 10)
+    assert row.held_nanousd == 90
+    books.settle(1, 70)
+    (row,) = spend(books.path, group_by=("outcome",))
+    assert (row.group, row.attempts, row.cost_nanousd) == (("ok",), 1, 70)
+    assert (row.estimated_nanousd, row.held_nanousd) == (0, 0)
+
+
+def test_the_last_attempts_come_newest_first(books: Books) -> None:
+    for counter in (1, 2, 3):
+        spent(books, counter, counter)
+        books.now += 1
+    books.reserve(4)
+    rows = attempts(books.path, 3)
+    assert [row.attempt for row in rows] == [books.number(n) for n in (4, 3, 2)]
+    assert (rows[0].outcome, rows[0].settled_at, rows[0].held_nanousd) == ("open", None, 100)
+    assert (rows[1].outcome, rows[1].settled_at, rows[1].started_at) == ("ok", NOON + 2, NOON + 2)
+    assert rows[1].priced is True
+    assert rows[1].estimated is False
+
+
+def test_a_report_neither_waits_for_the_writer_nor_keeps_it_waiting(books: Books) -> None:
+    spent(books, 1, 10)
+    reader = sqlite3.connect(books.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM attempts").fetchone() == (1,)
+    spent(books, 2, 20)
+    assert reader.execute("SELECT count(*) FROM attempts").fetchone() == (1,)
+    reader.close()
+    assert spend(books.path)[0].cost_nanousd == 30
+
+
+def test_a_closed_ledger_can_be_read(books: Books) -> None:
+    spent(books, 1, 10)
+    books.close()
+    assert spend(books.path)[0].cost_nanousd == 10
+    assert audit(books.path) == []
+
+
+@pytest.mark.parametrize("content", [None, b"no database, no database, no database"])
+def test_what_is_not_a_ledger_is_unavailable(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ledger.db"
+    if content is not None:
+        path.write_bytes(content)
+    for report in (lambda: spend(path), lambda: attempts(path, 1), lambda: audit(path)):
+        with pytest.raises(LedgerUnavailable, match=str(path)):
+            report()
+    assert path.exists() == (content is not None)
+
+
+FALSIFICATIONS = {
+    "is neither open nor settled": "DELETE FROM holds",
+    "is open, but not for its whole hold": "UPDATE holds SET amount = amount - 1",
+    "the balance says": "UPDATE balances SET spent = spent + 1",
+    "the rows say": "INSERT INTO balances VALUES (77, 0, 1, 0, 0)",
+    "is settled, but held still": "INSERT INTO holds SELECT attempt, 1, 1, 1 FROM settlements",
+    "belongs to no session": "DELETE FROM sessions",
+    "was corrected, but is no orphan": (
+        "INSERT INTO corrections SELECT NULL, attempt, 1, 'x', 5, 0, outcome, 0, 0, 0, 0, 0, 0, 0, "
+        "0, '' FROM settlements"
+    ),
+    "has a hold, but is not on record": "INSERT INTO holds VALUES (5, 1, 1, 1)",
+    "is settled, but not on record": (
+        "INSERT INTO settlements VALUES (5, 1, 'ok', 0, 0, 0, 0, 0, 0, 0, 0, 0, '')"
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FALSIFICATIONS)
+def test_the_audit_finds_falsified_books(books: Books, fault: str) -> None:
+    books.budget(1_000)
+    spent(books, 1, 10)
+    books.reserve(2)
+    assert audit(books.path) == []
+    forger = sqlite3.connect(books.path)
+    forger.execute(FALSIFICATIONS[fault])
+    forger.commit()
+    forger.close()
+    found = audit(books.path)
+    assert any(fault in line for line in found), found
