@@ -1,0 +1,129 @@
+"""The wiring: the one file that knows every part of a worker.
+
+The inference endpoints are answered straight from an exact-path table; Starlette serves the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from starlette.applications import Starlette
+
+from proxy.errors import ApiError, Internal, NotFound, WrongMethod
+from proxy.http import ClientGone, Exchange, Receive, Scope, Send
+from proxy.models import PREFIX as MODEL_PREFIX
+from proxy.models import Models
+from proxy.telemetry import Metrics
+
+Endpoint = Callable[[Exchange], Awaitable[None]]
+
+_log = logging.getLogger("tollway")
+
+
+class App:
+    """Dispatches requests, and turns what they raise into OpenAI's error bodies."""
+
+    def __init__(
+        self,
+        *,
+        routes: Mapping[str, Mapping[str, Endpoint]],
+        models: Models,
+        rest: Starlette,
+        rest_prefixes: tuple[str, ...],
+        metrics: Metrics,
+    ) -> None:
+        self._routes = routes
+        self._models = models
+        self._rest = rest
+        self._rest_prefixes = rest_prefixes
+        self._metrics = metrics
+        self._open = metrics.open_requests
+        self._counted: dict[tuple[str, int], Callable[[], None]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if path.startswith(self._rest_prefixes):
+            await self._rest(scope, receive, send)
+            return
+        await self._answer(Exchange(scope, receive, send), path)
+
+    async def _answer(self, exchange: Exchange, path: str) -> None:
+        self._open.inc()
+        try:
+            await self._find(path, exchange.scope["method"])(exchange)
+        except ApiError as error:
+            await _reply_error(exchange, error)
+        except ClientGone:
+            return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            if exchange.ended or task.uncancel():
+                raise  # not by the client's leaving: the server stops
+        except Exception:
+            _log.exception("request %s failed", exchange.request_id)
+            await _reply_error(exchange, Internal("something went wrong here; the log says what"))
+        finally:
+            self._open.dec()
+            self._count(path if path in self._routes else "other", exchange.status)
+
+    def _find(self, path: str, method: str) -> Endpoint:
+        methods = self._routes.get(path)
+        if methods is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
+            methods = {"GET": self._models.retrieve}
+        if methods is None:
+            raise NotFound(f"there is no {method} {path[:200]!r} here")
+        endpoint = methods.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            allowed = ", ".join(methods)
+            raise WrongMethod(
+                f"{path[:200]!r} answers {allowed}, not {method[:20]!r}", headers={"allow": allowed}
+            )
+        return endpoint
+
+    def _count(self, endpoint: str, status: int) -> None:
+        count = self._counted.get((endpoint, status))
+        if count is None:
+            counter = self._metrics.requests.labels(endpoint, str(status or "gone"))
+            count = self._counted[endpoint, status] = counter.inc
+        count()
+
+
+async def _reply_error(exchange: Exchange, error: ApiError) -> None:
+    if exchange.started:
+        return  # too late for a status; a stream has said what it had to say
+    headers = [
+        (name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()
+    ]
+    await exchange.reply(error.status, error.body(), headers)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+def health_routes(is_ready: Callable[[], str]) -> Mapping[str, Mapping[str, Endpoint]]:
+    """`/healthz`: the process lives. `/readyz`: it can take requests; `is_ready` says why not."""
+
+    async def healthz(exchange: Exchange) -> None:
+        await exchange.reply(200, b'{"status":"ok"}')
+
+    async def readyz(exchange: Exchange) -> None:
+        problem = is_ready()
+        body = msgspec.json.encode({"status": problem or "ok"})
+        await exchange.reply(503 if problem else 200, body)
+
+    return {"/healthz": {"GET": healthz}, "/readyz": {"GET": readyz}}

@@ -1,0 +1,392 @@
+"""`router.yaml` -> frozen typed objects.
+
+Unknown keys are refused with their path in the file. `${NAME}` reads the environment and is
+understood only where secrets and URLs stand. Reading a configuration touches no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from adapters import registry as adapter_registry
+from policies import registry as policy_registry
+from policies.base import Capability
+from proxy.pricing import parse_usd
+from proxy.yaml_file import Path_, YamlFile, expand
+
+PACKAGED = Path(__file__).with_name("router.yaml")
+# In a source checkout the default lies at the top, where people look for it.
+_CHECKOUT = Path(__file__).parent.parent / "router.yaml"
+
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Amount = int | float | str
+T = TypeVar("T")
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Server(_Strict, frozen=True):
+    """How the server listens and what it accepts."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 4000
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    data: str = "./.tollway"
+    max_body_mb: _Positive = 32
+    hosts: list[str] = []
+    """`Host` names an anonymous caller may use besides the loopback ones."""
+    open_metrics: bool = False
+    """Serve `/metrics` without the admin token."""
+    access_log: bool = True
+    drain_s: _Seconds = 30.0
+    """How long requests in flight may take to finish when the server stops."""
+    keep_alive_s: _Positive = 75
+    first_payload_s: _Seconds = 15.0
+    """After this long without a payload a stream starts with status 200 and keep-alive comments."""
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    """SQLite's durability: FULL survives power loss, NORMAL only a crash of the process."""
+
+
+class Deadlines(_Strict, frozen=True):
+    """Seconds an attempt may take: to connect, to the first byte, between bytes."""
+
+    connect_s: _Seconds = 10.0
+    first_byte_s: _Seconds = 120.0
+    idle_s: _Seconds = 60.0
+
+
+class Provider(_Strict, frozen=True):
+    """An account or server upstream."""
+
+    adapter: str = "openai_compatible"
+    base_url: str | None = None
+    api_key: str | None = None
+    headers: dict[str, str] = {}
+    proxy: str | None = None
+    http2: bool = False
+    ca_bundle: str | None = None
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    stream_usage: bool = True
+    """Whether it understands `stream_options.include_usage`."""
+    prices: str | None = None
+    """Whose prices its models have in the price snapshot; the provider's own name if unset."""
+    deadlines: Deadlines = Deadlines()
+    script: str | None = None
+    """For `adapter: scripted`: a file with what it says."""
+
+    def __repr__(self) -> str:
+        """Without what may hold a secret: the key, the headers, the proxy's password."""
+        return f"Provider(adapter={self.adapter!r}, base_url={self.base_url!r})"
+
+
+class Price(_Strict, frozen=True):
+    """USD per million tokens; `per_request` in USD."""
+
+    input: Amount
+    output: Amount = 0
+    cached_input: Amount | None = None
+    cache_write: Amount | None = None
+    reasoning: Amount | None = None
+    per_request: Amount = 0
+
+
+class Target(_Strict, frozen=True):
+    """One concrete model at one provider. What is left out comes from the catalogue."""
+
+    target: str
+    """`provider/model`, or `provider/*` for whatever else that provider has."""
+    model: str | None = None
+    """The provider's own name for it, where it is another."""
+    alias: list[str] = []
+    tiers: list[str] = []
+    price: Price | Literal["free"] | None = None
+    context_length: _Positive | None = None
+    max_output_tokens: _Positive | None = None
+    capabilities: list[Capability] | None = None
+    vector_space: str | None = None
+    image_tokens: _Positive = 50_000
+    """The most input tokens that one image can take."""
+
+
+class VirtualModel(_Strict, frozen=True):
+    """A name that clients ask for and a policy resolves."""
+
+    targets: Annotated[list[str], msgspec.Meta(min_length=1)]
+    """`provider/model`, `provider/*` or `tier:NAME`, in order."""
+    policy: str = "ordered"
+    description: str = ""
+
+
+class Budget(_Strict, frozen=True):
+    """A limit on a scope over a window."""
+
+    limit_usd: Amount
+    scope: str = "global"
+    """`global`, `anonymous` or `key:<id>`."""
+    window: Literal["day", "week", "month", "lifetime"] = "day"
+    mode: Literal["hard", "soft"] = "hard"
+    timezone: str = "UTC"
+
+    @property
+    def limit_nanousd(self) -> int:
+        """The limit in nano-USD."""
+        return parse_usd(self.limit_usd)
+
+
+class Config(_Strict, frozen=True):
+    """A whole configuration, checked."""
+
+    source: str
+    server: Server = Server()
+    discover: bool = False
+    """Find providers by the environment's API keys, and local servers on their usual ports."""
+    providers: dict[str, Provider] = {}
+    targets: list[Target] = []
+    models: dict[str, VirtualModel] = {}
+    budgets: list[Budget] = []
+
+
+class _Top(_Strict, frozen=True):
+    server: Any = None
+    discover: bool = False
+    providers: dict[str, Any] | None = None
+    targets: list[Any] | None = None
+    models: dict[str, Any] | None = None
+    budgets: list[Any] | None = None
+
+
+def find(given: str | None, environ: Mapping[str, str]) -> Path:
+    """Which file to read: `--config`, else `TOLLWAY_CONFIG`, else `./router.yaml`, else ours."""
+    named = given or environ.get("TOLLWAY_CONFIG")
+    if named:
+        return Path(named)
+    here = Path("router.yaml")
+    if here.exists():
+        return here
+    return PACKAGED if PACKAGED.exists() else _CHECKOUT
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read and check a file; raises `StartError` that names file, line, path and remedy."""
+    return build(YamlFile.read(path), environ)
+
+
+def load_server(path: Path) -> Server:
+    """Only the `server` section of a file; raises `StartError`."""
+    file = YamlFile.read(path)
+    top = _convert(file, (), {} if file.value is None else file.value, _Top)
+    return _convert(file, ("server",), top.server or {}, Server)
+
+
+def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
+    """The configuration that a parsed file describes; raises `StartError`."""
+    top = _convert(file, (), {} if file.value is None else file.value, _Top)
+    providers = {
+        name: _provider(file, name, value, environ) for name, value in (top.providers or {}).items()
+    }
+    targets = [
+        _convert(file, ("targets", i), value, Target) for i, value in enumerate(top.targets or [])
+    ]
+    models = {
+        name: _convert(file, ("models", name), value, VirtualModel)
+        for name, value in (top.models or {}).items()
+    }
+    budgets = [
+        _convert(file, ("budgets", i), value, Budget) for i, value in enumerate(top.budgets or [])
+    ]
+    config = Config(
+        source=file.name,
+        server=_convert(file, ("server",), top.server or {}, Server),
+        discover=top.discover,
+        providers=providers,
+        targets=targets,
+        models=models,
+        budgets=budgets,
+    )
+    _check(file, config)
+    return config
+
+
+def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str]) -> Provider:
+    path: Path_ = ("providers", name)
+    if not isinstance(value, dict):
+        raise file.error(path, "must be a mapping with an 'adapter' or a 'base_url'")
+    value = dict(value)
+    for key in ("base_url", "api_key", "proxy"):
+        value[key] = _expand(file, (*path, key), value.get(key), environ)
+    if isinstance(value.get("headers"), dict):
+        value["headers"] = {
+            header: _expand(file, (*path, "headers", header), text, environ)
+            for header, text in value["headers"].items()
+        }
+    return _convert(file, path, value, Provider)
+
+
+def _expand(file: YamlFile, path: Path_, value: Any, environ: Mapping[str, str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return expand(value, environ)
+    except KeyError as error:
+        raise file.error(
+            path, f"the environment variable {error.args[0]} is not set; set it, or remove this"
+        ) from None
+
+
+def _convert(file: YamlFile, path: Path_, value: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise file.error((*path, *_inner_path(error)), _problem(error, kind)) from None
+
+
+def _inner_path(error: msgspec.ValidationError) -> Path_:
+    """msgspec's `$.a[0].b` as a path."""
+    text = str(error).partition(" - at `$")[2].rstrip("`")
+    path: list[str | int] = []
+    for part in text.replace("[", ".[").split("."):
+        if part.startswith("["):
+            path.append(int(part[1:-1]) if part[1:-1].isdigit() else part)
+        elif part:
+            path.append(part)
+    message = str(error)
+    if "unknown field" in message or "missing required field" in message:
+        path.append(message.split("`")[1])
+    return tuple(path)
+
+
+def _problem(error: msgspec.ValidationError, kind: type) -> str:
+    message = str(error).partition(" - at")[0]
+    if "unknown field" in message:
+        return f"is no setting; there are: {', '.join(sorted(kind.__struct_fields__))}"  # type: ignore[attr-defined] # every kind is a Struct
+    if "missing required field" in message:
+        return "is missing"
+    if "enum value" in message:
+        message += "; docs/configuration.md lists what there is"
+    return message[0].lower() + message[1:]
+
+
+def _check(file: YamlFile, config: Config) -> None:
+    for name, provider in config.providers.items():
+        _check_provider(file, name, provider)
+    seen: set[str] = set()
+    for i, target in enumerate(config.targets):
+        _check_target(file, ("targets", i), target, config, seen)
+    for name, model in config.models.items():
+        _check_model(file, name, model, config, seen)
+    for i, budget in enumerate(config.budgets):
+        _check_budget(file, ("budgets", i), budget)
+
+
+def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
+    path: Path_ = ("providers", name)
+    if not name or "/" in name or name != name.strip():
+        raise file.error(path, "a provider's name has no '/' and no white space around it")
+    if provider.adapter not in adapter_registry.names():
+        known = ", ".join(adapter_registry.names())
+        raise file.error(
+            (*path, "adapter"), f"unknown adapter {provider.adapter!r}; known: {known}"
+        )
+    if provider.adapter == "scripted":
+        return
+    if provider.base_url is None:
+        raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
+    for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
+        if url is not None:
+            _check_url(file, (*path, key), url)
+    for header, text in provider.headers.items():
+        if any(c in header + text for c in "\r\n\0"):
+            raise file.error((*path, "headers", header), "must not contain line breaks or NUL")
+    if provider.api_key is not None and not provider.api_key.isprintable():
+        raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
+
+
+def _check_url(file: YamlFile, path: Path_, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError as error:
+        raise file.error(path, f"{url!r} is no URL: {error}") from None
+    schemes = ("http", "https", "socks5", "socks5h") if path[-1] == "proxy" else ("http", "https")
+    if parts.scheme not in schemes or not parts.hostname or not port_is_fine:
+        raise file.error(
+            path, f"{url!r} is no URL; expected {schemes[0]}://host or {schemes[1]}://host"
+        )
+    if path[-1] == "base_url" and (parts.username or parts.query or parts.fragment):
+        raise file.error(path, "must have no user, query or fragment; put secrets into 'api_key'")
+
+
+def _check_target(
+    file: YamlFile, path: Path_, target: Target, config: Config, seen: set[str]
+) -> None:
+    provider, _, model = target.target.partition("/")
+    if not model:
+        raise file.error((*path, "target"), f"{target.target!r} is not of the form provider/model")
+    if provider not in config.providers:
+        raise file.error(
+            (*path, "target"), f"there is no provider {provider!r}; add it under 'providers'"
+        )
+    for name in (target.target, *target.alias):
+        if name in seen or name in config.models:
+            raise file.error(path, f"the name {name!r} is taken already")
+        seen.add(name)
+    if isinstance(target.price, Price):
+        for field in Price.__struct_fields__:
+            _check_amount(file, (*path, "price", field), getattr(target.price, field))
+
+
+def _check_model(
+    file: YamlFile, name: str, model: VirtualModel, config: Config, targets: set[str]
+) -> None:
+    path: Path_ = ("models", name)
+    if model.policy not in policy_registry.names():
+        known = ", ".join(policy_registry.names())
+        raise file.error((*path, "policy"), f"unknown policy {model.policy!r}; known: {known}")
+    for i, target in enumerate(model.targets):
+        provider, slash, rest = target.partition("/")
+        if target.startswith("tier:") or target in targets:
+            continue
+        if not slash:
+            raise file.error(
+                (*path, "targets", i),
+                f"{target!r} is neither a target nor an alias; write provider/model or tier:NAME",
+            )
+        wildcard = f"{provider}/*" in targets
+        if provider not in config.providers and not config.discover:
+            raise file.error((*path, "targets", i), f"there is no provider {provider!r}")
+        if provider in config.providers and not wildcard and rest != "*":
+            raise file.error(
+                (*path, "targets", i), f"there is no target {target!r}; add it under 'targets'"
+            )
+
+
+def _check_budget(file: YamlFile, path: Path_, budget: Budget) -> None:
+    if budget.scope not in ("global", "anonymous") and not budget.scope.startswith("key:"):
+        raise file.error(
+            (*path, "scope"), f"unknown scope {budget.scope!r}; known: global, anonymous, key:<id>"
+        )
+    _check_amount(file, (*path, "limit_usd"), budget.limit_usd)
+    try:
+        ZoneInfo(budget.timezone)
+    except (KeyError, ValueError, OSError):
+        raise file.error(
+            (*path, "timezone"), f"unknown time zone {budget.timezone!r}; e.g. Europe/Berlin"
+        ) from None
+
+
+def _check_amount(file: YamlFile, path: Path_, amount: Amount | None) -> None:
+    if amount is None:
+        return
+    try:
+        parse_usd(amount)
+    except ValueError as error:
+        raise file.error(path, str(error)) from None

@@ -1,0 +1,617 @@
+"""The life of one request: route -> hold -> attempt -> (fallback) -> settle.
+
+Every attempt has its own hold, committed before the first byte goes upstream, and is settled
+exactly once, whatever happens: settling is synchronous, so no cancellation can come between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from adapters.base import (
+    Adapter,
+    AdapterError,
+    Answer,
+    Call,
+    ConnectionLost,
+    MalformedAnswer,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from policies.base import Denial, Question, Route
+from policies.constraints import eligible
+from proxy import pricing
+from proxy.auth import Caller
+from proxy.clock import Clock
+from proxy.errors import (
+    ApiError,
+    BudgetBusy,
+    BudgetExhausted,
+    ContextTooLong,
+    Forbidden,
+    InvalidRequest,
+    LedgerDown,
+    NoTarget,
+    UnknownModel,
+    WrongKey,
+    from_upstream,
+)
+from proxy.http import Exchange, HeaderList
+from proxy.ledger.client import LedgerClient
+from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
+from proxy.ledger.protocol import Attempt, BudgetState, Outcome, Refused, Settlement
+from proxy.ledger.protocol import Usage as LedgerUsage
+from proxy.relay import StreamReply, relay
+from proxy.targets import Target, TargetTable
+from proxy.telemetry import LogLine, Metrics, RequestLog
+from proxy.wire import answers, chunks, embeddings
+from proxy.wire import usage as wire_usage
+from proxy.wire.chat import ChatRequest
+from proxy.wire.embeddings import EmbeddingsRequest
+
+Request = ChatRequest | EmbeddingsRequest
+
+# An orphan's uncertain remainder is released after this long: longer than any provider answers.
+ORPHAN_DEADLINE_S = 3600
+# Output that a dying worker may have relayed since it last reported.
+_SLICE_TOKENS = 256
+# Held where a target's own maximum is not known.
+DEFAULT_MAX_OUTPUT_TOKENS = 16_384
+
+_PASSED_ON = ("x-ratelimit-", "openai-", "retry-after")
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way."""
+
+    exchange: Exchange
+    caller: Caller
+    request: Request
+    request_id: str
+    began_at: float
+    upstream_s: float = 0.0
+    attempts: int = 0
+    remaining_nanousd: int | None = None
+    last: Tried | None = None
+    virtual_model: str = ""
+    policy: str = ""
+
+
+@dataclass(slots=True)
+class Tried:
+    """One attempt while it runs, and how it ended."""
+
+    id: int
+    target: Target
+    hold_nanousd: int
+    dispatched_at: float
+    first_token_s: float | None = None
+    settlement: Settlement | None = None
+    usage: pricing.Usage | None = None
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Responder(Protocol):
+    """Turns an upstream answer into the client's reply."""
+
+    async def __call__(self, job: Job, tried: Tried, answer: Answer) -> None:
+        """Relay the answer and settle the attempt. Raises `AdapterError` while nothing has left."""
+
+
+class Engine:
+    """Carries requests from the policy to the ledger. One per worker."""
+
+    def __init__(
+        self,
+        *,
+        table: TargetTable,
+        adapters: Mapping[str, Adapter],
+        ledger: LedgerClient,
+        metrics: Metrics,
+        log: RequestLog,
+        clock: Clock,
+        first_payload_s: float,
+        has_hard_budget: Callable[[tuple[str, ...]], bool],
+    ) -> None:
+        self._has_hard_budget = has_hard_budget
+        self.table = table
+        self._adapters = adapters
+        self._ledger = ledger
+        self._metrics = metrics
+        self._log = log
+        self._clock = clock
+        self._first_payload_s = first_payload_s
+
+    async def serve(self, exchange: Exchange, caller: Caller, request: Request) -> None:
+        """Answer a request. Raises `ApiError` while nothing of the reply has left."""
+        job = Job(
+            exchange=exchange,
+            caller=caller,
+            request=request,
+            request_id=exchange.request_id,
+            began_at=exchange.began_at,
+        )
+        route = self._route(job)
+        task = asyncio.current_task()
+        assert task is not None
+        watcher = exchange.watch(task.cancel)
+        try:
+            if request.stream:
+                await self._serve_stream(job, route)
+            elif isinstance(request, ChatRequest):
+                await self._try_each(job, route, self._respond_chat)
+            else:
+                await self._try_each(job, route, self._respond_embeddings)
+        finally:
+            watcher.cancel()
+            self._write_log(job)
+
+    # --- routing ---------------------------------------------------------------------------
+
+    def decide(self, caller: Caller, request: Request) -> tuple[str, Route | Denial]:
+        """The route of a request and the virtual model it asked for ("" where it named a target).
+
+        Pure but for the snapshot of the table; raises `UnknownModel`.
+        """
+        found = self.table.find(request.model)
+        if found is None or not caller.may_name(request.model):
+            raise UnknownModel(
+                f"the model {request.model[:100]!r} does not exist or this key may not use it",
+                param="model",
+            )
+        if isinstance(found, Target):
+            return "", found.route_for(request.endpoint)
+        question = Question(
+            needs=request.needs,
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+        )
+        accepted, rejections = eligible(
+            question,
+            found.candidates,
+            real_targets=self.table.has_real_targets,
+            vector_space=found.vector_space if request.endpoint == "embeddings" else None,
+        )
+        if not accepted:
+            return found.name, Denial(rejections=rejections)
+        choices = found.policy.decide(question, accepted)
+        return found.name, Route(policy=found.policy.name, choices=choices, rejections=rejections)
+
+    def _route(self, job: Job) -> Route:
+        job.virtual_model, decision = self.decide(job.caller, job.request)
+        if isinstance(decision, Denial):
+            raise _denied(job.request.model, decision)
+        job.policy = decision.policy
+        return decision
+
+    # --- attempts --------------------------------------------------------------------------
+
+    async def _try_each(self, job: Job, route: Route, respond: Responder) -> None:
+        """Dispatch to one target after the other until one answers.
+
+        Raises the first refusal of money if no target could be paid for, otherwise what the last
+        provider said; also once a failure is the request's own fault or a payload has left.
+        """
+        refusal: ApiError | None = None
+        failure: AdapterError | None = None
+        for choice in route.choices:
+            target = self.table.target(choice.target)
+            assert target is not None
+            for _ in range(2):
+                try:
+                    tried = await self._reserve(job, target, choice.reason)
+                except _Refusal as error:
+                    refusal = refusal or error.answer
+                    break
+                try:
+                    await self._dispatch(job, tried, respond)
+                except AdapterError as error:
+                    failure = error
+                    if _is_stale(error):
+                        continue  # once more on a fresh connection, as an attempt of its own
+                    break
+                return
+            if failure is not None and not failure.retry_elsewhere:
+                break
+        if failure is not None:
+            raise from_upstream(failure) from None
+        assert refusal is not None
+        raise refusal
+
+    async def _dispatch(self, job: Job, tried: Tried, respond: Responder) -> None:
+        """One attempt, settled when this returns or raises."""
+        request, target = job.request, tried.target
+        call = Call(
+            endpoint=request.endpoint,
+            model=target.model,
+            body=request.upstream_body(
+                target.model,
+                max_tokens_field=target.max_tokens_field,
+                default_max=self._default_max(job, target),
+                ask_usage=target.stream_usage,
+            ),
+            stream=request.stream,
+            deadlines=target.deadlines,
+        )
+        try:
+            async with self._adapters[target.provider].open(call) as answer:
+                tried.answer_headers = answer.headers
+                await respond(job, tried, answer)
+        except AdapterError as error:
+            self._settle_failed(job, tried, error)
+            raise
+        except BaseException as error:
+            if tried.settlement is None:
+                self._settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
+            raise
+
+    def _default_max(self, job: Job, target: Target) -> int | None:
+        """The maximum to write into a request that has none: only where a hard budget needs it."""
+        if isinstance(job.request, EmbeddingsRequest) or target.price is None or target.is_free:
+            return None
+        if not self._has_hard_budget(job.caller.scopes):
+            return None
+        return target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+
+    # --- money -----------------------------------------------------------------------------
+
+    async def _reserve(self, job: Job, target: Target, reason: str) -> Tried:
+        hold, floor = self._hold(job.request, target)
+        job.attempts += 1
+        attempt = Attempt(
+            attempt=self._ledger.new_attempt_id(),
+            request_id=job.request_id,
+            number=job.attempts,
+            endpoint=job.request.endpoint,
+            key_id=job.caller.key_id,
+            virtual_model=job.virtual_model,
+            target=target.name,
+            provider=target.provider,
+            policy=job.policy,
+            route_reason=reason,
+            scopes=job.caller.scopes,
+            hold_nanousd=hold,
+            floor_nanousd=floor,
+            deadline=int(self._clock.time()) + ORPHAN_DEADLINE_S,
+            revision=self.table.revision,
+            priced=target.price is not None and (target.is_free or not job.request.unbounded),
+        )
+        try:
+            reserved = await self._ledger.reserve(attempt)
+        except BudgetRefused as error:
+            job.attempts -= 1
+            self._metrics.refusals.labels(error.refused.reason).inc()
+            raise _Refusal(_refused(error.refused, job.request, target, self._clock)) from None
+        except LedgerUnavailable as error:
+            job.attempts -= 1
+            raise LedgerDown(
+                f"the ledger cannot be reached, so nothing is dispatched ({error}); try again",
+                headers={"retry-after": "1"},
+            ) from None
+        job.remaining_nanousd = reserved.remaining_nanousd
+        job.last = Tried(
+            id=attempt.attempt,
+            target=target,
+            hold_nanousd=hold,
+            dispatched_at=time.perf_counter(),
+        )
+        return job.last
+
+    def _hold(self, request: Request, target: Target) -> tuple[int, int]:
+        """The most an attempt can cost, and what it has cost at least if its worker dies early."""
+        if target.price is None or target.is_free:
+            return 0, 0
+        output = request.max_output_tokens
+        if output is None:
+            output = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+        hold = pricing.hold_nanousd(
+            target.price,
+            input_bound_tokens=request.input_bound(target.image_tokens),
+            max_output_tokens=output,
+            n=request.n,
+        )
+        floor = self._cost(target, wire_usage.estimated(request.input_tokens, 4 * _SLICE_TOKENS))
+        return hold, min(hold, floor)
+
+    def _cost(self, target: Target, usage: pricing.Usage) -> int:
+        return 0 if target.price is None else pricing.cost_nanousd(target.price, usage)
+
+    def _settle(
+        self,
+        job: Job,
+        tried: Tried,
+        outcome: Outcome,
+        usage: pricing.Usage,
+        *,
+        estimated: bool,
+        cost_nanousd: int | None = None,
+        status: int = 200,
+        error: str = "",
+    ) -> None:
+        assert tried.settlement is None
+        total_s = time.perf_counter() - tried.dispatched_at
+        first = tried.first_token_s
+        cost = self._cost(tried.target, usage) if cost_nanousd is None else cost_nanousd
+        tried.usage = usage
+        tried.settlement = Settlement(
+            attempt=tried.id,
+            outcome=outcome,
+            cost_nanousd=cost,
+            usage=LedgerUsage(
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+            ),
+            estimated=estimated,
+            status=status,
+            first_token_us=None if first is None else int(first * 1e6),
+            total_us=int(total_s * 1e6),
+            error=error[:500],
+        )
+        self._ledger.settle(tried.settlement)
+        self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
+
+    def _settle_answered(
+        self, job: Job, tried: Tried, usage: pricing.Usage | None, output_bytes: int
+    ) -> None:
+        if usage is None:
+            self._settle_estimated(job, tried, "ok", "", output_bytes=output_bytes)
+        else:
+            self._settle(job, tried, "ok", usage, estimated=False)
+
+    def _settle_estimated(
+        self, job: Job, tried: Tried, outcome: Outcome, error: str, *, output_bytes: int
+    ) -> None:
+        """Without the provider's own word: what was seen, never more than was held."""
+        usage = wire_usage.estimated(job.request.input_tokens, output_bytes)
+        cost = min(self._cost(tried.target, usage), tried.hold_nanousd)
+        self._settle(job, tried, outcome, usage, estimated=True, cost_nanousd=cost, error=error)
+
+    def _settle_failed(self, job: Job, tried: Tried, error: AdapterError) -> None:
+        """An attempt that failed before a payload: free where the provider said no, or never heard.
+
+        A provider that fell silent after it had the request may bill what it read.
+        """
+        if tried.settlement is not None:
+            return
+        if isinstance(error, UpstreamError) or not error.dispatched:
+            outcome: Outcome = "upstream_error" if error.dispatched else "not_dispatched"
+            status = error.status if isinstance(error, UpstreamError) else 0
+            nothing = pricing.Usage(input_tokens=0, output_tokens=0)
+            self._settle(
+                job, tried, outcome, nothing, estimated=False, status=status, error=error.message
+            )
+            return
+        outcome = "timeout" if isinstance(error, UpstreamTimeout) else "broken"
+        self._settle_estimated(job, tried, outcome, error.message, output_bytes=0)
+
+    # --- replies ---------------------------------------------------------------------------
+
+    async def _respond_chat(self, job: Job, tried: Tried, answer: Answer) -> None:
+        body = await answer.body()
+        facts = answers.read_chat(body)
+        await self._respond_whole(job, tried, body, facts)
+
+    async def _respond_embeddings(self, job: Job, tried: Tried, answer: Answer) -> None:
+        assert isinstance(job.request, EmbeddingsRequest)
+        body = await answer.body()
+        facts = answers.read_embeddings(body)
+        try:
+            body = embeddings.convert(body, job.request.encoding_format)
+        except (ValueError, KeyError):
+            raise MalformedAnswer("the provider's answer has no readable embeddings") from None
+        await self._respond_whole(job, tried, body, facts)
+
+    async def _respond_whole(
+        self, job: Job, tried: Tried, body: bytes, facts: answers.Facts
+    ) -> None:
+        job.upstream_s += time.perf_counter() - tried.dispatched_at
+        self._settle_answered(job, tried, facts.usage, facts.output_bytes)
+        await job.exchange.reply(200, body, self._headers(job))
+
+    async def _serve_stream(self, job: Job, route: Route) -> None:
+        reply = StreamReply(
+            job.exchange,
+            lambda has_payload: self._headers(job, chosen=has_payload),
+            first_payload_s=self._first_payload_s,
+        )
+
+        async def respond(job: Job, tried: Tried, answer: Answer) -> None:
+            await self._respond_stream(job, tried, answer, reply)
+
+        try:
+            await self._try_each(job, route, respond)
+        except ApiError as error:
+            if not job.exchange.started:
+                raise
+            await reply.fail(error)
+        finally:
+            reply.close()
+
+    async def _respond_stream(
+        self, job: Job, tried: Tried, answer: Answer, reply: StreamReply
+    ) -> None:
+        request = job.request
+        assert isinstance(request, ChatRequest)
+        stream = chunks.Stream(
+            wants_usage=request.wants_usage,
+            stream_id=f"chatcmpl-{job.request_id}",
+            model=tried.target.model,
+            created=int(self._clock.time()),
+        )
+
+        def on_first() -> None:
+            tried.first_token_s = time.perf_counter() - tried.dispatched_at
+            job.upstream_s += tried.first_token_s
+
+        def on_progress(output_bytes: int) -> None:
+            seen = wire_usage.estimated(request.input_tokens, output_bytes + 4 * _SLICE_TOKENS)
+            cost = min(self._cost(tried.target, seen), tried.hold_nanousd)
+            self._ledger.set_floor(tried.id, cost)
+
+        try:
+            await relay(answer, stream, reply, on_first=on_first, on_progress=on_progress)
+        except AdapterError as error:
+            if not reply.has_payload:
+                raise
+            self._settle_broken(job, tried, stream, "broken", error.message)
+            await reply.fail(from_upstream(error))
+        except BaseException as error:
+            self._settle_broken(job, tried, stream, *_cut_short(error))
+            raise
+        else:
+            self._settle_answered(job, tried, stream.usage, stream.output_bytes)
+            await reply.finish(stream.end())
+
+    def _settle_broken(
+        self, job: Job, tried: Tried, stream: chunks.Stream, outcome: Outcome, error: str
+    ) -> None:
+        if stream.usage is not None and stream.is_finished:
+            self._settle(job, tried, outcome, stream.usage, estimated=False, error=error)
+        else:
+            self._settle_estimated(job, tried, outcome, error, output_bytes=stream.output_bytes)
+
+    def _headers(self, job: Job, *, chosen: bool = True) -> HeaderList:
+        """Reply headers; without those of a target while another may still be chosen."""
+        overhead_s = max(0.0, time.perf_counter() - job.began_at - job.upstream_s)
+        self._metrics.overhead.observe(overhead_s)
+        headers = [
+            (b"x-tollway-attempts", b"%d" % job.attempts),
+            (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
+        ]
+        if job.policy:
+            headers.append((b"x-tollway-policy", job.policy.encode()))
+        if job.remaining_nanousd is not None:
+            remaining = job.remaining_nanousd
+            headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (remaining / 1e9)))
+        tried = job.last
+        if tried is None or not chosen:
+            return headers
+        headers += tried.target.reply_headers
+        if tried.settlement is not None:
+            cost = tried.settlement.cost_nanousd
+            headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
+        for name, value in tried.answer_headers.items():
+            if name.startswith(_PASSED_ON):
+                headers.append((name.encode(), value.encode("latin-1", "replace")))
+            elif name == "x-request-id":
+                headers.append(
+                    (b"x-tollway-upstream-request-id", value.encode("latin-1", "replace"))
+                )
+        return headers
+
+    def _write_log(self, job: Job) -> None:
+        tried = job.last
+        if tried is None or tried.settlement is None:
+            return
+        settlement = tried.settlement
+        self._log.add(
+            LogLine(
+                request_id=job.request_id,
+                caller=job.caller.name,
+                asked=job.request.model,
+                target=tried.target.name,
+                status=job.exchange.status,
+                usage=tried.usage,
+                cost_nanousd=settlement.cost_nanousd,
+                estimated=settlement.estimated,
+                remaining_nanousd=job.remaining_nanousd,
+                total_s=time.perf_counter() - job.began_at,
+                outcome=settlement.outcome,
+            )
+        )
+
+
+class _Refusal(Exception):
+    """The ledger refused an attempt; `answer` is what the client gets if no target is left."""
+
+    def __init__(self, answer: ApiError) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+
+
+def _cut_short(error: BaseException) -> tuple[Outcome, str]:
+    """The outcome of an attempt that ended by no fault of its provider."""
+    if isinstance(error, asyncio.CancelledError):
+        return "client_gone", ""
+    return "broken", f"internal: {type(error).__name__}"
+
+
+def _is_stale(error: AdapterError) -> bool:
+    return isinstance(error, ConnectionLost) and error.stale
+
+
+def _denied(model: str, denial: Denial) -> ApiError:
+    reasons = "; ".join(f"{r.target}: {r.reason}" for r in denial.rejections)
+    if not denial.rejections:
+        return NoTarget(f"the model {model!r} has no target: nothing that it names is configured")
+    codes = {rejection.code for rejection in denial.rejections}
+    if "context_length" in codes:
+        return ContextTooLong(
+            f"no target of {model!r} has a context that long ({reasons})", param="messages"
+        )
+    if codes <= {"capability", "demonstration"}:
+        return InvalidRequest(f"no target of {model!r} can do this ({reasons})", param="model")
+    return NoTarget(f"no target of {model!r} can take this request ({reasons})")
+
+
+def _refused(refused: Refused, request: Request, target: Target, clock: Clock) -> ApiError:
+    """What the client is told of a refusal."""
+    if refused.reason == "key_revoked":
+        return WrongKey("the API key is unknown or revoked")
+    if refused.reason == "unpriced":
+        return _unpriced(request, target)
+    budget = refused.budget
+    assert budget is not None
+    needed = _usd(refused.needed_nanousd)
+    if refused.held:
+        return BudgetBusy(
+            f"requests in flight hold what is left of {_describe(budget)}; "
+            f"this one needs up to ${needed}: try again shortly",
+            headers={"retry-after": "1", "retry-after-ms": "1000"},
+        )
+    headers = {"x-should-retry": "false"}
+    opens = ""
+    if budget.opens_at is not None:
+        headers["retry-after"] = str(max(1, budget.opens_at - int(clock.time())))
+        opens = f"; it opens again at {_utc(budget.opens_at)}"
+    return BudgetExhausted(
+        f"{_describe(budget)} cannot pay for this request: spent ${_usd(budget.spent_nanousd)}, "
+        f"held ${_usd(budget.held_nanousd)}, needed up to ${needed}{opens}",
+        headers=headers,
+    )
+
+
+def _unpriced(request: Request, target: Target) -> ApiError:
+    if target.price is not None and request.unbounded:
+        return Forbidden(
+            f"the cost of {request.unbounded!r} has no upper bound, "
+            "so no request with it is sent under a hard budget",
+            param=request.unbounded,
+        )
+    return Forbidden(
+        f"no price is known for {target.name!r}, so it is not used under a hard budget; "
+        "set 'price' (or 'price: free') for it in router.yaml",
+        param="model",
+    )
+
+
+def _describe(budget: BudgetState) -> str:
+    window = "lifetime" if budget.window == "lifetime" else f"{budget.window}'s"
+    return f"the {window} budget of {budget.scope!r} (${_usd(budget.limit_nanousd)})"
+
+
+def _usd(amount_nanousd: int) -> str:
+    whole, rest = divmod(amount_nanousd, 10**9)
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{whole}.{decimals}"
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

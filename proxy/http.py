@@ -1,0 +1,170 @@
+"""The little HTTP that the inference endpoints need, straight on ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from proxy.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnsupportedEncoding
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+HeaderList = list[tuple[bytes, bytes]]
+
+# A body that stops arriving for this long is given up.
+BODY_STALL_S = 30.0
+
+
+def new_request_id() -> str:
+    """A request's name in headers, logs and the ledger."""
+    return f"req_{os.urandom(12).hex()}"
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+class Exchange:
+    """One request and its reply: headers in, body in, status and body out."""
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "began_at",
+        "ended",
+        "headers",
+        "reply_headers",
+        "request_id",
+        "scope",
+        "started",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        # A repeated header keeps its last value; none of those we read may repeat.
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.began_at = time.perf_counter()
+        self.request_id = new_request_id()
+        self.reply_headers: HeaderList = [(b"x-request-id", self.request_id.encode())]
+        self.started = False
+        self.ended = False
+        self.status = 0
+
+    def header(self, name: bytes) -> str | None:
+        """A request header by its lower-case name."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def read_body(self, limit: int) -> bytes:
+        """The whole request body, at most `limit` bytes as sent and as decoded."""
+        declared = self.headers.get(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > limit:
+            raise self._too_large(limit)
+        message = await self._next_message()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            body = await self._read_rest(body, limit)
+        if len(body) > limit:
+            raise self._too_large(limit)
+        encoding = self.headers.get(b"content-encoding")
+        if encoding is None or encoding.strip().lower() in (b"", b"identity"):
+            return body
+        return _decompress(body, encoding.strip().lower(), limit)
+
+    async def _read_rest(self, first: bytes, limit: int) -> bytes:
+        parts, size, more = [first], len(first), True
+        while more:
+            if size > limit:
+                raise self._too_large(limit)
+            message = await self._next_message()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+        return b"".join(parts)
+
+    async def _next_message(self) -> Message:
+        try:
+            async with asyncio.timeout(BODY_STALL_S):
+                message = await self._receive()
+        except TimeoutError:
+            self.reply_headers.append((b"connection", b"close"))
+            raise BodyTooSlow(
+                f"the request body stopped arriving for {BODY_STALL_S:.0f} s"
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message
+
+    def _too_large(self, limit: int) -> BodyTooLarge:
+        # What is still on its way would be read as the next request.
+        self.reply_headers.append((b"connection", b"close"))
+        return BodyTooLarge(f"the request body is larger than {limit} bytes (server.max_body_mb)")
+
+    def watch(self, on_gone: Callable[[], object]) -> asyncio.Task[Message]:
+        """Call `on_gone` if the client leaves before the reply has ended; cancel it afterwards."""
+
+        def check(task: asyncio.Task[Message]) -> None:
+            if not task.cancelled() and task.exception() is None and not self.ended:
+                on_gone()
+
+        watcher = asyncio.ensure_future(self._receive())
+        assert isinstance(watcher, asyncio.Task)
+        watcher.add_done_callback(check)
+        return watcher
+
+    async def start(self, status: int, content_type: bytes, headers: HeaderList) -> None:
+        """Send the status line and the headers."""
+        self.started = True
+        self.status = status
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", content_type), *headers, *self.reply_headers],
+            }
+        )
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        """Send a part of the body; waits while the client reads too slowly."""
+        self.ended = not more
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def reply(
+        self,
+        status: int,
+        body: bytes,
+        headers: HeaderList | None = None,
+        content_type: bytes = b"application/json",
+    ) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.start(status, content_type, [length, *(headers or ())])
+        await self.write(b"" if self.scope["method"] == "HEAD" else body, more=False)
+
+
+def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise UnsupportedEncoding(
+            f"Content-Encoding {encoding.decode('latin-1')!r} is not read here; "
+            "send gzip, deflate or no encoding"
+        )
+    # 32 + MAX_WBITS: zlib finds out by itself whether it is gzip or zlib.
+    inflater = zlib.decompressobj(32 + zlib.MAX_WBITS)
+    try:
+        decoded = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not valid {encoding.decode()}: {error}") from None
+    if len(decoded) > limit:
+        raise BodyTooLarge(f"the decoded request body is larger than {limit} bytes")
+    if not inflater.eof:
+        raise InvalidRequest(f"the {encoding.decode()} body is cut short")
+    return decoded

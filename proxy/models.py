@@ -1,0 +1,63 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`: virtual models first, then what a key may name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from proxy.auth import Auth
+from proxy.errors import UnknownModel
+from proxy.http import Exchange
+from proxy.targets import Target, TargetTable, VirtualModel
+
+PREFIX = "/v1/models/"
+
+
+class Models:
+    """The list of models, as OpenAI's `models.list` and `models.retrieve` read it."""
+
+    def __init__(self, *, auth: Auth, table: Callable[[], TargetTable], created: int) -> None:
+        self._auth = auth
+        self._table = table
+        self._created = created
+
+    async def list(self, exchange: Exchange) -> None:
+        """Every name this caller may ask for."""
+        caller = self._auth.identify(exchange)
+        shown = [
+            self._shown(model) for model in self._table().listed() if caller.may_name(model.name)
+        ]
+        await exchange.reply(200, msgspec.json.encode({"object": "list", "data": shown}))
+
+    async def retrieve(self, exchange: Exchange) -> None:
+        """One of them; raises `UnknownModel`."""
+        caller = self._auth.identify(exchange)
+        raw: bytes = exchange.scope.get("raw_path") or exchange.scope["path"].encode()
+        name = unquote(raw.partition(b"?")[0].decode("latin-1")).removeprefix(PREFIX)
+        found = self._table().find(name)
+        if found is None or not caller.may_name(name):
+            raise UnknownModel(
+                f"the model {name[:100]!r} does not exist or this key may not use it",
+                param="model",
+            )
+        await exchange.reply(200, msgspec.json.encode(self._shown(found)))
+
+    def _shown(self, model: VirtualModel | Target) -> dict[str, Any]:
+        head = {"id": model.name, "object": "model", "created": self._created}
+        if isinstance(model, VirtualModel):
+            return {
+                **head,
+                "owned_by": "tollway",
+                "description": model.description,
+                "targets": [target.name for target in model.targets],
+            }
+        return {
+            **head,
+            "owned_by": model.provider,
+            "context_length": model.context_length,
+            "max_output_tokens": model.max_output_tokens,
+            "capabilities": sorted(model.capabilities),
+        }

@@ -1,0 +1,117 @@
+"""Bytes from an upstream answer to the client.
+
+Status 200 waits for the first payload (or `first_payload_s`, then keep-alive comments take its
+place). Until a payload has left, a failure is the caller's to handle, by another target or by an
+error status; from then on it is one error event, and no `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from adapters.base import Answer, ConnectionLost, MalformedAnswer
+from proxy.errors import ApiError
+from proxy.http import Exchange, HeaderList
+from proxy.wire import chunks
+
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+# Batches between two reports of how far a stream has come.
+_PROGRESS_EVERY = 32
+
+
+class Headers(Protocol):
+    """Makes the reply's headers when they are about to leave."""
+
+    def __call__(self, has_payload: bool) -> HeaderList:
+        """The headers; without a payload another target may yet answer."""
+
+
+class StreamReply:
+    """The client's side of a stream: the late 200, keep-alive comments, the in-band error."""
+
+    def __init__(self, exchange: Exchange, headers: Headers, *, first_payload_s: float) -> None:
+        self._exchange = exchange
+        self._headers = headers
+        self._interval_s = first_payload_s
+        self._loop = asyncio.get_running_loop()
+        self._last_write = self._loop.time()
+        self._timer = self._loop.call_later(first_payload_s, self._tick)
+        self._keepalive: asyncio.Task[None] | None = None
+        self.has_payload = False
+        """True once a payload has left: the point of no return for fallbacks."""
+
+    async def send(self, events: bytes) -> None:
+        """Send events; the first ones send status 200 before them."""
+        self._last_write = self._loop.time()
+        self.has_payload = True
+        if not self._exchange.started:
+            await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
+        await self._exchange.write(events)
+
+    async def finish(self, events: bytes) -> None:
+        """Send the last events and end the body at once."""
+        self._timer.cancel()
+        if not self._exchange.started:
+            await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
+        await self._exchange.write(events, more=False)
+
+    async def fail(self, error: ApiError) -> None:
+        """End a stream that has begun with one error event."""
+        await self.finish(chunks.event(error.body()))
+
+    def close(self) -> None:
+        """Stop the keep-alive comments."""
+        self._timer.cancel()
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+
+    def _tick(self) -> None:
+        """Send a comment where nothing was sent for an interval."""
+        idle_s = self._loop.time() - self._last_write
+        if idle_s >= self._interval_s and (self._keepalive is None or self._keepalive.done()):
+            self._keepalive = self._loop.create_task(self._comment())
+            idle_s = 0.0
+        self._timer = self._loop.call_later(self._interval_s - idle_s, self._tick)
+
+    async def _comment(self) -> None:
+        if not self._exchange.started:
+            await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
+        await self._exchange.write(chunks.KEEPALIVE)
+
+
+async def relay(
+    answer: Answer,
+    stream: chunks.Stream,
+    reply: StreamReply,
+    *,
+    on_first: Callable[[], None],
+    on_progress: Callable[[int], None],
+) -> None:
+    """Relay a stream up to its last event, which the caller sends when the attempt is settled.
+
+    `on_first` is called when the first payload is about to leave, `on_progress` now and then with
+    the bytes of output so far. Raises `AdapterError`s; returns only after a whole stream.
+    """
+    waiting = b""
+    batches = 0
+    while payloads := await answer.payloads():
+        events, failure = stream.feed_all(payloads)
+        if stream.has_payload:
+            if not reply.has_payload:
+                on_first()
+                events = waiting + events
+            if events:
+                await reply.send(events)
+        else:
+            waiting += events
+        if failure is not None:
+            raise failure
+        batches += 1
+        if batches % _PROGRESS_EVERY == 0:
+            on_progress(stream.output_bytes)
+    if not stream.has_payload:
+        raise MalformedAnswer("the provider's stream ended without any content")
+    if not stream.is_finished:
+        raise ConnectionLost("the provider's stream ended without a finish reason")

@@ -1,0 +1,353 @@
+"""The target table: what is configured, with price, context length and capabilities resolved.
+
+Names of a target: `provider/model`; its aliases; its bare model name (where several providers have
+it, the first configured); and where `provider/*` is configured, whatever else that provider has.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+
+from adapters import registry as adapter_registry
+from adapters.base import Deadlines, Endpoint
+from policies import registry as policy_registry
+from policies.base import Candidate, Capability, Choice, Policy, Route
+from proxy import catalog
+from proxy import config as cfg
+from proxy.errors import InvalidRequest
+from proxy.http import HeaderList
+from proxy.price_book import PriceBook
+from proxy.pricing import Price, parse_usd
+
+# What a target is taken to do where neither the configuration nor the catalogue says.
+TEXT_CAPABILITIES: frozenset[Capability] = frozenset(
+    {"chat", "tools", "json_schema", "logprobs", "n"}
+)
+# Targets made on demand behind `provider/*` that are remembered.
+_MOST_REMEMBERED = 1_000
+_LONGEST_NAME = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One concrete model at one provider."""
+
+    name: str
+    provider: str
+    model: str
+    price: Price | None
+    context_length: int | None
+    max_output_tokens: int | None
+    capabilities: frozenset[Capability]
+    tiers: frozenset[str]
+    vector_space: str | None
+    image_tokens: int
+    max_tokens_field: str
+    stream_usage: bool
+    deadlines: Deadlines
+    demonstration: bool
+    metric_name: str
+    """The configured name behind which it is counted: bounded, whatever clients ask for."""
+
+    @cached_property
+    def is_free(self) -> bool:
+        """Whether nothing is ever charged here, so that nothing needs to be held."""
+        price = self.price
+        return price is not None and not (
+            price.dearest_input or price.dearest_output or price.per_request
+        )
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        """The target as policies see it."""
+        return Candidate(
+            name=self.name,
+            capabilities=self.capabilities,
+            context_length=self.context_length,
+            input_nanousd=self.price.input if self.price else None,
+            output_nanousd=self.price.output if self.price else None,
+            vector_space=self.vector_space,
+            demonstration=self.demonstration,
+        )
+
+    @cached_property
+    def reply_headers(self) -> HeaderList:
+        """The reply headers that name this target."""
+        headers = [
+            (b"x-tollway-model", self.name.encode("ascii", "backslashreplace")),
+            (b"x-tollway-provider", self.provider.encode("ascii", "backslashreplace")),
+        ]
+        if self.demonstration:
+            headers.append((b"x-tollway-demonstration", b"true"))
+        return headers
+
+    def route_for(self, endpoint: Endpoint) -> Route:
+        """The route of a request that names this target; raises `InvalidRequest`.
+
+        Only the endpoint is checked: what else the model can do its provider knows best.
+        """
+        if endpoint not in self.capabilities:
+            raise InvalidRequest(f"the model {self.name!r} has no {endpoint}", param="model")
+        choice = Choice(target=self.name, reason="named by the client")
+        return Route(policy="named", choices=(choice,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtualModel:
+    """A virtual model with its targets found."""
+
+    name: str
+    description: str
+    policy: Policy
+    targets: tuple[Target, ...]
+
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The targets as policies see them."""
+        return tuple(target.candidate for target in self.targets)
+
+    @cached_property
+    def vector_space(self) -> str | None:
+        """The one space its embeddings are in: that of its first target that has any."""
+        spaces = (t.vector_space for t in self.targets if "embeddings" in t.capabilities)
+        return next(spaces, None)
+
+
+class TargetTable:
+    """Every target and virtual model of one configuration."""
+
+    def __init__(
+        self,
+        *,
+        targets: Mapping[str, Target],
+        aliases: Mapping[str, str],
+        models: Mapping[str, VirtualModel],
+        wildcards: Mapping[str, _Maker],
+        revision: int = 0,
+    ) -> None:
+        self.targets = targets
+        self.models = models
+        self.revision = revision
+        self.has_real_targets = bool(wildcards) or any(
+            not target.demonstration for target in targets.values()
+        )
+        self._aliases = aliases
+        self._wildcards = wildcards
+        self._remembered: OrderedDict[str, Target] = OrderedDict()
+
+    def find(self, name: str) -> VirtualModel | Target | None:
+        """What a client means by a name."""
+        return self.models.get(name) or self.target(name)
+
+    def target(self, name: str) -> Target | None:
+        """The target of a name: configured, an alias, a bare id, or behind a wildcard."""
+        known = self.targets.get(name) or self.targets.get(self._aliases.get(name, ""))
+        return known or self._behind_wildcard(name)
+
+    def listed(self) -> Iterable[VirtualModel | Target]:
+        """Virtual models, then configured targets."""
+        yield from self.models.values()
+        yield from self.targets.values()
+
+    def _behind_wildcard(self, name: str) -> Target | None:
+        if name in self._remembered:
+            self._remembered.move_to_end(name)
+            return self._remembered[name]
+        if not self._wildcards or not _is_sane(name):
+            return None
+        target = self._make(name)
+        if target is not None:
+            self._remembered[name] = target
+            if len(self._remembered) > _MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return target
+
+    def _make(self, name: str) -> Target | None:
+        provider, slash, model = name.partition("/")
+        if slash and model and provider in self._wildcards:
+            return self._wildcards[provider].make(model)
+        for maker in self._wildcards.values():
+            if maker.knows(name):
+                return maker.make(name)
+        return None
+
+
+def _is_sane(name: str) -> bool:
+    """A name that may go upstream in a request: short, printable, without tricks in the path."""
+    return len(name) <= _LONGEST_NAME and name.isprintable() and ".." not in name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    """Makes the targets of one provider."""
+
+    name: str
+    provider: cfg.Provider
+    known: Mapping[str, catalog.Model]
+    book: PriceBook
+    today: date
+
+    @property
+    def _prices(self) -> str:
+        return self.provider.prices or self.name
+
+    def knows(self, model: str) -> bool:
+        """Whether the price book has this model at this provider."""
+        return self.book.find(self._prices, model, self.today) is not None
+
+    def make(self, model: str) -> Target:
+        """A target that is configured only by `provider/*`."""
+        return self.build(cfg.Target(target=f"{self.name}/{model}"), metric_name=f"{self.name}/*")
+
+    def build(self, target: cfg.Target, *, metric_name: str | None = None) -> Target:
+        """A target from its configuration, with the catalogue and the price book filling in."""
+        model = target.model or target.target.partition("/")[2]
+        known = self.known.get(model)
+        capabilities = self._capabilities(target, known, model)
+        adapter = adapter_registry.BUILT_IN.get(self.provider.adapter)
+        deadlines = self.provider.deadlines
+        return Target(
+            name=target.target,
+            provider=self.name,
+            model=model,
+            price=self._price(target, model),
+            context_length=target.context_length
+            or (known.context_length if known else None)
+            or self.book.context_length(self._prices, model),
+            max_output_tokens=target.max_output_tokens
+            or (known.max_output_tokens if known else None),
+            capabilities=capabilities,
+            tiers=frozenset(target.tiers or (known.tiers if known else ())),
+            vector_space=self._vector_space(target, known, capabilities, model),
+            image_tokens=target.image_tokens,
+            max_tokens_field=self.provider.max_tokens_field,
+            stream_usage=self.provider.stream_usage,
+            deadlines=Deadlines(
+                connect_s=deadlines.connect_s,
+                first_byte_s=deadlines.first_byte_s,
+                idle_s=deadlines.idle_s,
+            ),
+            demonstration=adapter is not None and adapter.demonstration,
+            metric_name=metric_name or target.target,
+        )
+
+    def _price(self, target: cfg.Target, model: str) -> Price | None:
+        if target.price == "free":
+            return Price.free(source="router.yaml")
+        if isinstance(target.price, cfg.Price):
+            return _operators_price(target.price)
+        return self.book.find(self._prices, model, self.today)
+
+    def _capabilities(
+        self, target: cfg.Target, known: catalog.Model | None, model: str
+    ) -> frozenset[Capability]:
+        if target.capabilities is not None:
+            return frozenset(target.capabilities)
+        if known is not None:
+            return frozenset(known.capabilities)
+        return frozenset({"embeddings"}) if "embed" in model.lower() else TEXT_CAPABILITIES
+
+    def _vector_space(
+        self,
+        target: cfg.Target,
+        known: catalog.Model | None,
+        capabilities: frozenset[Capability],
+        model: str,
+    ) -> str | None:
+        if "embeddings" not in capabilities:
+            return None
+        return target.vector_space or (known.vector_space if known else None) or model
+
+
+def _operators_price(price: cfg.Price) -> Price:
+    def optional(amount: cfg.Amount | None) -> int | None:
+        return None if amount is None else parse_usd(amount)
+
+    return Price(
+        input=parse_usd(price.input),
+        output=parse_usd(price.output),
+        cached_input=optional(price.cached_input),
+        cache_write=optional(price.cache_write),
+        reasoning=optional(price.reasoning),
+        per_request=parse_usd(price.per_request),
+        source="router.yaml",
+    )
+
+
+def build_table(
+    config: cfg.Config,
+    known: catalog.Catalog,
+    book: PriceBook,
+    *,
+    today: date,
+    revision: int = 0,
+) -> TargetTable:
+    """The table of a configuration as of a day (prices have dates)."""
+    catalogued = {
+        provider.price_provider: {model.name: model for model in provider.models}
+        for provider in known.providers
+    }
+    makers = {
+        name: _Maker(
+            name=name,
+            provider=provider,
+            known=catalogued.get(provider.prices or name, {}),
+            book=book,
+            today=today,
+        )
+        for name, provider in config.providers.items()
+    }
+    targets: dict[str, Target] = {}
+    aliases: dict[str, str] = {}
+    wildcards: dict[str, _Maker] = {}
+    for entry in config.targets:
+        provider, _, model = entry.target.partition("/")
+        if model == "*":
+            wildcards[provider] = makers[provider]
+            continue
+        target = targets[entry.target] = makers[provider].build(entry)
+        for alias in entry.alias:
+            aliases[alias] = target.name
+    for target in targets.values():
+        aliases.setdefault(target.model, target.name)
+    table = TargetTable(
+        targets=targets, aliases=aliases, models={}, wildcards=wildcards, revision=revision
+    )
+    models = {
+        name: VirtualModel(
+            name=name,
+            description=model.description,
+            policy=policy_registry.make(model.policy),
+            targets=_resolve(model.targets, table),
+        )
+        for name, model in config.models.items()
+    }
+    return TargetTable(
+        targets=targets, aliases=aliases, models=models, wildcards=wildcards, revision=revision
+    )
+
+
+def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:
+    """The targets that the lines of a virtual model name, each once, in order."""
+    found: dict[str, Target] = {}
+    for name in names:
+        provider, _, model = name.partition("/")
+        if name.startswith("tier:"):
+            tier = name.removeprefix("tier:")
+            matches = [
+                t
+                for t in table.targets.values()
+                if tier in t.tiers and not (t.demonstration and table.has_real_targets)
+            ]
+        elif model == "*":
+            matches = [t for t in table.targets.values() if t.provider == provider]
+        else:
+            target = table.target(name)
+            matches = [] if target is None else [target]
+        for target in matches:
+            found.setdefault(target.name, target)
+    return tuple(found.values())

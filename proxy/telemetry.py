@@ -1,0 +1,203 @@
+"""Metrics and the request log.
+
+Every process counts into memory-mapped files below one folder (prometheus-client's multiprocess
+mode), so that any worker can show the sum of all, dead ones included. prometheus-client chooses
+that mode when it is first imported: set `PROMETHEUS_MULTIPROC_DIR` before importing this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from proxy.pricing import Usage
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+
+
+class Metrics:
+    """Every metric of the product. Labels hold configured names only: their number is bounded."""
+
+    def __init__(self) -> None:
+        # A registry of its own: the default one would also count the interpreter's own garbage.
+        own = CollectorRegistry()
+        self.requests = Counter(
+            "tollway_requests_total",
+            "Requests answered, by endpoint and HTTP status.",
+            ("endpoint", "status"),
+            registry=own,
+        )
+        self.open_requests = Gauge(
+            "tollway_open_requests",
+            "Requests being answered now.",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.attempts = Counter(
+            "tollway_attempts_total",
+            "Dispatches to targets, by outcome.",
+            ("target", "outcome"),
+            registry=own,
+        )
+        self.tokens = Counter(
+            "tollway_tokens_total",
+            "Tokens taken, by kind (input, cached, output, reasoning).",
+            ("target", "kind"),
+            registry=own,
+        )
+        self.cost = Counter(
+            "tollway_cost_usd_total", "Cost of settled attempts in USD.", ("target",), registry=own
+        )
+        self.refusals = Counter(
+            "tollway_refusals_total",
+            "Holds that the ledger refused, by reason.",
+            ("reason",),
+            registry=own,
+        )
+        self.first_token = Histogram(
+            "tollway_first_token_seconds",
+            "Dispatch to first payload.",
+            ("target",),
+            registry=own,
+            buckets=_SECONDS,
+        )
+        self.duration = Histogram(
+            "tollway_attempt_seconds",
+            "Dispatch to the end of the answer.",
+            ("target",),
+            registry=own,
+            buckets=_SECONDS,
+        )
+        self.overhead = Histogram(
+            "tollway_overhead_seconds",
+            "Time to the reply's first byte less the time spent waiting for the provider.",
+            registry=own,
+            buckets=_OVERHEAD,
+        )
+        self._targets: dict[str, TargetMetrics] = {}
+
+    def target(self, name: str) -> TargetMetrics:
+        """The metrics of one target, their labels bound once."""
+        bound = self._targets.get(name)
+        if bound is None:
+            bound = self._targets[name] = TargetMetrics(self, name)
+        return bound
+
+
+class TargetMetrics:
+    """The metrics of one target."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._metrics = metrics
+        self._name = name
+        self._outcomes: dict[str, Counter] = {}
+        self._input = metrics.tokens.labels(name, "input")
+        self._cached = metrics.tokens.labels(name, "cached")
+        self._output = metrics.tokens.labels(name, "output")
+        self._reasoning = metrics.tokens.labels(name, "reasoning")
+        self._cost = metrics.cost.labels(name)
+        self._first_token = metrics.first_token.labels(name)
+        self._duration = metrics.duration.labels(name)
+
+    def settled(
+        self,
+        outcome: str,
+        usage: Usage,
+        cost_nanousd: int,
+        first_token_s: float | None,
+        total_s: float,
+    ) -> None:
+        """Count one attempt that is over."""
+        counter = self._outcomes.get(outcome)
+        if counter is None:
+            counter = self._outcomes[outcome] = self._metrics.attempts.labels(self._name, outcome)
+        counter.inc()
+        self._input.inc(usage.input_tokens)
+        self._output.inc(usage.output_tokens)
+        if usage.cached_tokens:
+            self._cached.inc(usage.cached_tokens)
+        if usage.reasoning_tokens:
+            self._reasoning.inc(usage.reasoning_tokens)
+        self._cost.inc(cost_nanousd / 1e9)
+        self._duration.observe(total_s)
+        if first_token_s is not None:
+            self._first_token.observe(first_token_s)
+
+
+def exposition() -> tuple[bytes, str]:
+    """All processes' metrics merged, and the content type of that text. Reads files: may block."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus-client is partly typed
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogLine:
+    """One finished request, as the log shows it."""
+
+    request_id: str
+    caller: str
+    asked: str
+    target: str
+    status: int
+    usage: Usage | None
+    cost_nanousd: int
+    estimated: bool
+    remaining_nanousd: int | None
+    total_s: float
+    outcome: str
+
+
+class RequestLog:
+    """Writes a line per request, a few times a second and not while a request waits."""
+
+    def __init__(self, write: Callable[[str], object] = sys.stdout.write, *, on: bool) -> None:
+        self._write = write
+        self._on = on
+        self._lines: list[LogLine] = []
+
+    def add(self, line: LogLine) -> None:
+        """Queue a line."""
+        if not self._on:
+            return
+        if not self._lines:
+            asyncio.get_running_loop().call_later(0.1, self.flush)
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write what is queued."""
+        if self._lines:
+            stamp = time.strftime("%H:%M:%S")
+            self._write("".join(f"{stamp} {_format(line)}\n" for line in self._lines))
+            sys.stdout.flush()
+            self._lines.clear()
+
+
+def _format(line: LogLine) -> str:
+    route = f"{line.asked} → {line.target}" if line.target != line.asked else line.asked
+    parts = [f"{line.status}", route]
+    if line.usage is not None:
+        about = "≈" if line.estimated else ""
+        parts.append(f"{about}{line.usage.input_tokens}+{line.usage.output_tokens} tokens")
+        parts.append(f"{about}${line.cost_nanousd / 1e9:.6f}")
+    if line.remaining_nanousd is not None:
+        parts.append(f"${line.remaining_nanousd / 1e9:.2f} left")
+    parts.append(f"{line.total_s:.2f} s")
+    if line.outcome != "ok":
+        parts.append(line.outcome)
+    parts += [line.caller, line.request_id]
+    return "  ".join(parts)

@@ -1,0 +1,87 @@
+"""A whole upstream answer: is it one, and what did it take? Its bytes are passed on untouched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from adapters.base import MalformedAnswer
+from proxy.pricing import Usage
+from proxy.wire import failures
+from proxy.wire import usage as wire_usage
+from proxy.wire.surrogates import without_lone
+
+
+class _Answer(msgspec.Struct):
+    usage: Any = None
+    error: Any = None
+
+
+class _Choice(msgspec.Struct):
+    message: dict[str, msgspec.Raw]
+
+
+class _ChatAnswer(_Answer):
+    choices: list[_Choice] | None = None
+
+
+class _EmbeddingsAnswer(_Answer):
+    data: list[dict[str, msgspec.Raw]] | None = None
+
+
+_chat = msgspec.json.Decoder(_ChatAnswer)
+_embeddings = msgspec.json.Decoder(_EmbeddingsAnswer)
+
+Answer = TypeVar("Answer", bound=_Answer)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What an answer says of itself; `usage` is None where it reports none.
+
+    `output_bytes` stands for the generated text where its tokens must be estimated.
+    """
+
+    usage: Usage | None
+    output_bytes: int
+
+
+def read_chat(body: bytes) -> Facts:
+    """Check a chat completion; raises `MalformedAnswer`, or `UpstreamError` for an error in it."""
+    answer = _read(body, _chat)
+    if not answer.choices:
+        raise MalformedAnswer("the provider's answer has no choices")
+    members = (raw for choice in answer.choices for raw in choice.message.values())
+    output = sum(len(memoryview(raw)) for raw in members)
+    return Facts(usage=wire_usage.reported(answer.usage), output_bytes=output)
+
+
+def read_embeddings(body: bytes) -> Facts:
+    """Check an embeddings answer; raises like `read_chat`."""
+    answer = _read(body, _embeddings)
+    if not answer.data:
+        raise MalformedAnswer("the provider's answer has no embeddings")
+    return Facts(usage=wire_usage.reported(answer.usage), output_bytes=0)
+
+
+def _read(body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
+    try:
+        if not body.isascii():
+            body.decode()  # what is skipped over is not checked by the decoder
+        answer = _decode(body, decoder)
+    except (ValueError, RecursionError):
+        raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
+    if answer.error:
+        raise failures.reported(answer.error)
+    return answer
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return decoder.decode(without_lone(body))

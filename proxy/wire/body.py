@@ -1,0 +1,157 @@
+"""A request body as its top-level members, each still the bytes the client sent.
+
+Only what routing needs is ever looked into; everything else is passed on unread. `join` writes
+the members back in their order, so that what we priced is what the provider gets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from proxy.errors import InvalidRequest
+from proxy.wire.surrogates import without_lone
+
+Struct = TypeVar("Struct")
+Members = dict[str, msgspec.Raw]
+
+# Of what a client sent, no more than this goes into a message.
+_LONGEST_QUOTE = 200
+
+_members = msgspec.json.Decoder(Members)
+
+# The key of the next member with what stands around it, and the end of the object. Only text that
+# has been parsed is looked at, so anything between members is white space.
+_key = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*').match
+_end = re.compile(rb"\s*\{?\s*\}\s*").fullmatch
+
+
+class Body:
+    """A parsed request body.
+
+    `members` go upstream, as the client sent them. `text` is for typed decoders: the same, but
+    that lone surrogates are replaced (see `proxy.wire.surrogates`).
+    """
+
+    __slots__ = ("members", "text")
+
+    def __init__(self, text: bytes, members: Members) -> None:
+        self.text = text
+        self.members = members
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Body:
+        """Split a body; raises `InvalidRequest` unless it is one JSON object with unique keys."""
+        if not raw.isascii():
+            _check_utf8(raw)
+        text, members = _split(raw)
+        if text is raw and len(raw) == _compact_length(members):
+            return cls(text, members)
+        return cls(text, _as_sent(raw, text, members))
+
+    def decode(self, decoder: msgspec.json.Decoder[Struct]) -> Struct:
+        """Read typed fields; raises `InvalidRequest` that names the parameter."""
+        try:
+            return decoder.decode(self.text)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from None
+        except RecursionError:
+            raise _too_deep() from None
+
+    def join(self, changes: Mapping[str, bytes | None]) -> bytes:
+        """The body with these JSON texts in place of members, or added; None leaves one out."""
+        texts: dict[str, msgspec.Raw | bytes | None] = {**self.members, **changes}
+        parts = [
+            b"%b:%b" % (msgspec.json.encode(key), text)
+            for key, text in texts.items()
+            if text is not None
+        ]
+        return b"{%b}" % b",".join(parts)
+
+
+def invalid(error: msgspec.ValidationError, within: str = "") -> InvalidRequest:
+    """`Expected ..., got ... - at `$.a[0].b`` -> the same words, and `a[0].b` as the parameter.
+
+    `within` is the path of what was decoded, if it was a part of the body.
+    """
+    message, _, path = str(error).partition(" - at `$")
+    param = (within + path.rstrip("`")).lstrip(".")
+    if "missing required field" in message:
+        field = message.split("`")[1]
+        param = f"{param}.{field}" if param else field
+        return InvalidRequest(f"missing required parameter: {param!r}", param=param)
+    problem = message[0].lower() + message[1:_LONGEST_QUOTE]
+    return InvalidRequest(f"invalid value for {param!r}: {problem}", param=param)
+
+
+def _split(raw: bytes) -> tuple[bytes, Members]:
+    """The text that could be parsed (the body, but for lone surrogates), and its members."""
+    try:
+        try:
+            return raw, _members.decode(raw)
+        except msgspec.DecodeError:
+            text = without_lone(raw)
+            if text == raw:
+                raise
+            return text, _members.decode(text)
+    except msgspec.ValidationError:
+        raise InvalidRequest("the request body must be a JSON object") from None
+    except msgspec.DecodeError as error:
+        problem = str(error).removeprefix("JSON is ")
+        raise InvalidRequest(f"the request body is not valid JSON: {problem}") from None
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _compact_length(members: Members) -> int:
+    """Bytes of the object without white space and with plain ASCII keys, each of them once."""
+    # Per member two quotes, a colon and a comma; one comma fewer, two braces more.
+    return sum(len(key) + len(memoryview(raw)) + 4 for key, raw in members.items()) + 1
+
+
+def _as_sent(raw: bytes, text: bytes, members: Members) -> Members:
+    """The members as they stand in `raw`, which differs from `text` by lone surrogates at most.
+
+    Refuses a key that stands twice: a parser that takes the first and one that takes the last
+    would price one request and send another. Where none does, the members stand in the text one
+    after the other, and the last one is followed by the end.
+    """
+    sent: Members = {}
+    end = 0
+    for key, value in members.items():
+        opening = _key(text, end)
+        if opening is None or _name_in(opening) != key:
+            raise _twice(opening, sent)
+        begin = opening.end()
+        if not text.startswith(bytes(value), begin):
+            raise _twice(opening, sent)
+        end = begin + len(memoryview(value))
+        sent[key] = msgspec.Raw(raw[begin:end])
+    if not _end(text, end):
+        raise _twice(_key(text, end), sent)
+    return sent
+
+
+def _twice(opening: re.Match[bytes] | None, before: Members) -> InvalidRequest:
+    """The refusal of the key found; where none is, the value of the last one goes on."""
+    key = next(reversed(before)) if opening is None else _name_in(opening)
+    key = key[:_LONGEST_QUOTE]
+    return InvalidRequest(f"the request body has the key {key!r} twice", param=key)
+
+
+def _name_in(opening: re.Match[bytes]) -> str:
+    return msgspec.json.decode(opening[1], type=str)
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest("the request body is nested too deeply")
+
+
+def _check_utf8(raw: bytes) -> None:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the request body is not valid UTF-8 (byte {error.start})") from None

@@ -1,0 +1,295 @@
+"""`POST /v1/chat/completions`: the fields that routing and money need, and no others.
+
+Field names and ranges: OpenAI's API reference, "Create chat completion".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+
+from policies.base import Capability
+from proxy.errors import InvalidRequest
+from proxy.wire import body as wire_body
+from proxy.wire.body import Body
+
+MAX_OUTPUT_TOKENS = 10_000_000
+
+# What a chat template may add around the text that a client sent: role markers for each message,
+# and once a request a system prompt of its own (gpt-oss: about 100 tokens) or instructions for
+# the use of tools (Claude: up to 800).
+MESSAGE_TOKENS = 16
+PROMPT_TOKENS = 256
+TOOL_PROMPT_TOKENS = 1024
+# Templates print tools, schemas and arguments anew, indented and escaped: three tokens to the
+# byte cover a list of digits with a line for each, and text as `\uXXXX`.
+PRINTED_TOKENS_PER_BYTE = 3
+
+_TEXT_PARTS = frozenset({"text", "refusal", "thinking"})
+_FUNCTION_TOOLS = frozenset({"function", "custom"})
+_TEXT_TIERS = frozenset({"auto", "default", "flex", "standard_only"})
+_BOUNDED_MODALITIES = frozenset({"text", "audio"})
+# Parameters whose cost no length of the request bounds: searches and documents that are fetched
+# and billed, predicted text that is billed as output though it was refused, other models.
+_UNBOUNDED = (
+    "web_search_options",  # OpenAI
+    "prediction",
+    "search_parameters",  # xAI
+    "enable_search",  # Qwen
+    "plugins",  # OpenRouter
+    "models",
+    "data_sources",  # Azure
+    "compound_custom",  # Groq
+)
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
+_ABSENT = msgspec.Raw(b"null")
+_NOTHING = (b"null", b"false", b"[]", b"{}")
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = _ABSENT
+    audio: msgspec.Raw = _ABSENT
+    images: msgspec.Raw = _ABSENT
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    image_url: msgspec.Raw = _ABSENT
+    input_audio: msgspec.Raw = _ABSENT
+    file: msgspec.Raw = _ABSENT
+
+
+class _Tool(msgspec.Struct):
+    type: str = "function"
+
+
+class _Function(msgspec.Struct):
+    name: str
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str = "text"
+
+
+class _Fields(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Count | None = None
+    max_completion_tokens: _Count | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    tools: list[_Tool] | None = None
+    functions: list[_Function] | None = None
+    response_format: _ResponseFormat | None = None
+    logprobs: bool | None = None
+    modalities: list[str] | None = None
+    service_tier: str | None = None
+
+
+_fields = msgspec.json.Decoder(_Fields)
+_parts = msgspec.json.Decoder(list[_Part])
+_options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatRequest:
+    """A chat request: its body, and what we had to know of it.
+
+    `text_bytes` is the size of the body without images and other media, `media` counts those, and
+    `added_tokens` bounds what a template adds to the text. `unbounded` names the parameter, if
+    any, whose cost has no upper bound that we could hold.
+    """
+
+    body: Body
+    model: str
+    stream: bool
+    wants_usage: bool
+    needs: frozenset[Capability]
+    text_bytes: int
+    added_tokens: int
+    media: int
+    max_output_tokens: int | None
+    n: int
+    unbounded: str | None
+
+    endpoint: Literal["chat"] = "chat"
+
+    @property
+    def input_tokens(self) -> int:
+        """Routing's estimate of the input: a quarter of the bytes. Never used for money."""
+        return self.text_bytes // 4
+
+    def input_bound(self, image_tokens: int) -> int:
+        """An upper bound of the input in tokens, where one image is at most `image_tokens`.
+
+        A token is at least one byte of text, and JSON is never shorter than the text it holds.
+        """
+        return self.text_bytes + self.added_tokens + self.media * image_tokens
+
+    def upstream_body(
+        self, model: str, *, max_tokens_field: str, default_max: int | None, ask_usage: bool
+    ) -> bytes:
+        """What goes upstream: the client's members with `model` and what money needs changed.
+
+        `default_max` is given where the output must be bounded: it is the maximum of a request
+        that sets none. `ask_usage` says that the provider understands `stream_options`.
+        """
+        changes: dict[str, bytes | None] = {"model": msgspec.json.encode(model)}
+        if default_max is not None and not self._sets_maximum(max_tokens_field):
+            changes[max_tokens_field] = b"%d" % (self.max_output_tokens or default_max)
+        if not ask_usage:
+            changes["stream_options"] = None
+        elif self.stream and not self.wants_usage:
+            changes["stream_options"] = self._stream_options()
+        return self.body.join(changes)
+
+    def _sets_maximum(self, field: str) -> bool:
+        """Whether the request has a maximum that a provider which knows `field` obeys.
+
+        `max_tokens` is the older of the two fields: who knows the newer knows it too, and refuses
+        a request with both. Who does not know the newer ignores it.
+        """
+        known = (field, "max_tokens")
+        return any(bytes(self.body.members.get(name, _ABSENT)) != b"null" for name in known)
+
+    def _stream_options(self) -> bytes:
+        options = _options.decode(self.body.members.get("stream_options", _ABSENT))
+        return msgspec.json.encode({**(options or {}), "include_usage": True})
+
+
+def parse(raw: bytes) -> ChatRequest:
+    """Read a request body; raises `InvalidRequest`."""
+    body = Body.parse(raw)
+    fields = body.decode(_fields)
+    content = _Content()
+    for index, message in enumerate(fields.messages):
+        content.scan(message, f"messages[{index}]")
+    maxima = [m for m in (fields.max_tokens, fields.max_completion_tokens) if m is not None]
+    return ChatRequest(
+        body=body,
+        model=fields.model,
+        stream=bool(fields.stream),
+        wants_usage=bool(fields.stream_options and fields.stream_options.include_usage),
+        needs=_needs(fields, content),
+        text_bytes=len(raw) - content.media_bytes,
+        added_tokens=_added_tokens(body, fields, content),
+        media=content.media,
+        # Which of the two a provider obeys is its own affair: the larger one is held.
+        max_output_tokens=max(maxima) if maxima else None,
+        n=fields.n or 1,
+        unbounded=content.unbounded or _unbounded(body, fields),
+    )
+
+
+class _Content:
+    """What the messages hold besides text."""
+
+    def __init__(self) -> None:
+        self.media = 0
+        self.media_bytes = 0
+        self.printed_bytes = 0
+        self.kinds: set[Capability] = set()
+        self.unbounded: str | None = None
+
+    def scan(self, message: _Message, path: str) -> None:
+        self.printed_bytes += _size(message.tool_calls)
+        if not _is_nothing(message.audio):  # an earlier answer, by its id
+            self.unbounded = f"{path}.audio"
+        if not _is_nothing(message.images):
+            self.unbounded = f"{path}.images"
+        match memoryview(message.content)[0]:
+            case 0x5B:  # [
+                self._scan_parts(message.content, f"{path}.content")
+            case 0x22 | 0x6E:  # a string, null
+                return
+            case _:
+                raise InvalidRequest(
+                    f"invalid value for '{path}.content': expected a string or a list of parts",
+                    param=f"{path}.content",
+                )
+
+    def _scan_parts(self, content: msgspec.Raw, path: str) -> None:
+        try:
+            parts = _parts.decode(content)
+        except msgspec.ValidationError as error:
+            raise wire_body.invalid(error, path) from None
+        for index, part in enumerate(parts):
+            self._scan_part(part, f"{path}[{index}]")
+
+    def _scan_part(self, part: _Part, path: str) -> None:
+        """Count a part; what it is is also told by what it holds, as some servers read it."""
+        is_image = part.type == "image_url"
+        if is_image or not _is_nothing(part.image_url):
+            self.kinds.add("vision")
+            self.media += 1
+            self.media_bytes += _size(part.image_url)
+        if part.type == "input_audio" or not _is_nothing(part.input_audio):
+            self._hold_unbounded("audio", part.input_audio, f"{path}.input_audio")
+        elif part.type == "file" or not _is_nothing(part.file):
+            self._hold_unbounded("files", part.file, f"{path}.file")
+        elif not is_image and part.type not in _TEXT_PARTS:
+            self.unbounded = f"{path}.type"
+
+    def _hold_unbounded(self, kind: Capability, payload: msgspec.Raw, path: str) -> None:
+        """Seconds of sound and looks of pages are billed, and no number of bytes bounds them."""
+        self.kinds.add(kind)
+        self.media += 1
+        self.media_bytes += _size(payload)
+        self.unbounded = path
+
+
+def _added_tokens(body: Body, fields: _Fields, content: _Content) -> int:
+    """What a template adds, and what it may print longer than it was sent."""
+    tokens = PROMPT_TOKENS + MESSAGE_TOKENS * len(fields.messages)
+    printed = content.printed_bytes + _size(body.members.get("response_format", _ABSENT))
+    if fields.tools or fields.functions:
+        tokens += TOOL_PROMPT_TOKENS
+        printed += sum(_size(body.members.get(name, _ABSENT)) for name in ("tools", "functions"))
+    return tokens + (PRINTED_TOKENS_PER_BYTE - 1) * printed
+
+
+_PLAIN: frozenset[Capability] = frozenset({"chat"})
+
+
+def _needs(fields: _Fields, content: _Content) -> frozenset[Capability]:
+    needs = content.kinds
+    if fields.tools or fields.functions:
+        needs.add("tools")
+    if fields.modalities and "audio" in fields.modalities:
+        needs.add("audio")
+    if fields.response_format and fields.response_format.type == "json_schema":
+        needs.add("json_schema")
+    if fields.logprobs:
+        needs.add("logprobs")
+    if fields.n is not None and fields.n > 1:
+        needs.add("n")
+    return _PLAIN | needs if needs else _PLAIN
+
+
+def _unbounded(body: Body, fields: _Fields) -> str | None:
+    for index, tool in enumerate(fields.tools or ()):
+        if tool.type not in _FUNCTION_TOOLS:
+            return f"tools[{index}].type"
+    if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
+        return "modalities"
+    if fields.service_tier is not None and fields.service_tier not in _TEXT_TIERS:
+        return "service_tier"
+    return next((n for n in _UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+
+
+def _size(raw: msgspec.Raw) -> int:
+    return 0 if raw is _ABSENT else len(memoryview(raw))
+
+
+def _is_nothing(raw: msgspec.Raw) -> bool:
+    return raw is _ABSENT or (len(memoryview(raw)) <= 5 and bytes(raw) in _NOTHING)

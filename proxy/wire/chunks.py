@@ -1,0 +1,608 @@
+r"""One upstream chat stream -> the canonical stream that every client can read.
+
+Most events of a stream differ only in the piece of text they carry. From the first such event we
+learn its template (the bytes before and after that text) and pass the following ones on as the
+bytes they came in; an event that fits no template is decoded, repaired and written anew.
+
+What "canonical" means (OpenAI's reference for the chat completion chunk object, and what its SDKs
+choke on):
+
+- one `id` and one `created` for the whole stream, `object` always `chat.completion.chunk`;
+- `role` once, in the first delta of each choice;
+- one finish reason per choice, out of OpenAI's five;
+- tool calls numbered 0, 1, 2 ... per choice; `id`, `type`, `name` in the first delta of a call
+  only; `arguments` always a string, and `{}` for a call without any;
+- usage in one chunk of its own without choices, last, and only if the client asked for it;
+- no chunk that says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from adapters.base import AdapterError, MalformedAnswer
+from proxy.pricing import Usage
+from proxy.wire import failures
+from proxy.wire import usage as wire_usage
+
+Chunk = dict[str, Any]
+
+DONE = b"data: [DONE]\n\n"
+KEEPALIVE = b": keepalive\n\n"
+
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+# What other servers say for OpenAI's reasons; any other word is their "stop" (`eos`, `end_turn`).
+_FINISH_ALIASES = {
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "model_context_window_exceeded": "length",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "content_filtered": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "recitation": "content_filter",
+    "sensitive": "content_filter",
+}
+# What they say where the answer broke off: no end that a client may take for one.
+_FAILED = frozenset(
+    {"error", "abort", "aborted", "cancelled", "network_error", "insufficient_system_resource"}
+)
+# Deltas whose one string is what changes from event to event.
+_TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
+# A kind of tool call -> its member that holds what the model says, piece by piece.
+_CALL_KINDS = {"function": "arguments", "custom": "input"}
+_MAX_TEMPLATES = 8
+
+_string_rest = re.compile(
+    rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+(?=")'
+).match
+_OPENINGS = {
+    name: re.compile(rb'"%b"\s*:\s*"' % name.encode())
+    for name in (*_TEXT_FIELDS, *_CALL_KINDS.values(), "obfuscation")
+}
+# Stand in for the changing strings while a template is made.
+_SIGN = "\u2261"
+_TEXT_MARK = f"{_SIGN}text{_SIGN}"
+_PADDING_MARK = f"{_SIGN}padding{_SIGN}"
+
+
+def event(payload: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: %b\n\n" % payload
+
+
+class Stream:
+    """The state of one stream: what was learned, seen and counted so far.
+
+    `stream_id`, `model` and `created` fill in for an upstream that leaves them out. A stream that
+    does not learn templates decodes every event; what comes out says the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        wants_usage: bool,
+        stream_id: str,
+        model: str,
+        created: int,
+        learns: bool = True,
+    ) -> None:
+        self._wants_usage = wants_usage
+        self._identity: Chunk = {}
+        self._fallbacks = {"id": stream_id, "created": created, "model": model}
+        self._call_prefix = f"call_{stream_id[-12:]}"
+        self._templates: list[_Template] = []
+        self._room = _MAX_TEMPLATES if learns else 0
+        self._choices: dict[int, _ChoiceState] = {}
+        self._usage_chunk: Chunk | None = None
+        self.usage: Usage | None = None
+        self.output_bytes = 0
+        """Bytes of text, reasoning and tool arguments seen so far."""
+        self.has_payload = False
+        """True once something was relayed that an answer consists of."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Every choice that began has its finish reason, and there is one."""
+        return bool(self._choices) and all(c.finish for c in self._choices.values())
+
+    def feed_all(self, payloads: Sequence[bytes]) -> tuple[bytes, AdapterError | None]:
+        """What the client gets for some payloads, and the failure that cut them short, if any.
+
+        What came before a failure is not lost with it, however the network grouped the two.
+        """
+        events: list[bytes] = []
+        try:
+            for payload in payloads:
+                events.append(self.feed(payload))
+        except AdapterError as error:
+            return b"".join(events), error
+        return b"".join(events), None
+
+    def feed(self, payload: bytes) -> bytes:
+        """What the client gets for one upstream payload: events, or nothing.
+
+        Raises `MalformedAnswer` for what is no chunk, `UpstreamError` for an error in the stream.
+        """
+        for template in self._templates:
+            if (end := template.match(payload)) >= 0:
+                return self._apply(template, payload, end)
+        return self._feed_slowly(payload)
+
+    def end(self) -> bytes:
+        """The last events of a stream that ended as it should: usage if asked for, `[DONE]`."""
+        if not self._wants_usage or self._usage_chunk is None:
+            return DONE
+        self._set_identity(self._usage_chunk)
+        return event(_encode(self._usage_chunk)) + DONE
+
+    def _apply(self, template: _Template, payload: bytes, end: int) -> bytes:
+        self._room = _MAX_TEMPLATES
+        text = payload[template.start : end]
+        self.output_bytes += len(text) if b"\\" not in text else _size(_unescaped(text))
+        if template.call is not None:
+            template.call.pieces.append(text)
+        return template.apply(payload, end)
+
+    def _feed_slowly(self, payload: bytes) -> bytes:
+        chunk = _decode(payload)
+        original = _encode(chunk)
+        _raise_error(chunk)
+        self._take_identity(chunk)
+        has_usage = self._take_usage(chunk)
+        choices = self._repair_choices(chunk.get("choices"))
+        if not choices:
+            return b""
+        chunk["choices"] = choices
+        self._set_identity(chunk)
+        encoded = _encode(chunk)
+        passes = encoded == original and b"\n" not in payload and b"\r" not in payload
+        if self._room and not has_usage:
+            self._learn(payload, chunk, passes=passes)
+        return event(payload if passes else encoded)
+
+    def _take_identity(self, chunk: Chunk) -> None:
+        """Learn the stream's identity, until the first chunk that leaves has settled it."""
+        for name, fallback in self._fallbacks.items():
+            if type(chunk.get(name)) is type(fallback) and chunk[name]:
+                self._identity.setdefault(name, chunk[name])
+
+    def _set_identity(self, chunk: Chunk) -> None:
+        for name, fallback in self._fallbacks.items():
+            settled = self._identity.setdefault(name, fallback)
+            if name != "model" or type(chunk.get(name)) is not str or not chunk[name]:
+                chunk[name] = settled
+        chunk["object"] = "chat.completion.chunk"
+
+    def _take_usage(self, chunk: Chunk) -> bool:
+        """Keep the usage, wherever this upstream puts it, the last one. Whether there was any."""
+        found = chunk.get("usage")
+        if found is None and isinstance(chunk.get("x_groq"), dict):
+            found = chunk["x_groq"].get("usage")
+        if isinstance(found, dict):
+            usage = wire_usage.reported(found)
+            if usage is not None or self._usage_chunk is None:
+                self.usage = usage
+                self._usage_chunk = {**chunk, "choices": [], "usage": found}
+        if self._wants_usage:
+            chunk["usage"] = None
+        else:
+            chunk.pop("usage", None)
+        return found is not None
+
+    def _repair_choices(self, choices: object) -> list[Chunk]:
+        """The choices of a chunk in canonical shape, without those that say nothing."""
+        repaired = (
+            self._repair_choice(choice, position)
+            for position, choice in enumerate(choices if isinstance(choices, list) else ())
+        )
+        return [choice for choice in repaired if choice is not None]
+
+    def _repair_choice(self, choice: object, position: int) -> Chunk | None:
+        if not isinstance(choice, dict):
+            raise MalformedAnswer("the provider sent a choice that is no object")
+        index = choice.get("index")
+        if type(index) is not int:
+            choice["index"] = index = position
+        state = self._choices.get(index)
+        if state is None:
+            state = self._choices[index] = _ChoiceState(f"{self._call_prefix}_{index}_")
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            choice["delta"] = delta = {}
+        state.repair_role(delta)
+        if "tool_calls" in delta:
+            self._repair_tool_calls(delta, state)
+        state.repair_finish(choice, delta)
+        logprobs = choice.get("logprobs")
+        if isinstance(logprobs, dict):
+            logprobs.setdefault("content", None)
+            logprobs.setdefault("refusal", None)
+        self._count(choice, delta)
+        says_something = delta or choice["finish_reason"] or logprobs
+        return choice if says_something else None
+
+    def _repair_tool_calls(self, delta: Chunk, state: _ChoiceState) -> None:
+        known = len(state.calls)
+        entries = delta["tool_calls"] if isinstance(delta["tool_calls"], list) else ()
+        calls = [state.repair_call(entry) for entry in entries]
+        if calls:
+            delta["tool_calls"] = calls
+        else:
+            del delta["tool_calls"]
+        if len(state.calls) > known:
+            # What continued the call before, by a missing or repeated index, continues this one.
+            self._templates.clear()
+
+    def _count(self, choice: Chunk, delta: Chunk) -> None:
+        for name, said in delta.items():
+            if not said or name == "role":
+                continue
+            self.has_payload = True
+            if name == "tool_calls":
+                self.output_bytes += sum(_size_of_call(entry) for entry in said)
+            else:
+                self.output_bytes += _size(said)
+        if choice["finish_reason"]:
+            self.has_payload = True
+
+    def _learn(self, payload: bytes, left: Chunk, *, passes: bool) -> None:
+        """Make a template of an event. `_room` bounds how many may prove useless in a row."""
+        place = self._changing_string(left)
+        if place is None or (place.call is not None and b'"name"' in payload):
+            return  # a name may begin another call: that depends on what came before
+        template = _Template.learn(payload, left, place, passes=passes)
+        if template is not None:
+            self._room -= 1
+            self._templates.insert(0, template)
+            del self._templates[_MAX_TEMPLATES:]
+
+    def _changing_string(self, chunk: Chunk) -> _Place | None:
+        """The only string that the next event may change; None where there may be more."""
+        if len(chunk["choices"]) != 1:
+            return None
+        choice = chunk["choices"][0]
+        delta = choice["delta"]
+        said = [name for name, value in delta.items() if value]
+        if choice["finish_reason"] is not None or choice.get("logprobs") or len(said) != 1:
+            return None
+        if said[0] in _TEXT_FIELDS and isinstance(delta[said[0]], str):
+            return _Place(delta, said[0])
+        if said[0] != "tool_calls" or len(delta["tool_calls"]) != 1:
+            return None
+        entry = delta["tool_calls"][0]
+        call = self._choices[choice["index"]].calls[entry["index"]]
+        text = _CALL_KINDS[call.kind]
+        if entry.keys() == {"index", call.kind} and entry[call.kind].keys() == {text}:
+            return _Place(entry[call.kind], text, call) if entry[call.kind][text] else None
+        return None
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call as far as it has come; `pieces` are JSON text, as between two quotes."""
+
+    number: int
+    kind: str
+    id: str
+    name: str
+    upstream_index: object
+    pieces: list[bytes] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.pieces)
+
+    @property
+    def is_complete(self) -> bool:
+        """Its arguments are a whole JSON object: what follows belongs to another call."""
+        text = b"".join(self.pieces)
+        if not text.endswith(b"}"):
+            return False
+        try:
+            json.loads(_unescaped(text))
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class _ChoiceState:
+    call_prefix: str
+    has_role: bool = False
+    finish: str | None = None
+    calls: list[_Call] = field(default_factory=list)
+
+    def repair_role(self, delta: Chunk) -> None:
+        """`role` stands in the first delta, and there only."""
+        if self.has_role:
+            delta.pop("role", None)
+            return
+        self.has_role = True
+        if delta.get("role") != "assistant":
+            rest = {key: value for key, value in delta.items() if key != "role"}
+            delta.clear()
+            delta.update({"role": "assistant", **rest})
+
+    def repair_finish(self, choice: Chunk, delta: Chunk) -> None:
+        """One reason out of OpenAI's; raises `UpstreamError` where the answer broke off."""
+        reason = choice.get("finish_reason")
+        choice["finish_reason"] = None
+        if not isinstance(reason, str) or not reason or self.finish:
+            return
+        reason = reason.lower()
+        if reason in _FAILED:
+            raise failures.reported(f"the provider broke its answer off: {reason!r}")
+        if reason not in FINISH_REASONS:
+            reason = _FINISH_ALIASES.get(reason, "stop")
+        if self.calls and reason == "stop":
+            reason = "tool_calls"
+        self.finish = choice["finish_reason"] = reason
+        self._complete_calls(delta)
+
+    def _complete_calls(self, delta: Chunk) -> None:
+        """Give `{}` to the functions that were called without any arguments."""
+        empty = [call for call in self.calls if call.kind == "function" and call.is_empty]
+        if not empty:
+            return
+        entries = {entry["index"]: entry for entry in delta.get("tool_calls", ())}
+        for call in empty:
+            entry = entries.setdefault(call.number, {"index": call.number, "function": {}})
+            entry["function"]["arguments"] = "{}"
+        delta["tool_calls"] = [entries[number] for number in sorted(entries)]
+
+    def repair_call(self, entry: object) -> Chunk:
+        """One entry of `delta.tool_calls`, numbered as OpenAI numbers them."""
+        if not isinstance(entry, dict):
+            raise MalformedAnswer("the provider sent a tool call that is no object")
+        kind = "custom" if isinstance(entry.get("custom"), dict) else "function"
+        said = entry.get(kind)
+        said = dict(said) if isinstance(said, dict) else {}
+        text = _as_text(said.pop(_CALL_KINDS[kind], None))
+        name = said.pop("name", None)
+        name = name if isinstance(name, str) else ""
+        call = self._continued(entry, name)
+        head: Chunk = {}
+        if call is None:
+            call = self._begin(entry, kind, name)
+            head = {"id": call.id, "type": kind}
+            said = {"name": name, **said}
+        elif name and not call.name:
+            call.name = said["name"] = name
+        call.pieces.append(_encode(text)[1:-1])
+        rest = {k: v for k, v in entry.items() if k not in ("index", "id", "type", kind)}
+        return {"index": call.number, **head, kind: {**said, _CALL_KINDS[kind]: text}, **rest}
+
+    def _begin(self, entry: Chunk, kind: str, name: str) -> _Call:
+        number = len(self.calls)
+        given = entry.get("id")
+        call = _Call(
+            number=number,
+            kind=kind,
+            id=given if isinstance(given, str) and given else f"{self.call_prefix}{number}",
+            name=name,
+            upstream_index=entry.get("index"),
+        )
+        self.calls.append(call)
+        return call
+
+    def _continued(self, entry: Chunk, name: str) -> _Call | None:
+        """The call that this entry continues; None where it begins one.
+
+        A known id tells, else the upstream's index. A call begins with a name; where one comes
+        with an index that is in use, it begins another call if it has a new id, is another name,
+        or follows complete arguments.
+        """
+        given = entry.get("id")
+        for call in self.calls:
+            if given and call.id == given:
+                return call
+        index = entry.get("index")
+        candidates = [call for call in self.calls if index is None or call.upstream_index == index]
+        if not candidates and not given and not name:
+            candidates = self.calls
+        if not candidates:
+            return None
+        last = candidates[-1]
+        if name and last.name and (given or name != last.name or last.is_complete):
+            return None
+        return last
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Template:
+    """The bytes around the one string that changes (and around the random padding, if any).
+
+    `call` is the tool call that the string continues.
+    """
+
+    prefix: bytes
+    middle: bytes | None
+    suffix: bytes
+    out_prefix: bytes
+    out_middle: bytes
+    out_suffix: bytes
+    passes: bool
+    call: _Call | None
+
+    @property
+    def start(self) -> int:
+        """Where the changing string begins, after its opening quote."""
+        return len(self.prefix)
+
+    def match(self, payload: bytes) -> int:
+        """Where the changing string ends, before its closing quote; -1 for another shape."""
+        if not payload.startswith(self.prefix):
+            return -1
+        end = tail = _string_end(payload, len(self.prefix))
+        if self.middle is not None and end >= 0:
+            if not payload.startswith(self.middle, end):
+                return -1
+            tail = _string_end(payload, end + len(self.middle))
+        if tail < 0 or len(payload) - tail != len(self.suffix):
+            return -1
+        if not payload.endswith(self.suffix):
+            return -1
+        return end if payload.isascii() or _is_utf8(payload) else -1
+
+    def apply(self, payload: bytes, end: int) -> bytes:
+        """The event for a payload that matched up to `end`."""
+        if self.passes:
+            return event(payload)
+        text = payload[len(self.prefix) : end]
+        if self.middle is None:
+            return b"%b%b%b" % (self.out_prefix, text, self.out_suffix)
+        padding = payload[end + len(self.middle) : len(payload) - len(self.suffix)]
+        return b"%b%b%b%b%b" % (self.out_prefix, text, self.out_middle, padding, self.out_suffix)
+
+    @classmethod
+    def learn(cls, payload: bytes, left: Chunk, place: _Place, *, passes: bool) -> _Template | None:
+        """The template of a payload that left as the chunk `left`, which is used up by this.
+
+        None where the payload does not tell for sure which of its strings is the one at `place`.
+        """
+        found = _find_string(payload, place.name, place.holder[place.name])
+        if found is None:
+            return None
+        start, end = found
+        padding = None
+        if "obfuscation" in left:
+            padding = _find_string(payload, "obfuscation", left["obfuscation"], end)
+            if padding is None:
+                return None
+        place.holder[place.name] = _TEXT_MARK
+        if padding is not None:
+            left["obfuscation"] = _PADDING_MARK
+        encoded = _encode(left)
+        if encoded.count(_SIGN.encode()) != (2 if padding is None else 4):
+            return None  # the provider's own text has the sign too
+        out_prefix, _, rest = encoded.partition(_TEXT_MARK.encode())
+        out_middle, _, out_suffix = rest.rpartition(_PADDING_MARK.encode())
+        return cls(
+            prefix=payload[:start],
+            middle=payload[end : padding[0]] if padding else None,
+            suffix=payload[padding[1] if padding else end :],
+            out_prefix=b"data: " + out_prefix,
+            out_middle=out_middle,
+            out_suffix=out_suffix + b"\n\n",
+            passes=passes,
+            call=place.call,
+        )
+
+
+class _Place(NamedTuple):
+    """Where in a chunk the one string stands that the next event may change."""
+
+    holder: Chunk
+    name: str
+    call: _Call | None = None
+
+
+def _find_string(
+    payload: bytes, name: str, value: object, start: int = 0
+) -> tuple[int, int] | None:
+    """Begin and end, between the quotes, of the value of the only key of this name.
+
+    A quote inside a JSON string is always escaped, so that no text can look like the key.
+    """
+    found = list(_OPENINGS[name].finditer(payload, start))
+    if len(found) != 1:
+        return None
+    begin = found[0].end()
+    end = _string_end(payload, begin)
+    is_value = end >= 0 and _unescaped(payload[begin:end]) == value
+    return (begin, end) if is_value else None
+
+
+def _unescaped(string: bytes) -> str:
+    """The text of a JSON string, given without its quotes."""
+    text: str = json.loads(b'"%b"' % string)
+    return text
+
+
+def _string_end(payload: bytes, start: int) -> int:
+    """The place of the closing quote of the string that begins at `start`; -1 without one."""
+    found = _string_rest(payload, start)
+    return -1 if found is None else found.end()
+
+
+def _decode(payload: bytes) -> Chunk:
+    try:
+        chunk = msgspec.json.decode(payload)
+    except (ValueError, RecursionError):
+        chunk = _decode_leniently(payload)
+    if not isinstance(chunk, dict):
+        raise MalformedAnswer("the provider sent an event that is no JSON object")
+    return chunk
+
+
+def _decode_leniently(payload: bytes) -> object:
+    """The standard library accepts lone surrogates, which some upstreams really send."""
+    try:
+        value: object = json.loads(
+            payload.decode(), parse_float=_finite, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError):
+        raise MalformedAnswer("the provider sent an event that is not valid JSON") from None
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _raise_error(chunk: Chunk) -> None:
+    """Raise the error that a chunk reports, or is; an empty one is none, and goes."""
+    error = chunk.pop("error", None)
+    if not error and "error" in (chunk.get("object"), chunk.get("type")):
+        error = chunk
+    if error:
+        raise failures.reported(error)
+
+
+def _as_text(value: object) -> str:
+    """Arguments are text that holds JSON; some servers send the JSON itself."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else _encode(value).decode()
+
+
+def _size(said: object) -> int:
+    return len(said.encode("utf-8", "replace") if isinstance(said, str) else _encode(said))
+
+
+def _size_of_call(entry: Chunk) -> int:
+    return sum(
+        _size(entry[kind].get(_CALL_KINDS[kind], "")) for kind in _CALL_KINDS if kind in entry
+    )
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,187 @@
+"""`POST /v1/embeddings`: what routing and money need, and vectors in the format asked for.
+
+Source: OpenAI's API reference, "Create embeddings". base64 vectors are little-endian float32.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+
+from policies.base import Capability
+from proxy.errors import InvalidRequest
+from proxy.wire.body import Body
+
+MAX_INPUTS = 2048
+# What a model may add to each item: special tokens, and the prefix that tells queries from texts.
+ITEM_TOKENS = 16
+
+Format = Literal["float", "base64"]
+
+_TokenId = Annotated[int, msgspec.Meta(ge=0)]
+_NEEDS: frozenset[Capability] = frozenset({"embeddings"})
+
+
+class _Fields(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    input: msgspec.Raw
+    encoding_format: Format | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+_fields = msgspec.json.Decoder(_Fields)
+Input = str | list[str | _TokenId | list[_TokenId]]
+_input: msgspec.json.Decoder[Input] = msgspec.json.Decoder(Input)
+
+_top = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_data = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_vector: msgspec.json.Decoder[str | list[float]] = msgspec.json.Decoder(str | list[float])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingsRequest:
+    """An embeddings request: its body, and what we had to know of it.
+
+    `input_tokens` is routing's estimate, `token_bound` an upper bound of the input.
+    """
+
+    body: Body
+    model: str
+    encoding_format: Format
+    items: int
+    input_tokens: int
+    token_bound: int
+
+    endpoint: Literal["embeddings"] = "embeddings"
+    needs: frozenset[Capability] = _NEEDS
+    stream: bool = False
+    wants_usage: bool = True
+    max_output_tokens: int | None = 0
+    n: int = 1
+    unbounded: str | None = None
+
+    def input_bound(self, image_tokens: int) -> int:
+        """An upper bound of the input in tokens."""
+        return self.token_bound
+
+    def upstream_body(
+        self, model: str, *, max_tokens_field: str, default_max: int | None, ask_usage: bool
+    ) -> bytes:
+        """What goes upstream: the client's members with `model` changed."""
+        return self.body.join({"model": msgspec.json.encode(model)})
+
+
+def parse(raw: bytes) -> EmbeddingsRequest:
+    """Read a request body; raises `InvalidRequest`."""
+    body = Body.parse(raw)
+    fields = body.decode(_fields)
+    items, estimate, most = _measure(_decode_input(fields.input))
+    return EmbeddingsRequest(
+        body=body,
+        model=fields.model,
+        encoding_format=fields.encoding_format or "float",
+        items=items,
+        input_tokens=estimate,
+        token_bound=most + ITEM_TOKENS * items,
+    )
+
+
+def _decode_input(raw: msgspec.Raw) -> Input:
+    try:
+        return _input.decode(raw)
+    except (msgspec.ValidationError, RecursionError):
+        raise InvalidRequest(
+            "'input' must be a string, a list of strings, a list of token ids, "
+            "or a list of lists of token ids",
+            param="input",
+        ) from None
+
+
+def _measure(value: Input) -> tuple[int, int, int]:
+    """Items, estimated tokens, and the most tokens (without `ITEM_TOKENS`)."""
+    if isinstance(value, str):
+        size = len(value.encode())
+        return 1, size // 4, size
+    if not value:
+        raise InvalidRequest("'input' must not be empty", param="input")
+    kinds = {type(item) for item in value}
+    if len(kinds) > 1:
+        raise InvalidRequest("'input' must not mix strings and token ids", param="input")
+    if kinds == {int}:
+        return 1, len(value), len(value)
+    if len(value) > MAX_INPUTS:
+        raise InvalidRequest(
+            f"'input' has {len(value)} items; at most {MAX_INPUTS} are accepted", param="input"
+        )
+    if kinds == {str}:
+        size = sum(len(item.encode()) for item in value if isinstance(item, str))
+        return len(value), size // 4, size
+    tokens = sum(len(item) for item in value if isinstance(item, list))
+    return len(value), tokens, tokens
+
+
+def convert(answer: bytes, wanted: Format) -> bytes:
+    """The answer with its vectors in order and in the format asked for; itself where they are.
+
+    Many servers ignore `encoding_format`, and a client that asked for base64 may misread floats
+    without an error. Raises `ValueError` where it is not an embeddings answer.
+    """
+    top = _top.decode(answer)
+    data = _data.decode(top.get("data", b"null"))
+    changed = [_convert_item(item, wanted) for item in data]
+    numbers = [bytes(item.get("index", b"")) for item in data]
+    if numbers != [b"%d" % place for place in range(len(data))]:
+        data = _in_order(data, numbers)
+    elif not any(changed):
+        return answer
+    top["data"] = msgspec.Raw(msgspec.json.encode(data))
+    return msgspec.json.encode(top)
+
+
+def _convert_item(item: dict[str, msgspec.Raw], wanted: Format) -> bool:
+    """Bring one vector into the format; whether it was in another."""
+    raw = item.get("embedding")
+    if raw is None:
+        raise ValueError("an item without an embedding")
+    if memoryview(raw)[0] == ord('"' if wanted == "base64" else "["):
+        return False
+    item["embedding"] = msgspec.Raw(_convert_vector(_vector.decode(raw)))
+    return True
+
+
+def _convert_vector(vector: str | list[float]) -> bytes:
+    if isinstance(vector, str):
+        return msgspec.json.encode(_unpacked(base64.b64decode(vector, validate=True)))
+    try:
+        packed = struct.pack(f"<{len(vector)}f", *vector)
+    except OverflowError:
+        raise ValueError("a vector with values that no float32 holds") from None
+    return msgspec.json.encode(base64.b64encode(packed).decode())
+
+
+def _unpacked(packed: bytes) -> list[float]:
+    count, rest = divmod(len(packed), 4)
+    if rest:
+        raise ValueError("a vector that ends within a value")
+    floats = list(struct.unpack(f"<{count}f", packed))
+    if not all(map(math.isfinite, floats)):
+        raise ValueError("a vector with values that are no numbers")
+    return floats
+
+
+def _in_order(
+    data: list[dict[str, msgspec.Raw]], numbers: list[bytes]
+) -> list[dict[str, msgspec.Raw]]:
+    """The items by their index; without indexes, the order they came in is what there is."""
+    places = {number: place for place, number in enumerate(numbers)}
+    if not any(numbers):
+        return [{**item, "index": msgspec.Raw(b"%d" % n)} for n, item in enumerate(data)]
+    try:
+        return [data[places[b"%d" % place]] for place in range(len(data))]
+    except KeyError:
+        raise ValueError("items whose indexes do not count from 0") from None

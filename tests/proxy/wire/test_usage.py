@@ -1,0 +1,159 @@
+"""Token counts: every provider's way to report them, and what is no count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.pricing import Usage
+from proxy.wire.usage import estimated, reported
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+            Usage(input_tokens=3, output_tokens=2),
+        ),
+        # an embeddings answer
+        ({"prompt_tokens": 3, "total_tokens": 3}, Usage(input_tokens=3, output_tokens=0)),
+        ({"prompt_tokens": 3, "completion_tokens": 0}, Usage(input_tokens=3, output_tokens=0)),
+        (
+            {
+                "prompt_tokens": 140,
+                "completion_tokens": 7,
+                "total_tokens": 147,
+                "prompt_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 30},
+                "completion_tokens_details": {"reasoning_tokens": 4, "audio_tokens": None},
+            },
+            Usage(
+                input_tokens=140,
+                cached_tokens=100,
+                cache_write_tokens=30,
+                output_tokens=7,
+                reasoning_tokens=4,
+            ),
+        ),
+        # xAI and Gemini leave the reasoning out of completion_tokens, and bill it
+        (
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 9,
+                "total_tokens": 135,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            Usage(input_tokens=32, output_tokens=103, reasoning_tokens=94),
+        ),
+        # DeepSeek, Moonshot
+        (
+            {"prompt_tokens": 10, "completion_tokens": 1, "prompt_cache_hit_tokens": 8},
+            Usage(input_tokens=10, output_tokens=1, cached_tokens=8),
+        ),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 1, "cached_tokens": 8},
+            Usage(input_tokens=10, output_tokens=1, cached_tokens=8),
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"audio_tokens": 4},
+                "completion_tokens_details": {"audio_tokens": 3},
+            },
+            Usage(input_tokens=10, output_tokens=5, input_audio_tokens=4, output_audio_tokens=3),
+        ),
+        # parts are never more than their whole, and details that are none do not cost the totals
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 99, "cache_write_tokens": 99},
+                "completion_tokens_details": {"reasoning_tokens": 99},
+            },
+            Usage(input_tokens=10, output_tokens=5, cached_tokens=10, reasoning_tokens=5),
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": "15",
+                "prompt_tokens_details": [],
+                "completion_tokens_details": {"reasoning_tokens": -1},
+            },
+            Usage(input_tokens=10, output_tokens=5),
+        ),
+    ],
+)
+def test_reported_usage(said: dict[str, Any], expected: Usage) -> None:
+    assert reported(said) == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        [],
+        "usage",
+        {},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"prompt_tokens": 0, "completion_tokens": 5},
+        {"prompt_tokens": 5},
+        {"prompt_tokens": 5, "completion_tokens": None},
+        {"prompt_tokens": -1, "completion_tokens": 5},
+        {"prompt_tokens": 5, "completion_tokens": -1},
+        {"prompt_tokens": 5.5, "completion_tokens": 1},
+        {"prompt_tokens": "5", "completion_tokens": 1},
+        {"prompt_tokens": True, "completion_tokens": True},
+        {"prompt_tokens": 10**11, "completion_tokens": 1},
+        {"prompt_tokens": 1, "completion_tokens": 2**63},
+    ],
+)
+def test_what_cannot_be_true_is_no_usage(said: object) -> None:
+    assert reported(said) is None
+
+
+_counts = st.integers(-5, 10**12) | st.none() | st.booleans() | st.floats() | st.text(max_size=3)
+_details = st.dictionaries(
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens"]),
+    _counts,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "prompt_tokens": _counts,
+            "completion_tokens": _counts,
+            "total_tokens": _counts,
+            "cached_tokens": _counts,
+            "prompt_tokens_details": _details | _counts,
+            "completion_tokens_details": _details | _counts,
+        },
+    )
+)
+def test_whatever_is_reported_parts_stay_within_their_whole(said: dict[str, Any]) -> None:
+    usage = reported(said)
+    if usage is None:
+        return
+    assert usage.input_tokens == said["prompt_tokens"] > 0
+    assert usage.output_tokens >= (said.get("completion_tokens") or 0)
+    assert 0 <= usage.cached_tokens + usage.cache_write_tokens <= usage.input_tokens
+    assert 0 <= usage.input_audio_tokens <= usage.input_tokens
+    assert 0 <= usage.reasoning_tokens <= usage.output_tokens
+    assert 0 <= usage.output_audio_tokens <= usage.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("input_tokens", "output_bytes", "expected"),
+    [(0, 0, (1, 0)), (10, 1, (10, 1)), (10, 4, (10, 1)), (10, 5, (10, 2))],
+)
+def test_an_estimate_is_never_nothing(
+    input_tokens: int, output_bytes: int, expected: tuple[int, int]
+) -> None:
+    usage = estimated(input_tokens, output_bytes)
+    assert (usage.input_tokens, usage.output_tokens) == expected
