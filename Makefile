@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+# The locks name no host: they install from whatever index pip is configured for.
+COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: serve test unit lint types imports check lock bench clean
 
@@ -29,11 +32,10 @@ bench: $(STAMP) ## CPU per request, start time, memory
 	$(BIN)/python -m benchmarks
 
 lock: $(STAMP) ## pin every dependency anew, with hashes
-	$(BIN)/pip-compile --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --allow-unsafe --quiet --upgrade --output-file=requirements.lock pyproject.toml
-	$(BIN)/pip-compile --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \
-	  --no-emit-trusted-host --allow-unsafe --quiet --upgrade --constraint=requirements.lock \
-	  --output-file=requirements-dev.lock requirements-dev.in requirements.lock
+	$(COMPILE) --output-file=requirements.lock pyproject.toml
+	$(COMPILE) --constraint=requirements.lock --output-file=requirements-dev.lock \
+	  requirements-dev.in requirements.lock
+	$(COMPILE) --output-file=tests/e2e/openai-2.lock tests/e2e/openai-2.in
 
 clean:
 	rm -rf $(VENV) dist build
@@ -47,7 +49,11 @@ $(VENV)/.serving: requirements.lock pyproject.toml | $(VENV)/bin/python
 	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps .
 	touch $@
 
-$(STAMP): requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+$(STAMP): requirements-dev.lock tests/e2e/openai-2.lock tests/e2e/npm/package-lock.json pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
+	  --target $(VENV)/openai-2 -r tests/e2e/openai-2.lock
+	if command -v npm >/dev/null; then npm ci --silent --prefix tests/e2e/npm; \
+	else echo "npm is not here: the tests with peers from npm will be skipped"; fi
 	touch $@

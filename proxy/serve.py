@@ -1,0 +1,224 @@
+"""What happens between `tollway serve` and the first request."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from proxy import catalog, config, discovery
+from proxy.config import Config
+from proxy.data_folder import DataFolder
+from proxy.discovery import Found
+from proxy.errors import StartError
+from proxy.ledger.protocol import ApplyConfig, BudgetState, ConfigBudget
+from proxy.ledger.sync import open_ledger
+from proxy.price_book import PriceBook
+from proxy.pricing import parse_usd
+from proxy.targets import TargetTable, build_table
+
+DEFAULT_ANONYMOUS_USD_PER_DAY = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line sets; None leaves it to the environment and the file."""
+
+    config: str | None = None
+    host: str | None = None
+    port: int | None = None
+    workers: int | None = None
+    data: str | None = None
+
+
+def load_config(options: Options, environ: Mapping[str, str]) -> Config:
+    """The configuration with what the environment and the command line override."""
+    loaded = config.load(config.find(options.config, environ), environ)
+    server = loaded.server
+    changes: dict[str, str | int] = {}
+    for name, value in (
+        ("host", options.host),
+        ("port", options.port),
+        ("workers", options.workers),
+        ("data", options.data),
+    ):
+        chosen = environ.get(f"TOLLWAY_{name.upper()}") or None if value is None else value
+        if chosen is not None:
+            changes[name] = chosen
+    try:
+        fields = {**msgspec.structs.asdict(server), **changes}
+        server = msgspec.convert(fields, config.Server, strict=False)
+    except msgspec.ValidationError as error:
+        raise StartError(f"TOLLWAY_* or the command line: {error}") from None
+    return msgspec.structs.replace(loaded, server=server)
+
+
+def data_path(options: Options, environ: Mapping[str, str]) -> str:
+    """The data folder's path, also where the rest of the configuration lacks its secrets."""
+    named = options.data or environ.get("TOLLWAY_DATA")
+    return named or config.load_server(config.find(options.config, environ)).data
+
+
+def resolve(
+    loaded: Config, environ: Mapping[str, str], *, revision: int = 0
+) -> tuple[Config, TargetTable, tuple[Found, ...]]:
+    """The configuration with what was discovered, and its target table."""
+    known = catalog.load()
+    found: tuple[Found, ...] = ()
+    if loaded.discover:
+        loaded, found = discovery.discover(loaded, known, environ)
+    if not loaded.targets:
+        loaded = discovery.with_demonstration(loaded)
+    today = datetime.now(UTC).date()
+    return (
+        loaded,
+        build_table(loaded, known, PriceBook.load(), today=today, revision=revision),
+        found,
+    )
+
+
+def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
+    """Serve until told to stop; raises `StartError`."""
+    loaded = load_config(options, environ)
+    loaded, table, found = resolve(loaded, environ)
+    server = loaded.server
+    data = DataFolder.open(Path(server.data))
+    token, is_new_token = data.admin_token(environ)
+    _prepare_metrics(data)
+    # Only now: prometheus-client decides on import whether processes count into files.
+    from proxy import worker
+    from proxy.supervisor import Supervisor, bind
+
+    worker.log_to_stderr()
+    for name, provider in loaded.providers.items():
+        worker.make_adapter(name, provider)
+    plan = worker.Plan(
+        config=loaded,
+        table=table,
+        data=data,
+        secret=data.secret(),
+        admin_token=token,
+        allow_anonymous=is_loopback(server.host),
+    )
+    listener = bind(server.host, server.port)
+    supervisor = Supervisor(plan, listener)
+    supervisor.start_ledger()
+    try:
+        has_keys, budgets = _apply_budgets(loaded, data)
+        if not has_keys and not plan.allow_anonymous:
+            raise StartError(
+                f"{server.host}: is not a loopback address and there are no keys, so anybody could "
+                "spend; create one with 'tollway keys create NAME', or listen on 127.0.0.1"
+            )
+        supervisor.start_workers()
+    except BaseException:
+        supervisor.stop()
+        raise
+    with console.capture() as overview:
+        _print_overview(
+            console, _address(listener), loaded, table, found, budgets, data, has_keys=has_keys
+        )
+        if is_new_token:
+            console.print(f"\nAdmin token (shown once, kept in {data.path}/admin-token):")
+            console.print(token, soft_wrap=True)
+    # In one piece: whoever reads the first line may go on at once.
+    console.file.write(overview.get())
+    console.file.flush()
+    supervisor.run()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _prepare_metrics(data: DataFolder) -> None:
+    shutil.rmtree(data.metrics, ignore_errors=True)
+    data.metrics.mkdir(mode=0o700)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(data.metrics)
+
+
+def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[BudgetState, ...]]:
+    """Tell the ledger the configuration's budgets. Anonymous callers always have one."""
+    budgets = [
+        ConfigBudget(
+            scope=budget.scope,
+            window=budget.window,
+            limit_nanousd=budget.limit_nanousd,
+            mode=budget.mode,
+            timezone=budget.timezone,
+        )
+        for budget in loaded.budgets
+    ]
+    if not any(budget.scope in ("anonymous", "global") for budget in budgets):
+        limit = parse_usd(DEFAULT_ANONYMOUS_USD_PER_DAY)
+        budgets.append(ConfigBudget(scope="anonymous", window="day", limit_nanousd=limit))
+    with open_ledger(data.path) as ledger:
+        ledger.call(ApplyConfig(0, tuple(budgets)))
+        return bool(ledger.keys()), ledger.budgets()
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 # shown, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _print_overview(
+    console: Console,
+    address: str,
+    loaded: Config,
+    table: TargetTable,
+    found: tuple[Found, ...],
+    budgets: tuple[BudgetState, ...],
+    data: DataFolder,
+    *,
+    has_keys: bool,
+) -> None:
+    headline = f"[bold]Tollway[/bold] serves [bold]{address}/v1[/bold]  ({loaded.source})"
+    console.print(headline, soft_wrap=True)
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    by = {f.provider: f.by for f in found}
+    providers = [f"{n} ({by[n]})" if n in by else n for n in loaded.providers]
+    grid.add_row("providers", ", ".join(providers))
+    for model in table.models.values():
+        targets = " → ".join(target.name for target in model.targets)
+        grid.add_row(model.name, targets or "[dim]nothing configured for it[/dim]")
+    grid.add_row("ledger", str(data.path / "ledger.db"))
+    for budget in budgets:
+        applies = budget.scope != "anonymous" or not has_keys
+        if applies:
+            limit, spent = budget.limit_nanousd / 1e9, budget.spent_nanousd / 1e9
+            grid.add_row(
+                "budget", f"{budget.scope}: ${limit:.2f} per {budget.window}, ${spent:.6f} spent"
+            )
+    grid.add_row("callers", "with a key" if has_keys else "anybody on this machine, without a key")
+    console.print(grid)
+    if not table.has_real_targets:
+        console.print(
+            "[yellow]No provider was found: a built-in demonstration answers.[/yellow] "
+            "Set OPENAI_API_KEY or add a provider to router.yaml."
+        )
+    key = ' -H "Authorization: Bearer $TOLLWAY_KEY"' if has_keys else ""
+    console.print("\nTry it:", style="bold")
+    console.print(
+        f"curl -N {address}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+        '-d \'{"model":"auto","stream":true,"messages":[{"role":"user","content":"Hello"}]}\'',
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,224 @@
+"""One worker process: the ASGI application, its adapters and its line to the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from adapters import registry
+from adapters.base import Adapter
+from proxy.admin.api import PREFIX as ADMIN_PREFIX
+from proxy.admin.api import AdminApi
+from proxy.app import App, Endpoint, health_routes
+from proxy.auth import Auth
+from proxy.chat import ChatCompletions
+from proxy.clock import SystemClock
+from proxy.config import Config, Provider
+from proxy.data_folder import DataFolder
+from proxy.embeddings import Embeddings
+from proxy.engine import Engine
+from proxy.errors import StartError
+from proxy.hard_budgets import HardBudgets
+from proxy.http import Exchange
+from proxy.ledger.client import LedgerClient
+from proxy.models import Models
+from proxy.targets import TargetTable
+from proxy.telemetry import Metrics, RequestLog, exposition
+
+try:
+    import uvloop
+
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:  # no uvloop on this platform; asyncio's own loop serves too
+    new_event_loop = asyncio.new_event_loop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What every worker of one server needs; made once, before the workers are forked."""
+
+    config: Config
+    table: TargetTable
+    data: DataFolder
+    secret: bytes
+    admin_token: str
+    allow_anonymous: bool
+
+
+def run(plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int) -> None:
+    """Serve until SIGTERM, or until the supervisor is gone; then finish what is in flight.
+
+    A byte is written to `ready` when requests are accepted. `lifeline` is the read end of a pipe
+    that only the supervisor holds open.
+    """
+    # What exists now lives as long as the process: the collector need never look at it again,
+    # and its pages stay shared with the supervisor.
+    gc.collect()
+    gc.freeze()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(plan, number, listener, ready, lifeline))
+
+
+async def _serve(
+    plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int
+) -> None:
+    server_settings = plan.config.server
+    ledger = LedgerClient(plan.data.path, name=f"worker-{number}")
+    await ledger.connect()
+    hard_budgets = HardBudgets(ledger)
+    keeping_current = asyncio.create_task(hard_budgets.keep_current())
+    adapters = {
+        name: make_adapter(name, provider) for name, provider in plan.config.providers.items()
+    }
+    log = RequestLog(on=server_settings.access_log)
+    server = _Server(
+        uvicorn.Config(
+            build_app(plan, ledger, hard_budgets, adapters, log),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=server_settings.keep_alive_s,
+            timeout_graceful_shutdown=int(server_settings.drain_s),
+        ),
+        ready,
+    )
+    loop = asyncio.get_running_loop()
+
+    def supervisor_gone() -> None:
+        loop.remove_reader(lifeline)
+        server.should_exit = True
+
+    loop.add_reader(lifeline, supervisor_gone)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        log.flush()
+        keeping_current.cancel()
+        await ledger.drained()
+        await ledger.aclose()
+        for adapter in adapters.values():
+            await adapter.aclose()
+
+
+def say_ready(descriptor: int) -> None:
+    """Tell the supervisor, once, that this process serves."""
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for a process that is restarted
+        os.write(descriptor, b".")
+    os.close(descriptor)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        say_ready(self._ready)
+
+
+def build_app(
+    plan: Plan,
+    ledger: LedgerClient,
+    hard_budgets: HardBudgets,
+    adapters: Mapping[str, Adapter],
+    log: RequestLog,
+) -> App:
+    """Put the parts together."""
+    server = plan.config.server
+    metrics = Metrics()
+    table = plan.table
+    auth = Auth(
+        secret=plan.secret,
+        keys=lambda: ledger.keys,
+        allow_anonymous=plan.allow_anonymous,
+        hosts=frozenset(server.hosts),
+    )
+    engine = Engine(
+        table=table,
+        adapters=adapters,
+        ledger=ledger,
+        metrics=metrics,
+        log=log,
+        clock=SystemClock(),
+        first_payload_s=server.first_payload_s,
+        has_hard_budget=hard_budgets.cover,
+    )
+    admin = AdminApi(
+        token=plan.admin_token,
+        secret=plan.secret,
+        ledger=ledger,
+        database=plan.data.path / "ledger.db",
+        table=lambda: table,
+    )
+    max_body = server.max_body_mb << 20
+    chat = ChatCompletions(auth=auth, engine=engine, max_body=max_body)
+    embeddings = Embeddings(auth=auth, engine=engine, max_body=max_body)
+    models = Models(auth=auth, table=lambda: table, created=int(time.time()))
+
+    async def show_metrics(exchange: Exchange) -> None:
+        if not server.open_metrics:
+            admin.check_token(exchange.header(b"authorization"))
+        text, kind = await asyncio.to_thread(exposition)
+        await exchange.reply(200, text, content_type=kind.encode())
+
+    def problem() -> str:
+        return "" if ledger.is_connected else "the ledger cannot be reached"
+
+    routes: dict[str, Mapping[str, Endpoint]] = {
+        "/v1/chat/completions": {"POST": chat.post},
+        "/v1/embeddings": {"POST": embeddings.post},
+        "/v1/models": {"GET": models.list},
+        "/metrics": {"GET": show_metrics},
+        **health_routes(problem),
+    }
+    return App(
+        routes=routes,
+        models=models,
+        rest=admin.application(),
+        rest_prefixes=(ADMIN_PREFIX,),
+        metrics=metrics,
+    )
+
+
+def make_adapter(name: str, provider: Provider) -> Adapter:
+    """The adapter of a configured provider; raises `StartError`."""
+    settings = registry.Settings(
+        name=name,
+        base_url=provider.base_url or "",
+        api_key=provider.api_key,
+        headers=provider.headers,
+        proxy=provider.proxy,
+        http2=provider.http2,
+        ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
+        script=Path(provider.script) if provider.script else None,
+    )
+    try:
+        return registry.make(provider.adapter, settings)
+    except (ValueError, OSError, ImportError) as error:
+        raise StartError(f"providers.{name}: {error}") from None
+
+
+def log_to_stderr() -> None:
+    """Our own log from warnings on, one line each; uvicorn's from errors on."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -1,0 +1,79 @@
+"""The official SDK, in each major version that is in use, notices nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.tollway import Tollway, serving
+
+SCRIPT = {
+    "models": ["talker"],
+    "replies": [
+        {
+            "when": "weather",
+            "tool_calls": [
+                {"name": "get_weather", "arguments": {"city": "Paris"}},
+                {"name": "get_weather", "arguments": {"city": "Rome"}},
+            ],
+        },
+        {
+            "when": "break",
+            "text": "one two three",
+            "fault": {"kind": "disconnect", "after_tokens": 1},
+        },
+        {"text": "Once upon a time."},
+    ],
+}
+EMBED_SCRIPT = {"models": ["embedder"], "dimensions": 64, "replies": [{"text": "unused"}]}
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("sdk")
+    (folder / "script.yaml").write_text(yaml.safe_dump(SCRIPT))
+    (folder / "embed.yaml").write_text(yaml.safe_dump(EMBED_SCRIPT))
+    price = {"input": 1, "output": 2}
+    config = {
+        "providers": {
+            "script": {"adapter": "scripted", "script": str(folder / "script.yaml")},
+            "vectors": {"adapter": "scripted", "script": str(folder / "embed.yaml")},
+        },
+        "targets": [
+            {"target": "script/talker", "price": price, "max_output_tokens": 500},
+            {"target": "vectors/embedder", "price": price, "capabilities": ["embeddings"]},
+        ],
+        "models": {
+            **{name: {"targets": ["script/talker"]} for name in ("auto", "cheap", "best")},
+            "embed": {"targets": ["vectors/embedder"]},
+        },
+    }
+    with serving(folder, config) as running:
+        yield running
+
+
+@pytest.mark.parametrize("version", ["3", "2"])
+def test_openai_sdk(scripted: Tollway, version: str) -> None:
+    environ = dict(os.environ)
+    if version != "3":
+        older = Path(sys.prefix) / f"openai-{version}"
+        if not older.exists():
+            pytest.skip(f"the openai SDK {version}.x is not installed (make test does it)")
+        environ["PYTHONPATH"] = str(older)
+    key = scripted.admin("POST", "/keys", {"name": f"sdk {version}"})["key"]
+    checks = Path(__file__).with_name("sdk_checks.py")
+    done = subprocess.run(
+        [sys.executable, str(checks), f"{scripted.url}/v1", key],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + scripted.log()
+    assert f"openai {version}." in done.stdout

@@ -1,0 +1,143 @@
+"""The docs say what the code does: every setting, error, metric, command and policy is in them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import typer.main
+
+from adapters import registry as adapters
+from policies import registry as policies
+from proxy import cli, config
+from proxy.errors import HTTP
+from proxy.ledger import protocol
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def _section(text: str, heading: str) -> str:
+    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found, heading
+    return found.group(1)
+
+
+@pytest.mark.parametrize(
+    ("heading", "settings"),
+    [
+        ("Top level", config.Config),
+        ("`server`", config.Server),
+        ("`providers.NAME`", config.Provider),
+        ("`providers.NAME`", config.Deadlines),
+        ("`targets[]`", config.Target),
+        ("`targets[]`", config.Price),
+        ("`models.NAME`", config.VirtualModel),
+        ("`budgets[]`", config.Budget),
+    ],
+)
+def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
+    section = _section((DOCS / "configuration.md").read_text(), heading)
+    fields = set(settings.__struct_fields__) - {"source"}
+    assert not [field for field in fields if f"`{field}`" not in section]
+
+
+@pytest.mark.parametrize(
+    ("settings", "heading"), [(config.Server, "`server`"), (config.Budget, "`budgets[]`")]
+)
+def test_documented_defaults_are_the_defaults(settings: type[msgspec.Struct], heading: str) -> None:
+    section = _section((DOCS / "configuration.md").read_text(), heading)
+    rows = {
+        name: default
+        for names, default in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", section, re.M)
+        for name, default in zip(re.findall(r"`(\w+)`", names), default.split(", "), strict=False)
+    }
+    for field in msgspec.structs.fields(settings):
+        if isinstance(field.default, str | int | float | bool) and field.name in rows:
+            shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+            assert rows[field.name].strip() == (
+                f"{shown:g}" if isinstance(shown, float) else str(shown)
+            )
+
+
+def test_every_adapter_and_policy_is_documented() -> None:
+    text = (DOCS / "configuration.md").read_text()
+    for name in (*adapters.names(), *policies.names()):
+        assert f"`{name}`" in text
+
+
+def test_error_table_is_the_code() -> None:
+    rows = re.findall(
+        r"^\| (\w+) \| (\d+) \| (\w+) \| (\S+) \|", (DOCS / "errors.md").read_text(), re.M
+    )
+    documented = {name: (int(status), kind, code) for name, status, kind, code in rows}
+    actual = {
+        error.__name__: (status, kind, code or "–")
+        for error, (status, kind, code) in HTTP.items()
+        if error.__name__ != "UpstreamRefused"
+    }
+    assert documented == actual
+
+
+def test_metrics_table_is_the_code() -> None:
+    # In a process of its own: the metrics choose their storage when they are imported.
+    code = (
+        "from proxy.telemetry import Metrics; m = Metrics();"
+        "[print(c._name + ('_total' if c._type == 'counter' else ''), *sorted(c._labelnames))"
+        " for c in vars(m).values() if hasattr(c, '_labelnames')]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    actual = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*)\|", (DOCS / "metrics.md").read_text(), re.M)
+    assert {
+        name: sorted(filter(None, labels.strip().split(", "))) for name, labels in rows
+    } == actual
+
+
+def test_command_line_table_is_the_code() -> None:
+    rows = re.findall(
+        r"^\| `tollway ([a-z ]+?)(?: [A-Z\[].*?)?` \| ([^|]*)\|",
+        (DOCS / "cli.md").read_text(),
+        re.M,
+    )
+    documented = {name: set(re.findall(r"--[a-z]+", options)) for name, options in rows}
+    assert documented == dict(_commands(typer.main.get_command(cli.app)))
+
+
+def _commands(command: object, prefix: str = "") -> list[tuple[str, set[str]]]:
+    found: list[tuple[str, set[str]]] = []
+    for name, inner in getattr(command, "commands", {}).items():
+        if getattr(inner, "commands", None):
+            found += _commands(inner, f"{prefix}{name} ")
+            continue
+        options = {option for p in inner.params for option in p.opts if option.startswith("--")}
+        found.append((prefix + name, options - {"--help"}))
+    return found
+
+
+def test_outcomes_are_documented() -> None:
+    text = (DOCS / "money.md").read_text()
+    for outcome in protocol.Outcome.__args__:  # type: ignore[attr-defined]
+        assert f"`{outcome}`" in text
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *DOCS.glob("**/*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_example_configuration_of_the_readme_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    file = tmp_path / "router.yaml"
+    for block in blocks:
+        file.write_text(block)
+        assert config.load(file, {"MY_SERVER_KEY": "x"}).providers
