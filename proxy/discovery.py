@@ -6,21 +6,21 @@ Everything found is expressed as configuration, so that nothing downstream knows
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import msgspec
 
 from adapters.base import AdapterError
 from adapters.openai_compatible import OpenAICompatible
 from proxy import catalog
-from proxy.config import Config, Provider, Target
+from proxy.config import LOCAL_SERVERS, LOCAL_TIER, LONGEST_NAME, Config, Price, Provider, Target
+from proxy.errors import StartError
+from proxy.targets import is_embedder
 
-# Where local servers listen unless told otherwise.
-LOCAL_SERVERS: Mapping[str, int] = {"ollama": 11434, "lmstudio": 1234, "llama-server": 8080}
-_CONNECT_S = 0.2
 _LIST_S = 2.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
 
 DEMONSTRATION = "tollway"
 
@@ -48,19 +48,23 @@ def discover(
     targets: list[Target] = []
     found: list[Found] = []
     for entry in known.providers:
-        variable = next((name for name in entry.api_key_env if environ.get(name)), None)
+        variable = next((name for name in entry.api_key_env if _value(environ, name)), None)
         if variable is None or entry.id in config.providers:
             continue
-        providers[entry.id] = _from_catalog(entry, environ, environ[variable])
+        providers[entry.id] = _from_catalog(entry, environ, variable, config.server.port)
         targets += [Target(target=f"{entry.id}/{model.name}") for model in entry.models]
         targets.append(Target(target=f"{entry.id}/*"))
         found.append(Found(provider=entry.id, by=variable))
-    for name, port in local_servers.items():
-        models = () if name in config.providers else _local_models(port)
+    asked = {
+        name: port
+        for name, port in local_servers.items()
+        if name not in config.providers and port != config.server.port
+    }
+    for name, models in asyncio.run(_list_all(asked)).items():
         if models:
-            providers[name] = _local(port)
+            providers[name] = _local(asked[name])
             targets += [_local_target(name, model) for model in models]
-            found.append(Found(provider=name, by=f"127.0.0.1:{port}"))
+            found.append(Found(provider=name, by=f"127.0.0.1:{asked[name]}"))
     return _extend(config, providers, targets), tuple(found)
 
 
@@ -74,7 +78,8 @@ def with_demonstration(config: Config) -> Config:
             Target(
                 target=f"{DEMONSTRATION}/demo",
                 tiers=tiers,
-                price="free",
+                # Made up like its answers, so that costs and budgets can be watched at work.
+                price=Price(input="0.10", output="0.40"),
                 context_length=128_000,
                 max_output_tokens=4096,
                 capabilities=["chat", "tools", "json_schema", "n"],
@@ -98,15 +103,35 @@ def _extend(config: Config, providers: dict[str, Provider], targets: list[Target
     )
 
 
-def _from_catalog(entry: catalog.Provider, environ: Mapping[str, str], key: str) -> Provider:
-    base_url = environ.get(entry.base_url_env or "") or entry.base_url
+def _value(environ: Mapping[str, str], name: str) -> str:
+    return environ.get(name, "").strip()
+
+
+def _from_catalog(
+    entry: catalog.Provider, environ: Mapping[str, str], variable: str, own_port: int
+) -> Provider:
+    key = _value(environ, variable)
+    if not (key.isascii() and key.isprintable()):
+        raise StartError(f"{variable}: holds characters that no key has; set it anew, or unset it")
+    base_url = _value(environ, entry.base_url_env or "")
+    if not base_url or _is_own(base_url, own_port):
+        base_url = entry.base_url
     return Provider(
         base_url=base_url.rstrip("/"),
-        api_key=key.strip(),
+        api_key=key,
         max_tokens_field=entry.max_tokens_field,
         stream_usage=entry.stream_options,
         prices=entry.price_provider,
     )
+
+
+def _is_own(url: str, own_port: int) -> bool:
+    """Whether the address is ours: the variable points clients here, and we would ask ourselves."""
+    try:
+        parts = urlsplit(url)
+        return parts.port == own_port and parts.hostname in _LOOPBACK
+    except ValueError:
+        return False
 
 
 def _local(port: int) -> Provider:
@@ -114,25 +139,28 @@ def _local(port: int) -> Provider:
 
 
 def _local_target(provider: str, model: str) -> Target:
-    tiers = [] if "embed" in model.lower() else ["local"]
+    tiers = [] if is_embedder(model) else [LOCAL_TIER]
     return Target(target=f"{provider}/{model}", tiers=tiers, price="free")
 
 
-def _local_models(port: int) -> tuple[str, ...]:
+async def _list_all(ports: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    listed = await asyncio.gather(*(_list_models(port) for port in ports.values()))
+    return dict(zip(ports, listed, strict=True))
+
+
+async def _list_models(port: int) -> tuple[str, ...]:
     """The models of an OpenAI-compatible server on this machine; none where there is no such."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=_CONNECT_S).close()
-    except OSError:
-        return ()
-    return asyncio.run(_list_models(f"http://127.0.0.1:{port}/v1"))
-
-
-async def _list_models(base_url: str) -> tuple[str, ...]:
-    adapter = OpenAICompatible(base_url=base_url)
+    adapter = OpenAICompatible(base_url=f"http://127.0.0.1:{port}/v1")
     try:
         async with asyncio.timeout(_LIST_S):
-            return tuple(await adapter.models())
+            models = await adapter.models()
     except (AdapterError, TimeoutError):
         return ()
     finally:
         await adapter.aclose()
+    # Whatever listens there is not the operator's word: names that mean more stay out.
+    return tuple(
+        model
+        for model in dict.fromkeys(models)
+        if model not in ("", "*") and model.isprintable() and len(model) < LONGEST_NAME // 2
+    )

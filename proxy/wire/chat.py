@@ -46,7 +46,7 @@ _UNBOUNDED = (
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 _ABSENT = msgspec.Raw(b"null")
-_NOTHING = (b"null", b"false", b"[]", b"{}")
+_NOTHING = (b"null", b"false", b"[]")  # but `web_search_options: {}` is a search
 
 
 class _Message(msgspec.Struct):

@@ -50,7 +50,7 @@ questions = st.builds(
 )
 
 
-@pytest.mark.parametrize("policy", [registry.make(name) for name in registry.names()], ids=str)
+@pytest.mark.parametrize("policy", map(registry.make, registry.names()), ids=registry.names())
 @given(question=questions, found=candidates.filter(bool))
 def test_every_policy_orders_all_candidates_once_and_repeatably(
     policy: Policy, question: Question, found: list[Candidate]

@@ -153,6 +153,7 @@ def test_needs_follow_from_the_fields(fields: dict[str, Any], needs: set[str]) -
     ("fields", "param"),
     [
         ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
+        ({"web_search_options": {}}, "web_search_options"),
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"plugins": [{"id": "web"}]}, "plugins"),
         ({"models": ["dearer/model"]}, "models"),
@@ -393,7 +394,11 @@ def test_lone_surrogates_in_what_we_read_do_not_break_it() -> None:
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
     ),

@@ -222,7 +222,12 @@ _words = """
     id choices index delta role content tool_calls function custom name arguments input logprobs
     finish_reason usage error x_groq obfuscation model created object type
 """
-_scalars = st.none() | st.booleans() | st.integers(-1, 3) | st.floats(allow_nan=False)
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 3)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
 _json: st.SearchStrategy[Any] = st.recursive(
     _scalars | st.text(max_size=2),
     lambda inner: (
