@@ -1,0 +1,138 @@
+"""`python -m benchmarks`: measure, show tables, and keep the results as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import machine, measure, proc, report
+from benchmarks.generator import generator
+from benchmarks.measure import Bench
+from benchmarks.results import percentile
+from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
+
+# name: (workload when saturated, workload at a fixed rate)
+_WORKLOADS = {
+    "json": ("json", "json"),
+    "stream": ("stream-20", "stream-20-paced"),
+    "embeddings": ("embeddings", "embeddings"),
+}
+_NAMES = (*_WORKLOADS, "events", "start", "memory")
+
+
+def _main() -> int:
+    options = _options()
+    console = Console(highlight=False)
+    if sys.platform != "linux":
+        console.print("The benchmark reads /proc, so it runs on Linux only.")
+        return 2
+    began_at = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tollway-bench-", dir=options.folder) as folder:
+        try:
+            results = _measure(Path(folder), options, console)
+        except RuntimeError as error:
+            console.print(f"The benchmark failed: {error}", style="red", markup=False)
+            return 1
+    results["took_s"] = round(time.monotonic() - began_at)
+    report.show(results, console)
+    output = options.output
+    if output is None and not options.quick and not options.only:
+        day = results["date"][:10]
+        output = ROOT / "benchmarks" / "results" / f"{day}-{machine.slug(results['machine'])}.json"
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(results, indent=1) + "\n")
+        console.print(f"\n{output}")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few short runs, to see it works")
+    parser.add_argument(
+        "--only", action="append", choices=_NAMES, metavar="NAME", help=", ".join(_NAMES)
+    )
+    parser.add_argument("--folder", type=Path, help="where the ledgers are written meanwhile")
+    parser.add_argument("--output", type=Path, help="the JSON file to write")
+    return parser.parse_args()
+
+
+def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    names = set(options.only or _NAMES)
+    results: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": machine.revision(),
+        "machine": machine.describe(folder),
+        "versions": machine.versions(),
+        "quick": options.quick,
+    }
+    others = proc.Others()
+    with upstream() as direct, generator() as load, console.status("") as status:
+        bench = Bench(
+            generator=load,
+            effort=measure.QUICK if options.quick else measure.FULL,
+            folder=folder,
+            upstream_port=direct.port,
+            progress=lambda doing: status.update(f"{doing} …"),
+        )
+        bench.sync_disk()
+        # Before the servers below run: they would share, and so hide, a part of its memory.
+        if "memory" in names:
+            results["memory"] = measure.memory(bench).as_json()
+        if "start" in names:
+            results["start"] = measure.start(bench).as_json()
+        if names - {"memory", "start"}:
+            results |= _compare(bench, direct, names, console)
+        results["others_cpu_share"] = round(others.share(), 3)
+    results["disk"] = {
+        f"fdatasync_p{share}_us": round(percentile(bench.fdatasync_us, share), 1)
+        for share in (50, 99)
+    }
+    return results
+
+
+def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) -> dict[str, Any]:
+    """Measure Tollway and what it is compared with, in turns."""
+    results: dict[str, Any] = {}
+    port = direct.port
+    with contextlib.ExitStack() as running:
+        plain = running.enter_context(tollway(bench.folder / "plain", port, access_log=False))
+        logging = running.enter_context(tollway(bench.folder / "logging", port, access_log=True))
+        relays = [running.enter_context(bare_relay(port))]
+        proxy = running.enter_context(nginx(bench.folder, port))
+        if proxy is None:
+            console.print("nginx is not installed here: left out")
+        else:
+            relays.append(proxy)
+        loads = [
+            load
+            for name, (saturated, at_rate) in _WORKLOADS.items()
+            if name in names
+            for load in measure.workload(
+                bench,
+                [plain, logging, *relays, direct],
+                name,
+                saturated=saturated,
+                at_rate=at_rate,
+            )
+        ]
+        if loads:
+            results["loads"] = [load.as_json() for load in loads]
+        if "events" in names:
+            results["events"] = [e.as_json() for e in measure.events(bench, [plain, *relays])]
+        for subject in (plain, logging):
+            measure.check_records(bench, subject)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,116 @@
+"""The results as tables on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_BASELINE = "direct"
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Print what there is of the results."""
+    if loads := results.get("loads"):
+        _show_cpu(loads, console)
+        _show_latency(loads, console)
+    if events := results.get("events"):
+        _show_events(events, console)
+    if start := results.get("start"):
+        _show_start(start, console)
+    if memory := results.get("memory"):
+        _show_memory(memory, console)
+    disk = results["disk"]
+    console.print(
+        f"\nfdatasync of 4 KiB on the ledgers' disk ({results['machine']['filesystem']}): "
+        f"p50 {disk['fdatasync_p50_us']:.0f} µs, p99 {disk['fdatasync_p99_us']:.0f} µs"
+    )
+    console.print(f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile")
+
+
+def _show_cpu(loads: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "CPU ms per request (direct: the upstream's own)",
+        *("workload", "load", "server"),
+        *("CPU", "worker", "ledger", "supervisor", "per s"),
+    )
+    for load in loads:
+        by_process = load["cpu_ms_by_process"]
+        table.add_row(
+            load["workload"],
+            load["load"],
+            load["subject"],
+            f"{load['cpu_ms']:.3f}",
+            *(_ms(by_process.get(role)) for role in ("worker", "ledger", "supervisor")),
+            f"{load['requests_per_s']:,.0f}",
+        )
+    console.print(table)
+
+
+def _show_latency(loads: Sequence[dict[str, Any]], console: Console) -> None:
+    rated = [load for load in loads if "first_ms" in load]
+    direct = {load["workload"]: load["first_ms"] for load in rated if load["subject"] == _BASELINE}
+    table = _table(
+        f"First byte of body in ms, at {rated[0]['load']}",
+        *("workload", "server", "p50", "p99", "added p50", "added p99"),
+    )
+    for load in rated:
+        first = load["first_ms"]
+        added = (
+            f"{first[share] - direct[load['workload']][share]:+.2f}" for share in ("p50", "p99")
+        )
+        table.add_row(
+            load["workload"],
+            load["subject"],
+            f"{first['p50']:.2f}",
+            f"{first['p99']:.2f}",
+            *(("", "") if load["subject"] == _BASELINE else added),
+        )
+    console.print(table)
+    late_ms = max(load["late_ms"]["p99"] for load in rated)
+    console.print(f"(99 of 100 requests were sent within {late_ms:.2f} ms of their time)")
+
+
+def _show_events(events: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table("CPU µs per streamed event", "arriving", "server", "CPU")
+    for event in events:
+        table.add_row(event["arriving"], event["subject"], f"{event['cpu_us']:.1f}")
+    console.print(table)
+
+
+def _show_start(start: dict[str, Any], console: Console) -> None:
+    table = _table("Start", "what", "s")
+    table.add_row("configured: to the first chat answer", f"{start['configured_s']:.2f}")
+    table.add_row(
+        "no configuration, no data: to the first answer", f"{start['unconfigured_s']:.2f}"
+    )
+    table.add_row("of that, importing", f"{start['import_s']:.2f}")
+    console.print(table)
+
+
+def _show_memory(memory: dict[str, Any], console: Console) -> None:
+    count = memory["open_streams"]
+    table = _table(
+        "Memory in MiB", "process", "idle RSS", "idle PSS", f"RSS, {count} streams", "PSS"
+    )
+    for role, idle in memory["idle_kib"].items():
+        open_ = memory["open_kib"][role]
+        sizes = (idle["rss"], idle["pss"], open_["rss"], open_["pss"])
+        table.add_row(role, *(f"{size / 1024:.1f}" for size in sizes))
+    console.print(table)
+    console.print(f"an open stream: {memory['kib_per_stream']:.1f} KiB")
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table whose first columns, those of names, are the left-aligned ones."""
+    table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        is_name = column in ("workload", "load", "server", "arriving", "what", "process")
+        table.add_column(column, justify="left" if is_name else "right")
+    return table

@@ -1,0 +1,133 @@
+"""What was measured, as it is kept: every single value, and the medians that are shown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.load import Report
+
+
+@dataclass(kw_only=True)
+class Load:
+    """One subject under one load: CPU time of every turn, latencies of all turns together."""
+
+    workload: str
+    load: str
+    subject: str
+    requests: int = 0
+    requests_per_s: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    cpu_ms_by_process: dict[str, list[float]] = field(default_factory=dict)
+    first_ms: list[float] = field(default_factory=list)
+    total_ms: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
+
+    def add(self, report: Report, spent_ns: Mapping[str, int]) -> None:
+        """One more turn."""
+        self.requests += report.requests
+        self.requests_per_s.append(report.requests / report.elapsed_s)
+        self.cpu_ms.append(sum(spent_ns.values()) / report.requests / 1e6)
+        for role, spent in spent_ns.items():
+            self.cpu_ms_by_process.setdefault(role, []).append(spent / report.requests / 1e6)
+        self.first_ms += report.first_ms
+        self.total_ms += report.total_ms
+        self.late_ms += report.late_ms
+
+    def as_json(self) -> dict[str, Any]:
+        """The medians, the value of every turn, and the latencies' percentiles."""
+        found = {
+            "workload": self.workload,
+            "load": self.load,
+            "subject": self.subject,
+            "requests": self.requests,
+            "requests_per_s": _median(self.requests_per_s),
+            "cpu_ms": _median(self.cpu_ms),
+            "cpu_ms_turns": [round(value, 4) for value in self.cpu_ms],
+            "cpu_ms_by_process": {
+                role: _median(values) for role, values in self.cpu_ms_by_process.items()
+            },
+        }
+        for name, values in (
+            ("first_ms", self.first_ms),
+            ("total_ms", self.total_ms),
+            ("late_ms", self.late_ms),
+        ):
+            if values:
+                found[name] = {
+                    f"p{share}": round(percentile(values, share), 4) for share in (50, 90, 99)
+                }
+        return found
+
+
+@dataclass(kw_only=True)
+class Event:
+    """CPU per streamed event of one subject, a value per turn."""
+
+    arriving: str
+    subject: str
+    cpu_us: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The median and the value of every turn."""
+        return {
+            "arriving": self.arriving,
+            "subject": self.subject,
+            "cpu_us": _median(self.cpu_us),
+            "cpu_us_turns": [round(value, 3) for value in self.cpu_us],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Seconds to the first answer, and to import what serves; a value per turn."""
+
+    configured_s: Sequence[float]
+    unconfigured_s: Sequence[float]
+    import_s: Sequence[float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The medians."""
+        return {
+            "configured_s": _median(self.configured_s),
+            "unconfigured_s": _median(self.unconfigured_s),
+            "import_s": _median(self.import_s),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Resident KiB by process (`rss`, `pss`): idle, and with `open_streams` streams open."""
+
+    idle_kib: Mapping[str, Mapping[str, int]]
+    open_kib: Mapping[str, Mapping[str, int]]
+    open_streams: int
+
+    @property
+    def kib_per_stream(self) -> float:
+        """What one open stream adds to all processes together."""
+        idle, open_ = (
+            sum(sizes["pss"] for sizes in kib.values()) for kib in (self.idle_kib, self.open_kib)
+        )
+        return (open_ - idle) / self.open_streams
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "idle_kib": self.idle_kib,
+            "open_kib": self.open_kib,
+            "open_streams": self.open_streams,
+            "kib_per_stream": round(self.kib_per_stream, 2),
+        }
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """The value below which `share` percent of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * share // 100)]
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(statistics.median(values), 4)
