@@ -141,7 +141,7 @@ class Ledger:
             appliers = self._appliers
             replies = [[appliers[type(op)](op) for op in ops] for ops in frames]
             self._flush()
-            self._store.commit()
+            has_written = self._store.commit()
         except sqlite3.Error as error:
             self._forget()
             self._report_failure(error)
@@ -149,7 +149,7 @@ class Ledger:
         except BaseException:
             self._forget()
             raise
-        self._end_batch()
+        self._end_batch(has_written)
         return replies
 
     def _report_failure(self, error: sqlite3.Error) -> None:
@@ -609,9 +609,9 @@ class Ledger:
         self._hold_rows.clear()
         self._dirty.clear()
 
-    def _end_batch(self) -> None:
+    def _end_batch(self, has_written: bool) -> None:
         self._was_attached.clear()
-        if self._is_failing:
+        if self._is_failing and has_written:
             _log.info("the ledger can write again")
             self._is_failing = False
         # Settled attempts leave their floors behind, so that a batch which fails loses none.

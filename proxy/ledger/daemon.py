@@ -313,15 +313,15 @@ class _Daemon:
         batch, self._batch = self._batch, []
         try:
             answers = self._ledger.apply([frame.steps for frame in batch], self._clock.time())
+            self._answer(batch, answers)
+            self._retry(self._room.admit(self._ledger.left_nanousd))
         except Exception as error:
-            # Not of the disk, so a fault of ours: nothing of the batch was committed, and a fresh
-            # process that reads the file is safer than this one.
+            # Not of the disk, so a fault of ours: what was committed is in the file, and a fresh
+            # process that reads it is safer than this one.
             self._fail(error)
             raise
         self._is_checkpointed = False
         self._committed_since_tick = True
-        self._answer(batch, answers)
-        self._retry(self._room.admit(self._ledger.left_nanousd))
 
     def _answer(self, batch: list[_Frame], answers: list[list[Reply | None]]) -> None:
         outgoing: dict[_Connection, list[Reply]] = {}

@@ -129,7 +129,9 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Replace a hold by its cost. Never forces a commit of its own.
 
     Settling twice changes nothing, except for an attempt that the ledger itself had settled as an
-    `orphan`: the first settlement from its worker becomes a correction.
+    `orphan`: the first settlement from its worker becomes a correction. One of an attempt that is
+    not on record is acknowledged as well, and logged: without an answer it would be repeated for
+    ever.
     """
 
     seq: Count

@@ -31,6 +31,7 @@ from proxy.ledger.protocol import (
 from proxy.ledger.reports import AttemptRow, attempts, audit
 from tests.proxy.ledger.making import a_settlement, an_attempt
 from tests.proxy.ledger.process import LedgerProcess, eventually
+from tests.proxy.ledger.relay import Relay
 
 
 @pytest.fixture
@@ -250,18 +251,53 @@ def test_a_reserve_cancelled_when_its_answer_has_just_arrived_leaves_nothing_hel
     ledger: LedgerProcess,
 ) -> None:
     async def main() -> None:
-        async with connected(ledger) as client:
+        tasks: list[asyncio.Task[Reserved]] = []
+
+        def cancel(_: object) -> None:
+            for task in tasks:
+                task.cancel()
+
+        client = LedgerClient(ledger.data_dir, name="test", on_keys=cancel)
+        await client.connect()
+        await budget_of(client, 100)
+        # One frame brings the answer and then the new key, whose callback comes before the task.
+        tasks.append(asyncio.create_task(client.reserve(attempt_of(client))))
+        calling = asyncio.create_task(client.call(CreateKey(0, b"digest", "ci", "sk-…")))
+        await calling
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        await client.drained()
+        assert outcomes(ledger) == [("not_dispatched", 0, 0)]
+        await client.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("when", ["before the cut", "after the cut"])
+def test_a_hold_whose_answer_was_lost_is_not_left_behind(
+    ledger: LedgerProcess, tmp_path: Path, when: str
+) -> None:
+    async def main() -> None:
+        async with Relay(tmp_path / "relayed", ledger.data_dir) as relay:
+            client = LedgerClient(relay.data_dir, name="test", patience=Patience(first_retry_s=0.3))
+            await client.connect()
             await budget_of(client, 100)
-            task = asyncio.create_task(client.reserve(attempt_of(client)))
-            await asyncio.sleep(0)
-            # Answered before it in one frame, so this wakes up between the answer and the task.
-            other = asyncio.create_task(client.call(ListBudgets(0)))
-            other.add_done_callback(lambda _: task.cancel())
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-                client.settle(a_settlement(client.session << 32 | 1, 0))
+            relay.is_deaf = True
+            asking = asyncio.create_task(client.reserve(attempt_of(client)))
+            await soon(lambda: outcomes(ledger) == [("open", 0, 100)])
+            if when == "before the cut":
+                asking.cancel()
+                await asyncio.wait([asking])
+            relay.cut()
+            relay.is_deaf = False
+            await soon(lambda: not client.is_connected)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await soon(lambda: outcomes(ledger) == [("orphan", 10, 90)])
             await client.drained()
+            assert outcomes(ledger) == [("not_dispatched", 0, 0)]
             assert await money(client) == (0, 0)
+            await client.aclose()
 
     run(main())
 

@@ -151,6 +151,15 @@ def test_settling_twice_counts_once(books: Books) -> None:
     assert books.money(budget) == (30, 0, 0)
 
 
+def test_reserving_again_what_was_settled_in_the_same_batch_is_a_conflict(books: Books) -> None:
+    reserve = Reserve(1, an_attempt(books.number(1)))
+    frame: list[Step] = [reserve, Settle(2, a_settlement(books.number(1))), reserve]
+    ((first, second, third),) = books.ledger.apply([frame], NOON)
+    assert (first, second) == (Reserved(1, None), Settled(2))
+    assert isinstance(third, Failed)
+    assert third.code == "conflict"
+
+
 def test_settling_twice_in_one_batch_counts_once(books: Books) -> None:
     budget = books.budget(1_000)
     settlements = [Settle(2, a_settlement(books.number(1), cost)) for cost in (30, 99)]
@@ -213,8 +222,8 @@ def test_a_hold_stays_in_the_window_it_was_admitted_in(books: Books) -> None:
     books.settle(1, 70)
     assert books.money(budget) == (0, 100, 0)
     books.now -= 86_400
-    assert books.money(budget) == (70, 0, 0)
     assert books.reserve(3, 30) == Reserved(3, 0)
+    assert books.money(budget) == (70, 30, 0)
 
 
 def test_a_window_turns_at_midnight_of_the_budgets_own_zone(books: Books) -> None:
@@ -483,8 +492,11 @@ def test_a_locked_file_answers_unavailable_and_nothing_has_happened(
     for reply in (books.reserve(2, 100), books.settle(1), books.do(CreateKey(1, b"d", "", ""))):
         assert isinstance(reply, Failed)
         assert reply.code == "unavailable"
+    assert books.hello(books.session) == books.session  # writes nothing
+    assert isinstance(books.do(CloseSession(books.session)), Failed)
     stranger.execute("ROLLBACK")
     stranger.close()
+    assert books.reserve(1, 100) == Reserved(1, 900)
     assert caplog.text.count("cannot write") == 1
     assert books.money(budget) == (0, 100, 0)
     assert books.reserve(2, 100) == Reserved(2, 800)

@@ -42,6 +42,7 @@ async def work(data_dir: Path, journal: TextIO) -> None:
     await client.connect()
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    print("ready", file=journal, flush=True)
     await asyncio.gather(*(spend(client, journal, stopping) for _ in range(8)))
     await client.drained()
     print("drained", file=journal, flush=True)
@@ -111,7 +112,7 @@ class Workers:
     def __init__(self, data_dir: Path, folder: Path) -> None:
         self._data_dir = data_dir
         self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
         self.journals: list[Path] = []
 
     def add(self) -> None:
@@ -120,21 +121,24 @@ class Workers:
         self.journals.append(journal)
         module = "tests.proxy.ledger.test_ledger_crash"
         command = [sys.executable, "-m", module, str(self._data_dir), str(journal)]
-        self._running.append(subprocess.Popen(command, cwd=ROOT))
+        self._running.append((subprocess.Popen(command, cwd=ROOT), journal))
+
+    def wait_ready(self) -> None:
+        eventually(lambda: all(journal.stat().st_size for _, journal in self._running))
 
     def kill_one(self, chance: random.Random) -> None:
-        victim = self._running.pop(chance.randrange(len(self._running)))
+        victim, _ = self._running.pop(chance.randrange(len(self._running)))
         victim.kill()
         victim.wait(10)
 
     def stop(self) -> None:
-        for process in self._running:
+        for process, _ in self._running:
             process.terminate()
-        for process in self._running:
+        for process, _ in self._running:
             assert process.wait(20) == 0
 
     def kill(self) -> None:
-        for process in self._running:
+        for process, _ in self._running:
             process.kill()
             process.wait(10)
 
@@ -163,7 +167,7 @@ def test_killing_everybody_all_the_time_loses_and_invents_nothing(tmp_path: Path
                 opened.call(CreateBudget(0, scope, "lifetime", limit))
         for _ in range(WORKERS):
             workers.add()
-        eventually(lambda: all(path.stat().st_size for path in workers.journals))
+        workers.wait_ready()
 
         for number in range(ROUNDS):
             until = time.monotonic() + 0.2 + chance.random() * 0.3
@@ -178,6 +182,7 @@ def test_killing_everybody_all_the_time_loses_and_invents_nothing(tmp_path: Path
                 workers.add()
             check_limits(ledger.data_dir)
 
+        workers.wait_ready()
         workers.stop()
         eventually(lambda: not any(row.outcome == "open" for row in attempts(ledger.file, 10**9)))
         check_limits(ledger.data_dir)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import stat
@@ -370,6 +371,34 @@ def test_a_stranger_that_locks_the_file_costs_availability_and_nothing_else(
         assert line.ask(settle(session, 1, 5)) == Settled(101)
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_a_full_disk_costs_availability_and_nothing_else(ledger: LedgerProcess) -> None:
+    with Line(ledger.data_dir) as line:
+        session = line.hello()
+        budget = make_budget(line, 10_000)
+        assert isinstance(line.ask(reserve(session, 1, 40)), Reserved)
+        pid, unlimited = ledger.process.pid, resource.RLIM_INFINITY
+        full = ledger.file.with_name("ledger.db-wal").stat().st_size + 100
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (full, unlimited))
+        for op in (reserve(session, 2, 10), settle(session, 1, 5), reserve(session, 3, 10)):
+            failed = line.ask(op)
+            assert isinstance(failed, Failed)
+            assert failed.code == "unavailable"
+        assert audit(ledger.file) == []
+        assert outcomes(ledger) == [("open", 0, 40)]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+        assert line.ask(settle(session, 1, 5)) == Settled(101)
+        assert line.ask(reserve(session, 2, 10)) == Reserved(2, 10_000 - 5 - 10)
+        assert line.ask(settle(session, 2, 10)) == Settled(102)
+        ledger.kill()
+        ledger.start()
+    with Line(ledger.data_dir) as line:
+        line.hello()
+        listed = line.ask(ListBudgets(1))
+        assert isinstance(listed, Budgets)
+        assert [(s.budget_id, s.spent_nanousd) for s in listed.budgets] == [(budget, 15)]
+
+
 def test_orphans_that_a_failing_disk_kept_open_are_settled_later(tmp_path: Path) -> None:
     with LedgerProcess(tmp_path, tick_s=0.05, resume_s=0.0) as ledger:
         with Line(ledger.data_dir) as line:
@@ -379,6 +408,7 @@ def test_orphans_that_a_failing_disk_kept_open_are_settled_later(tmp_path: Path)
             stranger.execute("BEGIN EXCLUSIVE")
         with Line(ledger.data_dir) as line:
             assert line.ask(Hello("worker", "late")) is None  # so the close failed as well
+        time.sleep(0.6)  # and fails again, at every tick
         assert outcomes(ledger) == [("open", 0, 40)]
         stranger.execute("COMMIT")
         stranger.close()

@@ -53,6 +53,7 @@ from tests.proxy.ledger.making import NOON, a_settlement, an_attempt
 SCOPES = ("global", "team:a", "key:1", "key:2")
 CALENDARS = (
     ("day", "UTC"),
+    ("day", "UTC"),
     ("day", "America/New_York"),
     ("week", "Europe/Berlin"),
     ("month", "UTC"),
@@ -434,8 +435,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model = model
         return True
 
-    @rule(data=st.data(), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    def batch(self, data: st.DataObject, sizes: list[int]) -> None:
+    @rule(
+        data=st.data(),
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        seconds=st.sampled_from([0, 0, 0, 60, 700, 86_400, -60, -90_000, 7 * 86_400, 31 * 86_400]),
+    )
+    def batch(self, data: st.DataObject, sizes: list[int], seconds: int) -> None:
+        self.now += seconds
         frames = [[self.draw_step(data) for _ in range(size)] for size in sizes]
         assert self.run(frames)
         self.check_memory()
@@ -472,10 +478,6 @@ class LedgerMachine(RuleBasedStateMachine):
         finally:
             self.connection.execute("PRAGMA max_page_count = 1073741823")
         self.check_memory()
-
-    @rule(seconds=st.sampled_from([1, 60, 700, 86_400, 7 * 86_400, 31 * 86_400, -60, -90_000]))
-    def clock(self, seconds: int) -> None:
-        self.now += seconds
 
     @rule(graceful=st.booleans())
     def restart(self, graceful: bool) -> None:
@@ -559,7 +561,7 @@ def test_the_ledger_does_what_a_small_model_says(
 
     Machine.template = template
     Machine.TestCase.settings = settings(
-        max_examples=80,
+        max_examples=100,
         stateful_step_count=25,
         deadline=None,
         suppress_health_check=list(HealthCheck),
