@@ -46,7 +46,7 @@ $(VENV)/bin/python:
 # Only what serving needs; a development set-up serves too.
 $(VENV)/.serving: requirements.lock pyproject.toml | $(VENV)/bin/python
 	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps .
+	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 $(STAMP): requirements-dev.lock tests/e2e/openai-2.lock tests/e2e/npm/package-lock.json pyproject.toml | $(VENV)/bin/python

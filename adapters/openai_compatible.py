@@ -35,6 +35,8 @@ MAX_ERROR_BYTES = 1 << 20
 
 _PATHS = {"chat": "/chat/completions", "embeddings": "/embeddings"}
 _DONE = b"[DONE]"
+# Below this many bytes a payload may be blank, or the end mark with blanks around it.
+_SHORTEST_CHUNK = 32
 # What clients act on; nothing else of an error's headers leaves the adapter.
 _ERROR_HEADERS = ("retry-after", "x-should-retry", "x-ratelimit-")
 # How long the end of the body may trail behind `[DONE]` before the connection is given up.
@@ -253,11 +255,13 @@ class _StreamAnswer:
         """The payloads before the end mark, without those that say nothing."""
         ready: list[bytes] = []
         for payload in payloads:
-            if payload.endswith(_DONE) and payload.strip() == _DONE:
-                self.is_done = True
-                break
             if isinstance(payload, NamedPayload):
                 payload = _unnamed(payload)
+            if len(payload) < _SHORTEST_CHUNK:
+                payload = payload.strip()
+            if payload == _DONE:
+                self.is_done = True
+                break
             if payload:
                 ready.append(self._adapter.redact(payload))
         return ready

@@ -44,7 +44,9 @@ class Candidate:
         """Expected price of the question here, rounded up; None where no price is known."""
         if self.input_nanousd is None or self.output_nanousd is None:
             return None
-        expected_output = question.output_tokens or DEFAULT_EXPECTED_OUTPUT
+        expected_output = question.output_tokens
+        if expected_output is None:
+            expected_output = DEFAULT_EXPECTED_OUTPUT
         total = question.input_tokens * self.input_nanousd + expected_output * self.output_nanousd
         return -(-total // 1_000_000)
 

@@ -23,25 +23,21 @@ def eligible(
 
     `real_targets` says that the configuration has targets other than demonstrations.
     `vector_space` pins embeddings: vectors of different models must never be mixed. Where the
-    estimate says that nothing fits into any context, the longest that might fit stays.
+    estimate says that nothing fits into any context, the longest that might fit stays: the
+    estimate is twice the truth for some languages, and the provider counts exactly.
     """
     accepted: list[Candidate] = []
-    rejected: list[Rejection] = []
-    too_short: list[tuple[Candidate, Rejection]] = []
+    refused: list[tuple[Candidate, Rejection]] = []
     for candidate in candidates:
         rejection = _refuse(question, candidate, vector_space=vector_space, real=real_targets)
         if rejection is None:
             accepted.append(candidate)
-        elif rejection.code == "context_length":
-            too_short.append((candidate, rejection))
         else:
-            rejected.append(rejection)
-    if not accepted and too_short:
-        longest, rejection = max(too_short, key=lambda pair: pair[0].context_length or 0)
-        if _might_fit(question, longest):
-            accepted.append(longest)
-            too_short.remove((longest, rejection))
-    return tuple(accepted), (*rejected, *(rejection for _, rejection in too_short))
+            refused.append((candidate, rejection))
+    doubtful = [c for c, r in refused if r.code == "context_length" and _might_fit(question, c)]
+    if doubtful and not accepted:
+        accepted = [max(doubtful, key=lambda candidate: candidate.context_length or 0)]
+    return tuple(accepted), tuple(r for c, r in refused if c not in accepted)
 
 
 def _refuse(

@@ -74,6 +74,8 @@ class App:
             await _reply_error(exchange, Internal("something went wrong here; the log says what"))
         finally:
             self._open.dec()
+            if exchange.on_end is not None:
+                exchange.on_end()
             self._count(path if path in self._routes else "other", exchange.status)
 
     def _find(self, path: str, method: str) -> Endpoint:

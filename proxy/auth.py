@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from proxy.http import Exchange
 from proxy.ledger.protocol import KeyRecord
 
 KEY_PREFIX = "sk-tw-"
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_LOOPBACK_NAMES = frozenset({"localhost"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,16 @@ class Caller:
 
 
 ANONYMOUS = Caller(key_id="", name="anonymous", models=frozenset(), scopes=("global", "anonymous"))
+
+
+def scope_problem(scope: str, keys: Iterable[KeyRecord]) -> str | None:
+    """What is wrong with a budget's scope: a typo would make one that nothing is charged to."""
+    kind, _, key_id = scope.partition(":")
+    if scope in ("global", "anonymous"):
+        return None
+    if kind == "key" and any(key.key_id == key_id for key in keys):
+        return None
+    return f"unknown scope {scope[:100]!r}; there are global, anonymous and key:<id>"
 
 
 def new_key() -> str:
@@ -112,19 +123,27 @@ class Auth:
         resolve there (DNS rebinding), and then with that name as the host.
         """
         host = exchange.header(b"host")
-        if host is None or _name_of(f"//{host}") not in self._hosts:
+        if host is None or not self._is_local(f"//{host}"):
             raise Forbidden(
                 f"without keys only local callers are served, and Host {host!r} is not local; "
                 "create a key with 'tollway keys create', or list the name in server.hosts"
             )
         origin = exchange.header(b"origin")
-        if origin is not None and _name_of(origin) not in self._hosts:
+        if origin is not None and not self._is_local(origin):
             raise Forbidden(
                 f"without keys no web page is served, and Origin {origin!r} is foreign; "
                 "create a key with 'tollway keys create'"
             )
         if exchange.header(b"sec-fetch-site") == "cross-site":
             raise Forbidden("without keys no web page is served; create a key first")
+
+    def _is_local(self, url: str) -> bool:
+        """A name that cannot be made to resolve to us, or an address that is us."""
+        try:
+            name = urlsplit(url).hostname
+            return name in self._hosts or ipaddress.ip_address(name or "").is_loopback
+        except ValueError:
+            return False
 
 
 def _sent_key(exchange: Exchange) -> str | None:
@@ -147,10 +166,3 @@ def _sent_key(exchange: Exchange) -> str | None:
                 raise WrongKey("the request carries two different API keys")
             found = other or found
     return found
-
-
-def _name_of(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None

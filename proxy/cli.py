@@ -24,6 +24,7 @@ from proxy.ledger.protocol import (
     BudgetState,
     CreateBudget,
     CreateKey,
+    KeyBudget,
     KeyChanged,
     Mode,
     UpdateBudget,
@@ -53,7 +54,8 @@ ConfigOption = Annotated[
 DataOption = Annotated[str | None, typer.Option(help="Data folder [TOLLWAY_DATA]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
-console = Console(highlight=False)
+# What is shown comes from configurations and callers: none of it is markup.
+console = Console(highlight=False, markup=False)
 
 
 def main() -> None:
@@ -116,7 +118,7 @@ def create_key(
     data: DataOption = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
-    limit = None if budget is None else _amount(budget)
+    limit = None if budget is None else KeyBudget(_window(window), _amount(budget))
     folder = _folder(config, data)
     key = auth.new_key()
     op = CreateKey(
@@ -125,15 +127,13 @@ def create_key(
         name=name,
         hint=auth.hint(key),
         models=tuple(model or ()),
+        budget=limit,
     )
     with open_ledger(folder.path) as ledger:
         changed = ledger.call(op)
-        assert isinstance(changed, KeyChanged)
-        if limit is not None:
-            scope = f"key:{changed.key.key_id}"
-            ledger.call(CreateBudget(0, scope, _window(window), limit))
+    assert isinstance(changed, KeyChanged)
     console.print(key, soft_wrap=True)
-    console.print(f"[dim]{changed.key.key_id}: shown once, kept only as a digest[/dim]")
+    console.print(f"{changed.key.key_id}: shown once, kept only as a digest", style="dim")
 
 
 @keys_app.command("list")
@@ -189,6 +189,9 @@ def create_budget(
         timezone=timezone,
     )
     with open_ledger(_folder(config, data).path) as ledger:
+        problem = auth.scope_problem(scope, ledger.keys())
+        if problem is not None:
+            raise StartError(problem)
         made = ledger.call(op)
     assert isinstance(made, Budgets)
     _print_budgets(made.budgets)
@@ -339,7 +342,7 @@ def _print_spend(groups: Sequence[str], rows: list[reports.SpendRow]) -> None:
         )
     total = sum(row.cost_nanousd for row in rows)
     blanks = [""] * (len(groups) + 3)
-    table.add_row(*blanks, "[bold]total[/bold]", f"[bold]{_usd(total)}[/bold]")
+    table.add_row(*blanks, "total", _usd(total), style="bold")
     console.print(table)
 
 

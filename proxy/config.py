@@ -6,9 +6,10 @@ understood only where secrets and URLs stand. Reading a configuration touches no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -17,6 +18,8 @@ import msgspec
 from adapters import registry as adapter_registry
 from policies import registry as policy_registry
 from policies.base import Capability
+from proxy import catalog
+from proxy.catalog import TierName
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile, expand
 
@@ -24,9 +27,16 @@ PACKAGED = Path(__file__).with_name("router.yaml")
 # In a source checkout the default lies at the top, where people look for it.
 _CHECKOUT = Path(__file__).parent.parent / "router.yaml"
 
+# What `discover` can find besides the catalogue's providers: servers on this machine, where they
+# listen unless told otherwise.
+LOCAL_SERVERS: Mapping[str, int] = {"ollama": 11434, "lmstudio": 1234, "llama-server": 8080}
+LOCAL_TIER = "local"
+
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
+LONGEST_NAME = 256
+_KEY_SCOPE = re.compile(r"key:\S+\Z")
 T = TypeVar("T")
 
 
@@ -107,7 +117,7 @@ class Target(_Strict, frozen=True):
     model: str | None = None
     """The provider's own name for it, where it is another."""
     alias: list[str] = []
-    tiers: list[str] = []
+    tiers: list[str] | None = None
     price: Price | Literal["free"] | None = None
     context_length: _Positive | None = None
     max_output_tokens: _Positive | None = None
@@ -240,65 +250,106 @@ def _expand(file: YamlFile, path: Path_, value: Any, environ: Mapping[str, str])
         raise file.error(
             path, f"the environment variable {error.args[0]} is not set; set it, or remove this"
         ) from None
+    except ValueError as error:
+        raise file.error(path, str(error)) from None
 
 
 def _convert(file: YamlFile, path: Path_, value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise file.error((*path, *_inner_path(error)), _problem(error, kind)) from None
+        message, _, where = str(error).partition(" - at `$")
+        inner = _path_of(where.rstrip("`"))
+        owner, found = _type_at(kind, inner)
+        if "unknown field" in message or "missing required field" in message:
+            inner = (*inner, message.split("`")[1])
+        raise file.error((*path, *inner), _problem(message, owner, found)) from None
 
 
-def _inner_path(error: msgspec.ValidationError) -> Path_:
-    """msgspec's `$.a[0].b` as a path."""
-    text = str(error).partition(" - at `$")[2].rstrip("`")
-    path: list[str | int] = []
-    for part in text.replace("[", ".[").split("."):
-        if part.startswith("["):
-            path.append(int(part[1:-1]) if part[1:-1].isdigit() else part)
-        elif part:
-            path.append(part)
-    message = str(error)
-    if "unknown field" in message or "missing required field" in message:
-        path.append(message.split("`")[1])
-    return tuple(path)
+def _path_of(text: str) -> Path_:
+    """msgspec's `.a[0].b` as a path; it does not tell the keys of free mappings."""
+    parts = text.replace("[...]", "").replace("[", ".").replace("]", "").split(".")
+    return tuple(int(part) if part.isdigit() else part for part in parts if part)
 
 
-def _problem(error: msgspec.ValidationError, kind: type) -> str:
-    message = str(error).partition(" - at")[0]
+def _type_at(kind: Any, path: Path_) -> tuple[Any, Any]:
+    """The settings that `path` leads into, beginning in `kind`, and the type of what is there."""
+    owner = found = kind
+    for name in path:
+        fields = {field.name: field.type for field in msgspec.structs.fields(owner)}
+        if name in fields:
+            found = fields[name]
+            owner = next(filter(_is_struct, _types_in(found)), owner)
+    return owner, found
+
+
+def _types_in(kind: Any) -> Iterator[Any]:
+    """A type and whatever it is made of."""
+    yield kind
+    for part in get_args(kind):
+        yield from _types_in(part)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _problem(message: str, owner: Any, found: Any) -> str:
     if "unknown field" in message:
-        return f"is no setting; there are: {', '.join(sorted(kind.__struct_fields__))}"  # type: ignore[attr-defined] # every kind is a Struct
+        return f"is no setting; there are: {', '.join(sorted(owner.__struct_fields__))}"
     if "missing required field" in message:
         return "is missing"
     if "enum value" in message:
-        message += "; docs/configuration.md lists what there is"
+        words = [
+            str(w)
+            for kind in _types_in(found)
+            if get_origin(kind) is Literal
+            for w in kind.__args__
+        ]
+        mapping = " or a mapping" if any(map(_is_struct, _types_in(found))) else ""
+        return f"{message[0].lower()}{message[1:]}; expected {', '.join(words)}{mapping}"
     return message[0].lower() + message[1:]
 
 
 def _check(file: YamlFile, config: Config) -> None:
     for name, provider in config.providers.items():
         _check_provider(file, name, provider)
-    seen: set[str] = set()
+    names: set[str] = set()
     for i, target in enumerate(config.targets):
-        _check_target(file, ("targets", i), target, config, seen)
+        _check_target(file, ("targets", i), target, config, names)
     for name, model in config.models.items():
-        _check_model(file, name, model, config, seen)
+        _check_name(file, ("models", name), name)
+        if model.policy not in policy_registry.names():
+            known = ", ".join(policy_registry.names())
+            raise file.error(
+                ("models", name, "policy"), f"unknown policy {model.policy!r}; known: {known}"
+            )
+        for i, target_name in enumerate(model.targets):
+            _check_reference(file, ("models", name, "targets", i), target_name, config, names)
     for i, budget in enumerate(config.budgets):
         _check_budget(file, ("budgets", i), budget)
 
 
+def _check_name(file: YamlFile, path: Path_, name: str) -> None:
+    """A name may stand in headers, logs and lists."""
+    if not name or name != name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise file.error(
+            path,
+            f"a name is 1 to {LONGEST_NAME} printable characters without white space around it",
+        )
+
+
 def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     path: Path_ = ("providers", name)
-    if not name or "/" in name or name != name.strip():
-        raise file.error(path, "a provider's name has no '/' and no white space around it")
+    _check_name(file, path, name)
+    if "/" in name:
+        raise file.error(path, "a provider's name has no '/'")
     if provider.adapter not in adapter_registry.names():
         known = ", ".join(adapter_registry.names())
         raise file.error(
             (*path, "adapter"), f"unknown adapter {provider.adapter!r}; known: {known}"
         )
-    if provider.adapter == "scripted":
-        return
-    if provider.base_url is None:
+    if provider.base_url is None and provider.adapter == "openai_compatible":
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
@@ -311,22 +362,22 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
 
 
 def _check_url(file: YamlFile, path: Path_, url: str) -> None:
+    """The URL itself is never quoted: it may come from the environment, and hold a password."""
+    schemes = ("http", "https", "socks5", "socks5h") if path[-1] == "proxy" else ("http", "https")
+    problem = file.error(path, f"is no URL; expected {'://host or '.join(schemes)}://host")
     try:
         parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise file.error(path, f"{url!r} is no URL: {error}") from None
-    schemes = ("http", "https", "socks5", "socks5h") if path[-1] == "proxy" else ("http", "https")
-    if parts.scheme not in schemes or not parts.hostname or not port_is_fine:
-        raise file.error(
-            path, f"{url!r} is no URL; expected {schemes[0]}://host or {schemes[1]}://host"
-        )
-    if path[-1] == "base_url" and (parts.username or parts.query or parts.fragment):
+        port = parts.port
+    except ValueError:
+        raise problem from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0:
+        raise problem
+    if path[-1] == "base_url" and ("@" in parts.netloc or parts.query or parts.fragment):
         raise file.error(path, "must have no user, query or fragment; put secrets into 'api_key'")
 
 
 def _check_target(
-    file: YamlFile, path: Path_, target: Target, config: Config, seen: set[str]
+    file: YamlFile, path: Path_, target: Target, config: Config, names: set[str]
 ) -> None:
     provider, _, model = target.target.partition("/")
     if not model:
@@ -335,42 +386,49 @@ def _check_target(
         raise file.error(
             (*path, "target"), f"there is no provider {provider!r}; add it under 'providers'"
         )
+    for field in ("alias", "model", "tiers", "vector_space"):
+        if model == "*" and getattr(target, field):
+            raise file.error((*path, field), "is of one target, and 'provider/*' stands for many")
+    _check_name(file, (*path, "target"), target.target)
     for name in (target.target, *target.alias):
-        if name in seen or name in config.models:
+        _check_name(file, (*path, "alias"), name)
+        if name in names or name in config.models:
             raise file.error(path, f"the name {name!r} is taken already")
-        seen.add(name)
+        names.add(name)
     if isinstance(target.price, Price):
         for field in Price.__struct_fields__:
             _check_amount(file, (*path, "price", field), getattr(target.price, field))
 
 
-def _check_model(
-    file: YamlFile, name: str, model: VirtualModel, config: Config, targets: set[str]
+def _check_reference(
+    file: YamlFile, path: Path_, name: str, config: Config, names: set[str]
 ) -> None:
-    path: Path_ = ("models", name)
-    if model.policy not in policy_registry.names():
-        known = ", ".join(policy_registry.names())
-        raise file.error((*path, "policy"), f"unknown policy {model.policy!r}; known: {known}")
-    for i, target in enumerate(model.targets):
-        provider, slash, rest = target.partition("/")
-        if target.startswith("tier:") or target in targets:
-            continue
-        if not slash:
-            raise file.error(
-                (*path, "targets", i),
-                f"{target!r} is neither a target nor an alias; write provider/model or tier:NAME",
-            )
-        wildcard = f"{provider}/*" in targets
-        if provider not in config.providers and not config.discover:
-            raise file.error((*path, "targets", i), f"there is no provider {provider!r}")
-        if provider in config.providers and not wildcard and rest != "*":
-            raise file.error(
-                (*path, "targets", i), f"there is no target {target!r}; add it under 'targets'"
-            )
+    """What a virtual model names: a tier that something may have, or a target that may be there."""
+    provider, slash, model = name.partition("/")
+    if name.startswith("tier:"):
+        own = (tier for target in config.targets for tier in target.tiers or ())
+        known = dict.fromkeys((*get_args(TierName), LOCAL_TIER, *own))
+        if name.removeprefix("tier:") not in known:
+            raise file.error(path, f"no target has this tier; known: {', '.join(known)}")
+    elif not slash and name not in names:
+        raise file.error(
+            path, f"{name!r} is neither a target nor an alias; write provider/model or tier:NAME"
+        )
+    elif slash and provider in config.providers:
+        has_any = any(n.startswith(f"{provider}/") and n != f"{provider}/*" for n in names)
+        is_there = has_any if model == "*" else {name, f"{provider}/*"} & names
+        if not is_there:
+            raise file.error(path, f"there is no target {name!r}; add it under 'targets'")
+    elif slash and name not in names and not (config.discover and provider in _discoverable()):
+        raise file.error(path, f"there is no provider {provider!r}; add it under 'providers'")
+
+
+def _discoverable() -> set[str]:
+    return {*LOCAL_SERVERS, *(provider.id for provider in catalog.load().providers)}
 
 
 def _check_budget(file: YamlFile, path: Path_, budget: Budget) -> None:
-    if budget.scope not in ("global", "anonymous") and not budget.scope.startswith("key:"):
+    if budget.scope not in ("global", "anonymous") and not _KEY_SCOPE.match(budget.scope):
         raise file.error(
             (*path, "scope"), f"unknown scope {budget.scope!r}; known: global, anonymous, key:<id>"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,7 @@ class DataFolder:
         """Make the folder if need be; raises `StartError` where it cannot be used."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = path / f".write-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            tempfile.TemporaryFile(dir=path).close()
         except OSError as error:
             raise StartError(
                 f"{path}: the data folder cannot be written ({error.strerror}); "
@@ -67,26 +66,41 @@ class DataFolder:
 
     def _read_or_make(self, name: str, make: Callable[[], str]) -> tuple[str, bool]:
         path = self.path / name
+        is_new = False
         try:
-            return path.read_text(encoding="ascii").strip(), False
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as error:
-            raise StartError(f"{path}: cannot be read ({error}); check its permissions") from None
-        text = make()
-        # Whole or not at all, and never readable by others, not even for a moment.
-        draft = path.with_name(f".{name}-{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
-        draft.replace(path)
-        return text, True
+            if not path.exists():
+                is_new = self._place(path, make())
+            return path.read_text(encoding="ascii").strip(), is_new
+        except UnicodeDecodeError:
+            raise StartError(f"{path}: is damaged; restore it from a backup") from None
+        except OSError as error:
+            raise StartError(
+                f"{path}: cannot be read or made ({error.strerror}); check its permissions"
+            ) from None
+
+    def _place(self, path: Path, text: str) -> bool:
+        """Write a file whole or not at all, and never over another's; whether it is this one.
+
+        It is never readable by others, not even for a moment.
+        """
+        with tempfile.NamedTemporaryFile("w", dir=self.path, prefix=f".{path.name}-") as draft:
+            draft.write(text + "\n")
+            draft.flush()
+            os.fsync(draft.fileno())
+            try:
+                os.link(draft.name, path)
+            except FileExistsError:
+                return False
+        return True
 
 
 def _checked(token: str, where: str) -> str:
-    if len(token) < MIN_TOKEN_LENGTH or token.lower().startswith(_DEFAULT_TOKENS):
+    is_weak = len(token) < MIN_TOKEN_LENGTH or len(set(token)) < MIN_TOKEN_LENGTH // 3
+    if is_weak or token.lower().startswith(_DEFAULT_TOKENS):
         raise StartError(
             f"{where}: the admin token is short or a default; use at least {MIN_TOKEN_LENGTH} "
             "random characters, or remove it and one is made"
         )
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise StartError(f"{where}: the admin token has characters that no header can carry")
     return token

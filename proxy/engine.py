@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from adapters.base import (
@@ -59,8 +60,11 @@ Request = ChatRequest | EmbeddingsRequest
 ORPHAN_DEADLINE_S = 3600
 # Output that a dying worker may have relayed since it last reported.
 _SLICE_TOKENS = 256
-# Held where a target's own maximum is not known.
-DEFAULT_MAX_OUTPUT_TOKENS = 16_384
+# Where a target's own maximum is not known: small enough for every model in use.
+DEFAULT_MAX_OUTPUT_TOKENS = 4_096
+LEAST_OUTPUT_TOKENS = 256
+# Few texts have more tokens than half their bytes: digits and emoji do.
+_BYTES_PER_TOKEN_AT_MOST = 2
 
 _PASSED_ON = ("x-ratelimit-", "openai-", "retry-after")
 
@@ -78,6 +82,10 @@ class Job:
     attempts: int = 0
     remaining_nanousd: int | None = None
     last: Tried | None = None
+    has_waited: bool = False
+    """It has waited for held money once, which is all the waiting it does."""
+    unsent: Settlement | None = None
+    """Of an attempt that failed: it goes to the ledger together with the next hold."""
     virtual_model: str = ""
     policy: str = ""
 
@@ -91,6 +99,8 @@ class Tried:
     hold_nanousd: int
     dispatched_at: float
     first_token_s: float | None = None
+    status: int = 0
+    """The HTTP status of its answer, 0 while there is none."""
     settlement: Settlement | None = None
     usage: pricing.Usage | None = None
     answer_headers: Mapping[str, str] = field(default_factory=dict)
@@ -149,7 +159,7 @@ class Engine:
                 await self._try_each(job, route, self._respond_embeddings)
         finally:
             watcher.cancel()
-            self._write_log(job)
+            exchange.on_end = partial(self._write_log, job)
 
     # --- routing ---------------------------------------------------------------------------
 
@@ -197,6 +207,13 @@ class Engine:
         Raises the first refusal of money if no target could be paid for, otherwise what the last
         provider said; also once a failure is the request's own fault or a payload has left.
         """
+        try:
+            await self._fall_through(job, route, respond)
+        finally:
+            if job.unsent is not None:
+                self._ledger.settle(job.unsent)
+
+    async def _fall_through(self, job: Job, route: Route, respond: Responder) -> None:
         refusal: ApiError | None = None
         failure: AdapterError | None = None
         for choice in route.choices:
@@ -219,7 +236,8 @@ class Engine:
             if failure is not None and not failure.retry_elsewhere:
                 break
         if failure is not None:
-            raise from_upstream(failure) from None
+            assert job.last is not None
+            raise from_upstream(failure, job.last.target.name) from None
         assert refusal is not None
         raise refusal
 
@@ -241,8 +259,10 @@ class Engine:
         try:
             async with self._adapters[target.provider].open(call) as answer:
                 tried.answer_headers = answer.headers
+                tried.status = 200
                 await respond(job, tried, answer)
         except AdapterError as error:
+            job.upstream_s += time.perf_counter() - tried.dispatched_at
             self._settle_failed(job, tried, error)
             raise
         except BaseException as error:
@@ -256,7 +276,7 @@ class Engine:
             return None
         if not self._has_hard_budget(job.caller.scopes):
             return None
-        return target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+        return _most_output(job.request, target)
 
     # --- money -----------------------------------------------------------------------------
 
@@ -282,9 +302,11 @@ class Engine:
             priced=target.price is not None and (target.is_free or not job.request.unbounded),
         )
         try:
-            reserved = await self._ledger.reserve(attempt)
+            settles, job.unsent = job.unsent, None
+            reserved = await self._ledger.reserve(attempt, settles, may_wait=not job.has_waited)
         except BudgetRefused as error:
             job.attempts -= 1
+            job.has_waited |= error.refused.held
             self._metrics.refusals.labels(error.refused.reason).inc()
             raise _Refusal(_refused(error.refused, job.request, target, self._clock)) from None
         except LedgerUnavailable as error:
@@ -308,7 +330,7 @@ class Engine:
             return 0, 0
         output = request.max_output_tokens
         if output is None:
-            output = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+            output = _most_output(request, target)
         hold = pricing.hold_nanousd(
             target.price,
             input_bound_tokens=request.input_bound(target.image_tokens),
@@ -330,8 +352,8 @@ class Engine:
         *,
         estimated: bool,
         cost_nanousd: int | None = None,
-        status: int = 200,
         error: str = "",
+        falls_back: bool = False,
     ) -> None:
         assert tried.settlement is None
         total_s = time.perf_counter() - tried.dispatched_at
@@ -349,12 +371,15 @@ class Engine:
                 usage.reasoning_tokens,
             ),
             estimated=estimated,
-            status=status,
+            status=tried.status,
             first_token_us=None if first is None else int(first * 1e6),
             total_us=int(total_s * 1e6),
             error=error[:500],
         )
-        self._ledger.settle(tried.settlement)
+        if falls_back:
+            job.unsent = tried.settlement
+        else:
+            self._ledger.settle(tried.settlement)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
 
     def _settle_answered(
@@ -366,30 +391,66 @@ class Engine:
             self._settle(job, tried, "ok", usage, estimated=False)
 
     def _settle_estimated(
-        self, job: Job, tried: Tried, outcome: Outcome, error: str, *, output_bytes: int
+        self,
+        job: Job,
+        tried: Tried,
+        outcome: Outcome,
+        error: str,
+        *,
+        output_bytes: int,
+        falls_back: bool = False,
     ) -> None:
         """Without the provider's own word: what was seen, never more than was held."""
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes)
         cost = min(self._cost(tried.target, usage), tried.hold_nanousd)
-        self._settle(job, tried, outcome, usage, estimated=True, cost_nanousd=cost, error=error)
+        self._settle(
+            job,
+            tried,
+            outcome,
+            usage,
+            estimated=True,
+            cost_nanousd=cost,
+            error=error,
+            falls_back=falls_back,
+        )
 
     def _settle_failed(self, job: Job, tried: Tried, error: AdapterError) -> None:
         """An attempt that failed before a payload: free where the provider said no, or never heard.
 
-        A provider that fell silent after it had the request may bill what it read.
+        A provider that fell silent after it had the request may bill what it read; one that had
+        closed a kept-alive connection has most likely read nothing.
         """
         if tried.settlement is not None:
             return
-        if isinstance(error, UpstreamError) or not error.dispatched:
-            outcome: Outcome = "upstream_error" if error.dispatched else "not_dispatched"
-            status = error.status if isinstance(error, UpstreamError) else 0
+        if isinstance(error, UpstreamError) or not error.dispatched or _is_stale(error):
+            answered = isinstance(error, UpstreamError)
+            outcome: Outcome = "upstream_error" if answered else "not_dispatched"
+            tried.status = error.status if isinstance(error, UpstreamError) else 0
             nothing = pricing.Usage(input_tokens=0, output_tokens=0)
             self._settle(
-                job, tried, outcome, nothing, estimated=False, status=status, error=error.message
+                job,
+                tried,
+                outcome,
+                nothing,
+                estimated=False,
+                error=error.message,
+                falls_back=True,
+            )
+            return
+        if tried.usage is not None:
+            outcome = "broken"
+            self._settle(
+                job,
+                tried,
+                outcome,
+                tried.usage,
+                estimated=False,
+                error=error.message,
+                falls_back=True,
             )
             return
         outcome = "timeout" if isinstance(error, UpstreamTimeout) else "broken"
-        self._settle_estimated(job, tried, outcome, error.message, output_bytes=0)
+        self._settle_estimated(job, tried, outcome, error.message, output_bytes=0, falls_back=True)
 
     # --- replies ---------------------------------------------------------------------------
 
@@ -459,9 +520,10 @@ class Engine:
             await relay(answer, stream, reply, on_first=on_first, on_progress=on_progress)
         except AdapterError as error:
             if not reply.has_payload:
+                tried.usage = stream.usage  # an answer without content may still be billed
                 raise
             self._settle_broken(job, tried, stream, "broken", error.message)
-            await reply.fail(from_upstream(error))
+            await reply.fail(from_upstream(error, tried.target.name))
         except BaseException as error:
             self._settle_broken(job, tried, stream, *_cut_short(error))
             raise
@@ -482,13 +544,14 @@ class Engine:
         overhead_s = max(0.0, time.perf_counter() - job.began_at - job.upstream_s)
         self._metrics.overhead.observe(overhead_s)
         headers = [
+            (b"x-tollway-request-id", job.request_id.encode()),
             (b"x-tollway-attempts", b"%d" % job.attempts),
             (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
         ]
         if job.policy:
             headers.append((b"x-tollway-policy", job.policy.encode()))
         if job.remaining_nanousd is not None:
-            remaining = job.remaining_nanousd
+            remaining = _remaining(job)
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (remaining / 1e9)))
         tried = job.last
         if tried is None or not chosen:
@@ -521,11 +584,20 @@ class Engine:
                 usage=tried.usage,
                 cost_nanousd=settlement.cost_nanousd,
                 estimated=settlement.estimated,
-                remaining_nanousd=job.remaining_nanousd,
+                remaining_nanousd=None if job.remaining_nanousd is None else _remaining(job),
                 total_s=time.perf_counter() - job.began_at,
                 outcome=settlement.outcome,
             )
         )
+
+
+def _most_output(request: Request, target: Target) -> int:
+    """The maximum of a request that sets none: the target's own, where the context has the room."""
+    most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+    if target.context_length is None:
+        return most
+    input_tokens = request.input_tokens * wire_usage.BYTES_PER_TOKEN // _BYTES_PER_TOKEN_AT_MOST
+    return min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - input_tokens))
 
 
 class _Refusal(Exception):
@@ -534,6 +606,15 @@ class _Refusal(Exception):
     def __init__(self, answer: ApiError) -> None:
         super().__init__(answer.message)
         self.answer = answer
+
+
+def _remaining(job: Job) -> int:
+    """What the tightest budget has left: after the last hold or, once settled, after its cost."""
+    assert job.remaining_nanousd is not None
+    tried = job.last
+    if tried is None or tried.settlement is None:
+        return job.remaining_nanousd
+    return job.remaining_nanousd + tried.hold_nanousd - tried.settlement.cost_nanousd
 
 
 def _cut_short(error: BaseException) -> tuple[Outcome, str]:

@@ -209,8 +209,12 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
 LONGEST_RETRY_S = 60
 
 
-def from_upstream(error: upstream.AdapterError) -> ApiError:
-    """The answer for an attempt that failed and has no further target to fall back to."""
+def from_upstream(error: upstream.AdapterError, source: str = "the provider") -> ApiError:
+    """The answer for an attempt that failed and has no further target to fall back to.
+
+    A provider's own words are passed on. What befell the connection is said of `source`, the
+    target's name: addresses of the operator's network are for the row and the log.
+    """
     match error:
         case upstream.BadRequest():
             return UpstreamRefused(error)
@@ -219,21 +223,25 @@ def from_upstream(error: upstream.AdapterError) -> ApiError:
         case upstream.RateLimited():
             return UpstreamLimited(error.message, headers=_retry_headers(error))
         case upstream.UpstreamTimeout():
-            return UpstreamSlow(error.message)
+            return UpstreamSlow(f"{source} did not answer in time")
         case upstream.UpstreamError():
             return UpstreamDown(error.message, headers=_retry_headers(error))
+        case upstream.ConnectFailed():
+            return UpstreamDown(f"{source} cannot be reached")
+        case upstream.ConnectionLost():
+            return UpstreamDown(f"{source} broke its answer off")
         case _:
-            return UpstreamDown(error.message)
+            return UpstreamDown(f"{source} sent what is no answer")
 
 
 def _retry_headers(error: upstream.UpstreamError) -> Mapping[str, str]:
     """The provider's headers, with the delay as both SDKs read it, or the advice not to retry."""
     delay = error.headers.get("retry-after", "")
-    delay_s = int(delay) if delay.isdecimal() and len(delay) < 10 else None
-    is_long = delay_s is not None and delay_s > LONGEST_RETRY_S
-    if is_long or error.status == 402 or error.code == "insufficient_quota":
+    # A number longer than this one is no delay that anybody waits for.
+    delay_s = int(delay[:9]) if delay.isdecimal() else 0
+    if delay_s > LONGEST_RETRY_S or error.status == 402 or error.code == "insufficient_quota":
         return {**error.headers, "x-should-retry": "false"}
-    if delay_s is None:
+    if not delay_s:
         return error.headers
     return {"retry-after-ms": str(delay_s * 1000), **error.headers}
 

@@ -1,7 +1,7 @@
 """Which scopes have a hard budget: all that a worker must know of budgets before it asks for money.
 
 The ledger alone decides what is admitted. A worker only needs to know whether a request must have a
-bounded output, and may learn that a second late: the hold is an upper bound either way.
+bounded output, and may learn that a second late.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class Exchange:
         "began_at",
         "ended",
         "headers",
+        "on_end",
         "reply_headers",
         "request_id",
         "scope",
@@ -58,6 +59,8 @@ class Exchange:
         self.started = False
         self.ended = False
         self.status = 0
+        self.on_end: Callable[[], None] | None = None
+        """Called when the exchange is over, whatever became of it."""
 
     def header(self, name: bytes) -> str | None:
         """A request header by its lower-case name."""

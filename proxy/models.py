@@ -27,9 +27,12 @@ class Models:
     async def list(self, exchange: Exchange) -> None:
         """Every name this caller may ask for."""
         caller = self._auth.identify(exchange)
-        shown = [
-            self._shown(model) for model in self._table().listed() if caller.may_name(model.name)
-        ]
+        table = self._table()
+        named = [model.name for model in table.listed()]
+        # A key may be made out to aliases and bare names, which the table does not list.
+        named += sorted(caller.models.difference(named))
+        found = ((name, table.find(name)) for name in named if caller.may_name(name))
+        shown = [self._shown(model, name) for name, model in found if model is not None]
         await exchange.reply(200, msgspec.json.encode({"object": "list", "data": shown}))
 
     async def retrieve(self, exchange: Exchange) -> None:
@@ -43,10 +46,10 @@ class Models:
                 f"the model {name[:100]!r} does not exist or this key may not use it",
                 param="model",
             )
-        await exchange.reply(200, msgspec.json.encode(self._shown(found)))
+        await exchange.reply(200, msgspec.json.encode(self._shown(found, name)))
 
-    def _shown(self, model: VirtualModel | Target) -> dict[str, Any]:
-        head = {"id": model.name, "object": "model", "created": self._created}
+    def _shown(self, model: VirtualModel | Target, name: str) -> dict[str, Any]:
+        head = {"id": name, "object": "model", "created": self._created}
         if isinstance(model, VirtualModel):
             return {
                 **head,

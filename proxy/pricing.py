@@ -201,15 +201,15 @@ def parse_usd(value: int | float | str) -> int:
     Raises ValueError for what is no number, is negative, not finite or above `MAX_PRICE_USD`.
     """
     if isinstance(value, bool):
-        raise ValueError(f"a price must be a number of USD, not {value!r}")
+        raise ValueError(f"an amount must be a number of USD, not {value!r}")
     try:
         usd = Decimal(str(value))
     except InvalidOperation:
-        raise ValueError(f"a price must be a number of USD, not {value!r}") from None
+        raise ValueError(f"an amount must be a number of USD, not {value!r}") from None
     if not usd.is_finite():
-        raise ValueError(f"a price must be finite, not {value!r}")
+        raise ValueError(f"an amount must be finite, not {value!r}")
     if not 0 <= usd <= MAX_PRICE_USD:
-        raise ValueError(f"a price must be between 0 and {MAX_PRICE_USD} USD, not {value!r}")
+        raise ValueError(f"an amount must be between 0 and {MAX_PRICE_USD} USD, not {value!r}")
     return nanousd(usd)
 
 

@@ -17,6 +17,8 @@ from proxy.http import Exchange, HeaderList
 from proxy.wire import chunks
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
+# What may come before the first content: a role, a provider's preamble.
+_MOST_WAITING_BYTES = 256 << 10
 # Batches between two reports of how far a stream has come.
 _PROGRESS_EVERY = 32
 
@@ -106,6 +108,8 @@ async def relay(
                 await reply.send(events)
         else:
             waiting += events
+            if len(waiting) > _MOST_WAITING_BYTES:
+                raise MalformedAnswer("the provider's stream has no content after 256 KiB")
         if failure is not None:
             raise failure
         batches += 1

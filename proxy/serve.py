@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,7 +94,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     server = loaded.server
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
-    _prepare_metrics(data)
+    metrics = _prepare_metrics(data)
     # Only now: prometheus-client decides on import whether processes count into files.
     from proxy import worker
     from proxy.supervisor import Supervisor, bind
@@ -113,6 +114,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     supervisor = Supervisor(plan, listener)
     supervisor.start_ledger()
     try:
+        _remove_old_metrics(data, metrics)
         has_keys, budgets = _apply_budgets(loaded, data)
         if not has_keys and not plan.allow_anonymous:
             raise StartError(
@@ -144,10 +146,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _prepare_metrics(data: DataFolder) -> None:
-    shutil.rmtree(data.metrics, ignore_errors=True)
-    data.metrics.mkdir(mode=0o700)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(data.metrics)
+def _prepare_metrics(data: DataFolder) -> Path:
+    """A folder of this start's own: another server may be using the data folder."""
+    data.metrics.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=data.metrics))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return folder
+
+
+def _remove_old_metrics(data: DataFolder, kept: Path) -> None:
+    """Call it when the ledger is ours: then no other server lives here."""
+    for folder in data.metrics.iterdir():
+        if folder != kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[BudgetState, ...]]:
@@ -162,7 +173,7 @@ def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[Budget
         )
         for budget in loaded.budgets
     ]
-    if not any(budget.scope in ("anonymous", "global") for budget in budgets):
+    if not any(b.scope in ("anonymous", "global") and b.mode == "hard" for b in budgets):
         limit = parse_usd(DEFAULT_ANONYMOUS_USD_PER_DAY)
         budgets.append(ConfigBudget(scope="anonymous", window="day", limit_nanousd=limit))
     with open_ledger(data.path) as ledger:
@@ -187,8 +198,7 @@ def _print_overview(
     *,
     has_keys: bool,
 ) -> None:
-    headline = f"[bold]Tollway[/bold] serves [bold]{address}/v1[/bold]  ({loaded.source})"
-    console.print(headline, soft_wrap=True)
+    console.print(f"Tollway serves {address}/v1  ({loaded.source})", style="bold", soft_wrap=True)
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
@@ -197,7 +207,7 @@ def _print_overview(
     grid.add_row("providers", ", ".join(providers))
     for model in table.models.values():
         targets = " → ".join(target.name for target in model.targets)
-        grid.add_row(model.name, targets or "[dim]nothing configured for it[/dim]")
+        grid.add_row(model.name, targets or "nothing configured for it")
     grid.add_row("ledger", str(data.path / "ledger.db"))
     for budget in budgets:
         applies = budget.scope != "anonymous" or not has_keys
@@ -210,8 +220,9 @@ def _print_overview(
     console.print(grid)
     if not table.has_real_targets:
         console.print(
-            "[yellow]No provider was found: a built-in demonstration answers.[/yellow] "
-            "Set OPENAI_API_KEY or add a provider to router.yaml."
+            "No provider was found: a built-in demonstration answers, at made-up prices. "
+            "Set OPENAI_API_KEY or add a provider to router.yaml.",
+            style="yellow",
         )
     key = ' -H "Authorization: Bearer $TOLLWAY_KEY"' if has_keys else ""
     console.print("\nTry it:", style="bold")
@@ -219,6 +230,4 @@ def _print_overview(
         f"curl -N {address}/v1/chat/completions{key} -H 'Content-Type: application/json' "
         '-d \'{"model":"auto","stream":true,"messages":[{"role":"user","content":"Hello"}]}\'',
         soft_wrap=True,
-        highlight=False,
-        markup=False,
     )

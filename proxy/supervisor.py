@@ -27,12 +27,15 @@ from prometheus_client.multiprocess import mark_process_dead
 from proxy import worker
 from proxy.errors import StartError
 from proxy.ledger import daemon
+from proxy.ledger.errors import LedgerError
 from proxy.worker import Plan, say_ready
 
 # A child that dies sooner than this after its start is restarted with growing delays.
 _STABLE_S = 10.0
 _MAX_DELAY_S = 5.0
 _READY_S = 30.0
+# A ledger that cannot end its last commit by then loses nothing that was acknowledged.
+_LEDGER_STOP_S = 10.0
 
 _log = logging.getLogger("tollway")
 
@@ -100,7 +103,7 @@ class Supervisor:
             _await_ready(child)
 
     def run(self) -> None:
-        """Keep the children alive until SIGTERM or SIGINT, then stop."""
+        """Keep the children alive until SIGTERM, SIGINT or SIGHUP, then stop."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, self._on_signal)
@@ -116,6 +119,8 @@ class Supervisor:
     def stop(self) -> None:
         """Drain the workers, then end the ledger. A second signal ends them at once."""
         self._is_stopping = True
+        # New callers are refused at once instead of waiting for workers that accept no more.
+        self._listener.close()
         seen = self._stop_signals
         _signal(self._workers, signal.SIGTERM)
         give_up_at = time.monotonic() + self._plan.config.server.drain_s + 5.0
@@ -125,12 +130,15 @@ class Supervisor:
                 _signal(self._workers, signal.SIGKILL)
             time.sleep(0.02)
         _signal([self._ledger], signal.SIGTERM)
+        give_up_at = time.monotonic() + _LEDGER_STOP_S
         while self._ledger.pid:
             self._reap()
+            if time.monotonic() > give_up_at:
+                _signal([self._ledger], signal.SIGKILL)
             time.sleep(0.02)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
+        if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._stop_signals += 1
 
     def _reap(self) -> None:
@@ -201,19 +209,24 @@ def _become(start: Callable[[int], None], ready: int) -> None:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        # A closing terminal sends it to all of us; what it means is the supervisor's to say.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         start(ready)
         status = 0
-    except StartError as error:
+    except (StartError, LedgerError) as error:
         if not _report(ready, str(error)):
             _log.error("%s", error)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        # Whatever fails here, a child must never go on in its parent's code.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
 
 
 def _report(ready: int, message: str) -> bool:

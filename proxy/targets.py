@@ -6,11 +6,14 @@ it, the first configured); and where `provider/*` is configured, whatever else t
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
+
+import msgspec
 
 from adapters import registry as adapter_registry
 from adapters.base import Deadlines, Endpoint
@@ -27,9 +30,10 @@ from proxy.pricing import Price, parse_usd
 TEXT_CAPABILITIES: frozenset[Capability] = frozenset(
     {"chat", "tools", "json_schema", "logprobs", "n"}
 )
+# `nomic-embed-text`, `bge-m3`, `multilingual-e5-large`, `all-minilm`, `gte-large` ...
+_EMBEDDER = re.compile(r"embed|\b(bge|gte|e5|minilm)\b")
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
-_LONGEST_NAME = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +116,13 @@ class VirtualModel:
 
     @cached_property
     def vector_space(self) -> str | None:
-        """The one space its embeddings are in: that of its first target that has any."""
-        spaces = (t.vector_space for t in self.targets if "embeddings" in t.capabilities)
-        return next(spaces, None)
+        """The one space its embeddings are in: that of its first real target that has any.
+
+        It does not depend on which target is up: vectors of two spaces in one index are worse
+        than no answer.
+        """
+        real_first = sorted(self.targets, key=lambda target: target.demonstration)
+        return next((t.vector_space for t in real_first if t.vector_space is not None), None)
 
 
 class TargetTable:
@@ -178,7 +186,7 @@ class TargetTable:
 
 def _is_sane(name: str) -> bool:
     """A name that may go upstream in a request: short, printable, without tricks in the path."""
-    return len(name) <= _LONGEST_NAME and name.isprintable() and ".." not in name
+    return len(name) <= cfg.LONGEST_NAME and name.isprintable() and ".." not in name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +198,8 @@ class _Maker:
     known: Mapping[str, catalog.Model]
     book: PriceBook
     today: date
+    wildcard: cfg.Target | None = None
+    """What the configuration says of `provider/*`."""
 
     @property
     def _prices(self) -> str:
@@ -201,7 +211,9 @@ class _Maker:
 
     def make(self, model: str) -> Target:
         """A target that is configured only by `provider/*`."""
-        return self.build(cfg.Target(target=f"{self.name}/{model}"), metric_name=f"{self.name}/*")
+        assert self.wildcard is not None
+        target = msgspec.structs.replace(self.wildcard, target=f"{self.name}/{model}")
+        return self.build(target, metric_name=self.wildcard.target)
 
     def build(self, target: cfg.Target, *, metric_name: str | None = None) -> Target:
         """A target from its configuration, with the catalogue and the price book filling in."""
@@ -221,7 +233,7 @@ class _Maker:
             max_output_tokens=target.max_output_tokens
             or (known.max_output_tokens if known else None),
             capabilities=capabilities,
-            tiers=frozenset(target.tiers or (known.tiers if known else ())),
+            tiers=frozenset(target.tiers if target.tiers is not None else _tiers(known)),
             vector_space=self._vector_space(target, known, capabilities, model),
             image_tokens=target.image_tokens,
             max_tokens_field=self.provider.max_tokens_field,
@@ -249,7 +261,7 @@ class _Maker:
             return frozenset(target.capabilities)
         if known is not None:
             return frozenset(known.capabilities)
-        return frozenset({"embeddings"}) if "embed" in model.lower() else TEXT_CAPABILITIES
+        return frozenset({"embeddings"}) if is_embedder(model) else TEXT_CAPABILITIES
 
     def _vector_space(
         self,
@@ -261,6 +273,15 @@ class _Maker:
         if "embeddings" not in capabilities:
             return None
         return target.vector_space or (known.vector_space if known else None) or model
+
+
+def is_embedder(model: str) -> bool:
+    """Whether a model that nobody describes makes embeddings, going by its name."""
+    return _EMBEDDER.search(model.lower()) is not None
+
+
+def _tiers(known: catalog.Model | None) -> frozenset[str]:
+    return frozenset(known.tiers if known else ())
 
 
 def _operators_price(price: cfg.Price) -> Price:
@@ -307,13 +328,16 @@ def build_table(
     for entry in config.targets:
         provider, _, model = entry.target.partition("/")
         if model == "*":
-            wildcards[provider] = makers[provider]
+            wildcards[provider] = replace(makers[provider], wildcard=entry)
             continue
         target = targets[entry.target] = makers[provider].build(entry)
         for alias in entry.alias:
             aliases[alias] = target.name
     for target in targets.values():
-        aliases.setdefault(target.model, target.name)
+        # But `anthropic/x` of a reseller is not its, where `anthropic` is a provider of its own.
+        prefix, slash, _ = target.model.partition("/")
+        if not slash or prefix not in config.providers:
+            aliases.setdefault(target.model, target.name)
     table = TargetTable(
         targets=targets, aliases=aliases, models={}, wildcards=wildcards, revision=revision
     )

@@ -8,6 +8,7 @@ that mode when it is first imported: set `PROMETHEUS_MULTIPROC_DIR` before impor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -180,11 +181,13 @@ class RequestLog:
 
     def flush(self) -> None:
         """Write what is queued."""
-        if self._lines:
-            stamp = time.strftime("%H:%M:%S")
-            self._write("".join(f"{stamp} {_format(line)}\n" for line in self._lines))
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        stamp = time.strftime("%H:%M:%S")
+        with contextlib.suppress(OSError):  # a reader that is gone must not stop the service
+            self._write("".join(f"{stamp} {_format(line)}\n" for line in lines))
             sys.stdout.flush()
-            self._lines.clear()
 
 
 def _format(line: LogLine) -> str:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -44,6 +46,10 @@ except ImportError:  # no uvloop on this platform; asyncio's own loop serves too
     new_event_loop = asyncio.new_event_loop
 
 
+# How long a stopping worker waits for its last requests to end, and for the ledger to have it all.
+LAST_SETTLEMENTS_S = 5.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What every worker of one server needs; made once, before the workers are forked."""
@@ -51,8 +57,8 @@ class Plan:
     config: Config
     table: TargetTable
     data: DataFolder
-    secret: bytes
-    admin_token: str
+    secret: bytes = field(repr=False)
+    admin_token: str = field(repr=False)
     allow_anonymous: bool
 
 
@@ -93,7 +99,7 @@ async def _serve(
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=server_settings.keep_alive_s,
-            timeout_graceful_shutdown=int(server_settings.drain_s),
+            timeout_graceful_shutdown=math.ceil(server_settings.drain_s),
         ),
         ready,
     )
@@ -107,9 +113,12 @@ async def _serve(
     try:
         await server.serve(sockets=[listener])
     finally:
+        await server.end_tasks()
         log.flush()
         keeping_current.cancel()
-        await ledger.drained()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SETTLEMENTS_S):
+                await ledger.drained()
         await ledger.aclose()
         for adapter in adapters.values():
             await adapter.aclose()
@@ -128,6 +137,21 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: int) -> None:
         super().__init__(config)
         self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, and do not raise them again when stopped.
+
+        uvicorn would, and the process would end before its last settlements are acknowledged.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    async def end_tasks(self) -> None:
+        """Wait for the requests that were cancelled because the drain took too long."""
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_SETTLEMENTS_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

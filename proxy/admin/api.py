@@ -23,6 +23,7 @@ from proxy import auth
 from proxy.errors import (
     ApiError,
     Conflict,
+    Internal,
     InvalidRequest,
     LedgerDown,
     MissingKey,
@@ -40,6 +41,7 @@ from proxy.ledger.protocol import (
     BudgetState,
     CreateBudget,
     CreateKey,
+    KeyBudget,
     KeyChanged,
     KeyRecord,
     ListBudgets,
@@ -54,6 +56,8 @@ from proxy.targets import TargetTable
 
 PREFIX = "/admin/"
 MAX_BODY = 1 << 20
+# The largest number that the ledger gives out, and reads.
+MAX_BUDGET_ID = 2**62 - 1
 
 Handler = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
@@ -123,7 +127,7 @@ class AdminApi:
         def route(path: str, handler: Handler, *methods: str) -> Route:
             return Route(f"/admin/v1{path}", self._guarded(handler), methods=list(methods))
 
-        return Starlette(
+        application = Starlette(
             routes=[
                 route("/keys", self.list_keys, "GET"),
                 route("/keys", self.create_key, "POST"),
@@ -133,8 +137,15 @@ class AdminApi:
                 route("/budgets/{budget_id:int}", self.update_budget, "PATCH"),
                 route("/spend", self.spend, "GET"),
             ],
-            exception_handlers={HTTPException: _on_http_error, ApiError: _on_api_error},
+            exception_handlers={
+                HTTPException: _on_http_error,
+                ApiError: _on_api_error,
+                Exception: _on_fault,
+            },
         )
+        # A trailing slash is another path, not a redirect without a body.
+        application.router.redirect_slashes = False
+        return application
 
     def check_token(self, authorization: str | None) -> None:
         """Raise unless the header holds the admin token."""
@@ -159,7 +170,9 @@ class AdminApi:
     async def create_key(self, request: Request) -> Response:
         """Make a key. The key itself is in this one answer and nowhere else."""
         body = await _read(request, NewKey)
-        limit = None if body.budget_usd is None else _amount(body.budget_usd, "budget_usd")
+        budget = None
+        if body.budget_usd is not None:
+            budget = KeyBudget(body.budget_window, _amount(body.budget_usd, "budget_usd"))
         key = auth.new_key()
         changed = await self._call(
             CreateKey(
@@ -168,15 +181,11 @@ class AdminApi:
                 name=body.name,
                 hint=auth.hint(key),
                 models=tuple(self._known_models(body.models)),
+                budget=budget,
             ),
             KeyChanged,
         )
-        answer = {**_shown_key(changed.key), "key": key}
-        if limit is not None:
-            scope = f"key:{changed.key.key_id}"
-            made = await self._call(CreateBudget(0, scope, body.budget_window, limit), Budgets)
-            answer["budget"] = shown_budget(made.budgets[0])
-        return _json(answer, 201)
+        return _json({**_shown_key(changed.key), "key": key}, 201)
 
     async def update_key(self, request: Request) -> Response:
         """Rename a key, change its models, or revoke it for good."""
@@ -202,7 +211,9 @@ class AdminApi:
     async def create_budget(self, request: Request) -> Response:
         """Set a limit on a scope over a window."""
         body = await _read(request, NewBudget)
-        self._check_scope(body.scope)
+        problem = auth.scope_problem(body.scope, self._ledger.keys.values())
+        if problem is not None:
+            raise InvalidRequest(problem, param="scope")
         made = await self._call(
             CreateBudget(
                 0,
@@ -219,11 +230,14 @@ class AdminApi:
     async def update_budget(self, request: Request) -> Response:
         """Change a limit or a mode, or end a budget."""
         body = await _read(request, ChangedBudget)
+        budget_id: int = request.path_params["budget_id"]
+        if budget_id > MAX_BUDGET_ID:
+            raise NotFound(f"no budget {str(budget_id)[:40]}")
         limit = None if body.limit_usd is None else _amount(body.limit_usd, "limit_usd")
         changed = await self._call(
             UpdateBudget(
                 0,
-                budget_id=request.path_params["budget_id"],
+                budget_id=budget_id,
                 limit_nanousd=limit,
                 mode=body.mode,
                 deleted=bool(body.deleted),
@@ -254,17 +268,6 @@ class AdminApi:
             if self._table().find(name) is None:
                 raise InvalidRequest(f"there is no model {name[:100]!r}", param="models")
         return names
-
-    def _check_scope(self, scope: str) -> None:
-        kind, _, name = scope.partition(":")
-        if scope in ("global", "anonymous"):
-            return
-        if kind == "key" and any(key.key_id == name for key in self._ledger.keys.values()):
-            return
-        raise InvalidRequest(
-            f"unknown scope {scope[:100]!r}; there are 'global', 'anonymous' and 'key:<id>'",
-            param="scope",
-        )
 
     async def _call(self, op: AdminOp, kind: type[T]) -> T:
         try:
@@ -398,11 +401,16 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
     return Response(error.body(), error.status, headers, media_type="application/json")
 
 
+async def _on_fault(request: Request, error: Exception) -> Response:
+    """Our own fault; Starlette raises it again, so that the server logs it."""
+    return await _on_api_error(request, Internal("something went wrong here; the log says what"))
+
+
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("allow", "")
+        allowed = (error.headers or {}).get("Allow", "")
         wrong = WrongMethod(
             f"{path!r} answers {allowed}, not {request.method!r}", headers={"allow": allowed}
         )

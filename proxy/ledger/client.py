@@ -182,7 +182,9 @@ class LedgerClient:
         self._counter += 1
         return self._session << ATTEMPT_BITS | self._counter
 
-    async def reserve(self, attempt: Attempt, settles: Settlement | None = None) -> Reserved:
+    async def reserve(
+        self, attempt: Attempt, settles: Settlement | None = None, *, may_wait: bool = True
+    ) -> Reserved:
         """Hold money for `attempt`, and settle the one it falls back from with it.
 
         When it returns, the hold is on the disk. Raises `BudgetRefused`, or `LedgerUnavailable`
@@ -197,7 +199,7 @@ class LedgerClient:
         if attempt.hold_nanousd > MAX_AMOUNT_NANOUSD:
             attempt = msgspec.structs.replace(attempt, hold_nanousd=MAX_AMOUNT_NANOUSD)
         try:
-            message = self._encoded(Reserve(seq, attempt, settles))
+            message = self._encoded(Reserve(seq, attempt, settles, may_wait))
         except ValueError:
             if settles is not None:
                 self.settle(settles)

@@ -423,6 +423,10 @@ class Ledger:
             )
         )
         self._keys[key.key_id] = key
+        if op.budget is not None:
+            budget = op.budget
+            wanted = ConfigBudget(f"key:{key.key_id}", budget.window, budget.limit_nanousd)
+            self._add_budget(wanted, "api")
         return KeyChanged(key, op.seq)
 
     def _new_key_id(self) -> str:

@@ -375,7 +375,7 @@ class _Daemon:
         assert isinstance(step, Reserve)
         assert connection is not None
         assert refused.budget is not None
-        if self._is_stopping or (waiting is not None and waiting.is_over):
+        if self._is_stopping or not step.may_wait or (waiting is not None and waiting.is_over):
             return False
         if not connection.is_open:
             return True  # nobody waits for the answer

@@ -123,6 +123,8 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=1):
     seq: Count
     attempt: Attempt
     settles: Settlement | None = None
+    may_wait: bool = True
+    """Whether it may wait for money that is only held; otherwise it is refused at once."""
 
 
 class Settle(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -144,6 +146,13 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=3):
     floors: tuple[tuple[Count, Amount], ...]
 
 
+class KeyBudget(msgspec.Struct, frozen=True, array_like=True):
+    """The hard budget a key is made with, by the days of UTC."""
+
+    window: Window
+    limit_nanousd: Limit
+
+
 class CreateKey(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Make a key. `digest` is its HMAC; the key itself never reaches the ledger."""
 
@@ -154,6 +163,8 @@ class CreateKey(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """The key's first and last characters, to tell keys apart in lists."""
     models: tuple[str, ...] = ()
     """Names the key may ask for; empty is all."""
+    budget: KeyBudget | None = None
+    """Made with the key, or neither is."""
 
 
 class UpdateKey(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -22,7 +22,7 @@ def tollway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
     config["models"] |= {
         "cheap": {"policy": "cheapest", "targets": ["up/m2", "up/m1"]},
         "vectors": {"targets": ["up/embed"]},
-        "nothing": {"targets": ["tier:nothing"]},
+        "nothing": {"targets": ["tier:local"]},
     }
     config["discover"] = False
     with serving(tmp_path_factory.mktemp("tollway"), config) as running:

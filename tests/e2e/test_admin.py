@@ -103,10 +103,12 @@ def test_without_a_hard_budget_the_body_is_left_as_it_is(
     config = provider(upstream.base_url, "m1")
     config["budgets"] = [{"scope": "global", "limit_usd": 1, "mode": "soft"}]
     with serving(tmp_path_factory.mktemp("soft"), config) as running:
+        headers = _bearer(running.admin("POST", "/keys", {"name": "alice"})["key"])
         deadline = time.monotonic() + 5
-        while "max_tokens" in (running.chat() and upstream.calls[-1].body):
+        while "max_tokens" in (running.chat(headers=headers) and upstream.calls[-1].body):
             assert time.monotonic() < deadline
-        assert running.chat("up/m1", web_search_options={}).status_code == 200
+        reply = running.chat("up/m1", headers=headers, web_search_options={})
+        assert reply.status_code == 200
 
 
 def test_budgets_of_the_file_are_not_changed_over_http(keyed: Tollway) -> None:

@@ -50,7 +50,7 @@ questions = st.builds(
 )
 
 
-@pytest.mark.parametrize("policy", map(registry.make, registry.names()), ids=registry.names())
+@pytest.mark.parametrize("policy", [*map(registry.make, registry.names())], ids=registry.names())
 @given(question=questions, found=candidates.filter(bool))
 def test_every_policy_orders_all_candidates_once_and_repeatably(
     policy: Policy, question: Question, found: list[Candidate]
@@ -123,3 +123,87 @@ def test_a_prompt_that_only_seems_too_long_goes_to_the_longest_context() -> None
 def test_an_unknown_policy_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         registry.make("nobody")
+
+
+@given(questions, candidates, st.sampled_from(("s", "t")))
+def test_embeddings_never_leave_their_vector_space(
+    question: Question, found: list[Candidate], space: str
+) -> None:
+    """Not even for the benefit of the doubt that a prompt which seems too long is given."""
+    accepted, rejected = eligible(question, found, real_targets=False, vector_space=space)
+    assert {candidate.vector_space for candidate in accepted} <= {space}
+    codes = {rejection.target: rejection.code for rejection in rejected}
+    for candidate in found:
+        if question.needs <= candidate.capabilities and candidate.vector_space != space:
+            assert codes[candidate.name] == "vector_space"
+
+
+@given(questions, candidates)
+def test_a_doubt_is_given_only_where_nothing_surely_fits(
+    question: Question, found: list[Candidate]
+) -> None:
+    accepted, rejected = eligible(question, found, real_targets=False)
+    needed = question.input_tokens + (question.output_tokens or 0)
+    doubted = [c for c in accepted if c.context_length is not None and c.context_length < needed]
+    if not doubted:
+        return
+    assert accepted == (doubted[0],)
+    too_short = {r.target for r in rejected if r.code == "context_length"}
+    lengths = [c.context_length or 0 for c in found if c.name in too_short]
+    assert (doubted[0].context_length or 0) >= max(lengths, default=0)
+    # The output that was asked for is known exactly; no doubt helps where it alone is too long.
+    assert (question.output_tokens or 0) <= (doubted[0].context_length or 0)
+
+
+@given(questions, candidates, st.booleans())
+def test_who_is_left_out_and_who_stays_is_told_in_the_configured_order(
+    question: Question, found: list[Candidate], real: bool
+) -> None:
+    accepted, rejected = eligible(question, found, real_targets=real)
+    order = [candidate.name for candidate in found]
+    for names in ([c.name for c in accepted], [r.target for r in rejected]):
+        assert names == sorted(names, key=order.index)
+    assert all(rejection.reason for rejection in rejected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "code", "reason"),
+    [
+        ({}, {"needs": {"chat", "vision", "n"}}, "capability", "n, vision"),
+        ({"demonstration": True}, {}, "demonstration", "real target"),
+        ({"context_length": 99}, {}, "context_length", "100 tokens do not fit into 99"),
+        ({"context_length": 149}, {"output_tokens": 50}, "context_length", "150"),
+        ({"vector_space": "other"}, {}, "vector_space", "'other'"),
+        ({"vector_space": None}, {}, "vector_space", "None"),
+    ],
+)  # fmt: skip
+def test_reasons(
+    changes: dict[str, object], asked: dict[str, object], code: str, reason: str
+) -> None:
+    space = "s" if code == "vector_space" else None
+    question = _question(**{k: frozenset(v) if k == "needs" else v for k, v in asked.items()})
+    found = [_candidate("fits", vector_space=space, capabilities=frozenset(CAPABILITIES))]
+    found.append(_candidate("x", **changes))
+    _, (rejection,) = eligible(question, found, real_targets=True, vector_space=space)
+    assert (rejection.target, rejection.code) == ("x", code)
+    assert reason in rejection.reason
+
+
+def test_a_demonstration_answers_where_there_is_nothing_else() -> None:
+    found = [_candidate("demo", demonstration=True)]
+    assert eligible(_question(), found, real_targets=False)[0] == tuple(found)
+
+
+def test_ordered_keeps_the_configured_order() -> None:
+    found = [_candidate(name, input_nanousd=cost) for name, cost in (("b", 9), ("a", 1))]
+    choices = registry.make("ordered").decide(_question(), found)
+    assert [choice.target for choice in choices] == ["b", "a"]
+
+
+@given(st.integers(0, 10**9), st.none() | st.integers(0, 10**7), st.integers(0, 10**12))
+def test_an_expected_cost_is_rounded_up(input_tokens: int, output: int | None, price: int) -> None:
+    question = _question(input_tokens=input_tokens, output_tokens=output)
+    cost = _candidate("x", input_nanousd=price, output_nanousd=price).cost_nanousd(question)
+    exact = price * (input_tokens + (256 if output is None else output))
+    assert cost is not None
+    assert 0 <= cost * 1_000_000 - exact < 1_000_000

@@ -33,6 +33,48 @@ def _build(text: str, **environ: str) -> config.Config:
         ("discover: perhaps", "discover:", "bool"),
         ("providers: {up: 5}", "providers.up:", "mapping"),
         ("providers: {up: {}}", "providers.up.base_url:", "missing"),
+        ("server: {idle: 1}", "server.idle:", "keep_alive_s"),
+        ("server: {drain_s: .inf}", "server.drain_s:", "86400"),
+        ("server: {first_payload_s: .nan}", "server.first_payload_s:", "> 0"),
+        ("server: {synchronous: OFF}", "server.synchronous:", "str"),
+        ("server: {synchronous: 'OFF'}", "server.synchronous:", "FULL, NORMAL"),
+        ("server: {hosts: a.example}", "server.hosts:", "array"),
+        ("server: 5", "server:", "object"),
+        ("providers: {up: {base_ulr: x}}", "providers.up.base_ulr:", "base_url"),
+        ("providers: {up: {base_url: 5}}", "providers.up.base_url:", "str"),
+        (
+            "providers:\n  up:\n    base_url: http://h\n    deadlines:\n      idle: 5",
+            "router.yaml:5: providers.up.deadlines.idle:",
+            "first_byte_s",
+        ),
+        (
+            "providers: {up: {base_url: 'http://h', headers: {a: 5}}}",
+            "providers.up.headers:",
+            "str",
+        ),
+        (
+            'providers: {up: {base_url: "http://h", headers: {a: "b\\r\\nc: d"}}}',
+            "providers.up.headers.a:",
+            "line breaks",
+        ),
+        (
+            'providers: {up: {base_url: "http://h", api_key: "a\\nb"}}',
+            "providers.up.api_key:",
+            "line breaks",
+        ),
+        ("providers: {up: {base_url: 'http://h', proxy: h}}", "providers.up.proxy:", "socks5"),
+        ("providers: {up: {base_url: 'http://h:99999'}}", "providers.up.base_url:", "http://host"),
+        ("providers: {up: {base_url: 'http://[x'}}", "providers.up.base_url:", "http://host"),
+        ("providers: {up: {base_url: 'http://h?a=1'}}", "providers.up.base_url:", "query"),
+        ("providers: {up: {base_url: 'http://@h'}}", "providers.up.base_url:", "user"),
+        ("providers: {up: {base_url: '${URL:-http://h}'}}", "providers.up.base_url:", "${NAME}"),
+        (
+            "providers: {up: {base_url: 'http://h', max_tokens_field: max}}",
+            "providers.up.max_tokens_field:",
+            "max_completion_tokens",
+        ),
+        ("providers: {up : {base_url: 'http://h', http2: 1}}", "providers.up.http2:", "bool"),
+        ("providers: [up]", "providers:", "object"),
         ("providers: {up: {base_url: nowhere}}", "providers.up.base_url:", "http"),
         ("providers: {up: {base_url: 'http://u:p@h/v1'}}", "providers.up.base_url:", "api_key"),
         ("providers: {'a/b': {base_url: 'http://h'}}", "providers.a/b:", "'/'"),
@@ -47,17 +89,57 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "  - target: up/m", "targets[1]:", "taken"),
         (HEAD + "    price: {input: -1}", "targets[0].price.input:", "0"),
         (HEAD + "    price: {input: .nan}", "targets[0].price.input:", "finite"),
-        (HEAD + "    price: {inputs: 1}", "targets[0].price", "input"),
-        (HEAD + "    price: cheap", "targets[0].price:", "docs/configuration.md"),
-        (HEAD + "    capabilities: [juggling]", "targets[0].capabilities", "juggling"),
+        (HEAD + "    price: {inputs: 1}", "targets[0].price.inputs:", "input, output"),
+        (HEAD + "    price: cheap", "targets[0].price:", "expected free or a mapping"),
+        (HEAD + "    price: {output: 1}", "targets[0].price.input:", "missing"),
+        (HEAD + "    price: {input: yes}", "targets[0].price.input:", "bool"),
+        (HEAD + "    price: {input: 1, per_request: .inf}", "price.per_request:", "finite"),
+        (HEAD + "    price: {input: 1e9}", "targets[0].price.input:", "1000000"),
+        (HEAD + "    capabilities: [juggling]", "targets[0].capabilities[0]:", "vision"),
+        (HEAD + "    context_length: 0", "router.yaml:5: targets[0].context_length:", ">= 1"),
+        (HEAD + "    alias: [up/m]", "router.yaml:4: targets[0]:", "taken"),
+        (HEAD + "    alias: ['']", "targets[0].alias:", "printable"),
+        (HEAD + '  - target: "up/a\\nb"', "targets[1].target:", "printable"),
+        (HEAD + "  - target: up/" + "x" * 300, "targets[1].target:", "256"),
+        (HEAD + "  - {target: up/*, alias: [x]}", "targets[1].alias:", "one target"),
+        (HEAD + "  - {target: up/*, tiers: [x]}", "targets[1].tiers:", "one target"),
+        (HEAD + "  - {target: up/*, model: x}", "targets[1].model:", "one target"),
+        (HEAD + "  - up/x", "targets[1]:", "object"),
+        (HEAD + "    alias: [x]\nmodels: {x: {targets: [up/m]}}", "targets[0]:", "taken"),
+        (HEAD + "models: {auto: {targets: [tier:chaep]}}", "models.auto.targets[0]:", "cheap"),
+        (HEAD + "    tiers: [mine]\nmodels: {a: {targets: [tier:min]}}", "targets[0]:", "mine"),
+        (HEAD + "models: {auto: {targets: [down/m]}}", "models.auto.targets[0]:", "providers"),
+        (HEAD + "models: {auto: {targets: [up/*, m]}}", "models.auto.targets[1]:", "tier:"),
+        (
+            "discover: true\nmodels:\n  auto:\n    targets:\n    - opneai/gpt-4o",
+            "router.yaml:5: models.auto.targets[0]:",
+            "no provider 'opneai'",
+        ),
+        (
+            "providers: {up: {base_url: 'http://h'}}\ntargets: [{target: up/*}]\n"
+            "models: {auto: {targets: [up/*]}}",
+            "router.yaml:3: models.auto.targets[0]:",
+            "no target",
+        ),
+        ("models: {'a\tb': {targets: [tier:auto]}}", "models.a", "printable"),
+        ("models: {'': {targets: [tier:auto]}}", "models.:", "printable"),
+        ("models: [auto]", "models:", "object"),
+        (HEAD + "models: {auto: {targets: up/m}}", "models.auto.targets:", "array"),
         (HEAD + "models: {auto: {}}", "models.auto.targets:", "missing"),
         (HEAD + "models: {auto: {targets: []}}", "models.auto.targets:", "1"),
         (HEAD + "models: {auto: {targets: [up/x]}}", "models.auto.targets[0]:", "up/x"),
         (HEAD + "models: {auto: {targets: [mystery]}}", "models.auto.targets[0]:", "tier:"),
         (HEAD + "models: {auto: {targets: [up/m], policy: x}}", "models.auto.policy:", "cheapest"),
         ("budgets: [{limit_usd: 1, scope: team:x}]", "budgets[0].scope:", "global"),
+        ("budgets: [{limit_usd: 1, scope: 'key:'}]", "budgets[0].scope:", "key:<id>"),
+        ("budgets: [{scope: global}]", "budgets[0].limit_usd:", "missing"),
+        ("budgets: [{limit_usd: -5}]", "budgets[0].limit_usd:", "between 0"),
+        ("budgets: [{limit_usd: 1, mode: firm}]", "budgets[0].mode:", "hard, soft"),
+        ("budgets: [{limit_usd: 1, limit: 2}]", "budgets[0].limit:", "limit_usd"),
+        ("budgets: [{limit_usd: 1, timezone: America}]", "budgets[0].timezone:", "Europe/Berlin"),
+        ("budgets: [{limit_usd: 1, timezone: ../../etc}]", "budgets[0].timezone:", "Europe"),
         ("budgets: [{limit_usd: lots}]", "budgets[0].limit_usd:", "number"),
-        ("budgets: [{limit_usd: 1, window: hour}]", "budgets[0].window:", "hour"),
+        ("budgets: [{limit_usd: 1, window: hour}]", "budgets[0].window:", "lifetime"),
         ("budgets: [{limit_usd: 1, timezone: Mars/X}]", "budgets[0].timezone:", "Europe/Berlin"),
         ("a: 1\nb: 2\na: 3", "router.yaml:3: a:", "twice"),
         ("models:\n  1: {targets: [x]}", "router.yaml:2:", "text"),
@@ -91,13 +173,46 @@ def test_secrets_and_urls_come_from_the_environment_alone() -> None:
     text = (
         "providers:\n  up:\n    base_url: ${URL}/v1\n    api_key: ${KEY}\n"
         "    headers: {x-org: '${ORG}'}\n"
-        "models: {auto: {targets: [tier:a], description: '${KEY} is not read here'}}\n"
+        "models: {auto: {targets: [tier:auto], description: '${KEY} is not read here'}}\n"
     )
     built = _build(text, URL="http://h:1", KEY="sk-secret", ORG="o")
     assert built.providers["up"].base_url == "http://h:1/v1"
     assert built.providers["up"].api_key == "sk-secret"
     assert built.providers["up"].headers == {"x-org": "o"}
     assert built.models["auto"].description == "${KEY} is not read here"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "providers: {up: {base_url: '${SECRET}'}}",
+        "providers: {up: {base_url: 'ftp://u:${SECRET}@h'}}",
+        "providers: {up: {base_url: 'http://h/v1?key=${SECRET}'}}",
+        "providers: {up: {base_url: 'http://h', proxy: 'ftp://u:${SECRET}@h'}}",
+        'providers: {up: {base_url: "http://h", api_key: "${SECRET}\\n"}}',
+        'providers: {up: {base_url: "http://h", headers: {a: "${SECRET}\\n"}}}',
+    ],
+)
+def test_messages_do_not_quote_what_came_from_the_environment(text: str) -> None:
+    with pytest.raises(StartError) as caught:
+        _build(text, SECRET="canary-0123456789")
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "discover"),
+    [
+        ("tier:auto, tier:embed, tier:local", False),
+        ("tier:mine", False),
+        ("up/m, short, up/*", False),
+        ("openai/gpt-4o, ollama/llama3", True),
+        ("openai/*", True),
+    ],
+)
+def test_what_a_virtual_model_may_name(names: str, discover: bool) -> None:
+    text = f"{HEAD}    tiers: [mine]\n    alias: [short]\nmodels: {{a: {{targets: [{names}]}}}}\n"
+    built = _build(f"{text}discover: {str(discover).lower()}\n")
+    assert built.models["a"].targets == names.split(", ")
 
 
 def test_secrets_do_not_show() -> None:
@@ -118,6 +233,15 @@ def test_the_shipped_file_is_valid() -> None:
     assert list(shipped.models) == ["auto", "cheap", "best", "fast", "local", "embed"]
     (budget,) = shipped.budgets
     assert (budget.scope, budget.limit_nanousd) == ("anonymous", 10 * 10**9)
+
+
+def test_the_examples_in_the_shipped_file_are_valid() -> None:
+    shipped = (Path(config.__file__).parents[1] / "router.yaml").read_text()
+    commented = shipped.partition("# More providers and targets:\n#\n")[2]
+    example = "".join(f"{line.removeprefix('# ')}\n" for line in commented.splitlines())
+    built = _build(example.replace("#\n", ""), MY_SERVER_KEY="sk-x")
+    assert built.providers["my-server"].api_key == "sk-x"
+    assert built.targets[0].tiers == ["cheap"]
 
 
 def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from proxy import catalog
-from proxy.config import Config, Provider
+from proxy.config import Config, Provider, Server
 from proxy.discovery import Found, discover
+from proxy.errors import StartError
+from tests.adapters.contract import whole
+from tests.adapters.servers import Peer, ScriptedServer
 
 
 class _ModelServer(BaseHTTPRequestHandler):
@@ -81,3 +86,100 @@ def test_a_server_on_this_machine_is_asked_for_its_models(port: int) -> None:
 def test_nothing_found_is_nothing_changed() -> None:
     before = _config()
     assert discover(before, catalog.load(), {}, {"ollama": 1}) == (before, ())
+
+
+def listing(body: object, status: int = 200) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(whole(body, status))
+
+    return answer
+
+
+def hanging(peer: Peer) -> None:
+    peer.read_request()
+    assert peer.is_gone()
+
+
+def cutting(peer: Peer) -> None:
+    peer.read_request()
+    peer.reset()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        listing(b"<html>It works!</html>"),
+        listing({"detail": "Not Found"}, 404),
+        listing({"error": {"message": "no key"}}, 401),
+        listing({"data": []}),
+        listing({"data": None}),
+        listing({"data": [{"id": 5}]}),
+        listing([]),
+        cutting,
+        hanging,
+    ],
+)
+def test_whatever_else_listens_on_a_usual_port_is_left_alone(
+    script: Callable[[Peer], None],
+) -> None:
+    before = _config()
+    with ScriptedServer(script) as server:
+        assert discover(before, catalog.load(), {}, {"ollama": server.port}) == (before, ())
+
+
+def test_servers_that_hang_are_waited_for_together() -> None:
+    with contextlib.ExitStack() as opened:
+        servers = [opened.enter_context(ScriptedServer(hanging)) for _ in range(3)]
+        good = opened.enter_context(ScriptedServer(listing({"data": [{"id": "m"}]})))
+        ports = {str(n): server.port for n, server in enumerate([*servers, good])}
+        began = time.perf_counter()
+        _, found = discover(_config(), catalog.load(), {}, ports)
+        assert time.perf_counter() - began < 3.5
+    assert [each.provider for each in found] == ["3"]
+
+
+def test_names_that_mean_more_than_a_model_are_left_out() -> None:
+    ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
+    with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
+        found_config, _ = discover(_config(), catalog.load(), {}, {"ollama": server.port})
+    assert [(target.target, target.tiers) for target in found_config.targets] == [
+        ("ollama/hf.co/a/b:Q4", ["local"]),
+        ("ollama/bge-m3", []),
+    ]
+
+
+def test_the_server_does_not_find_itself(port: int) -> None:
+    before = _config(server=Server(port=port))
+    assert discover(before, catalog.load(), {}, {"llama-server": port}) == (before, ())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])
+def test_a_base_url_that_points_clients_here_is_not_ours_to_use(host: str) -> None:
+    environ = {"OPENAI_API_KEY": "sk-1", "OPENAI_BASE_URL": f"http://{host}:4000/v1"}
+    found_config, _ = discover(_config(), catalog.load(), environ, {})
+    assert found_config.providers["openai"].base_url == "https://api.openai.com/v1"
+    environ["OPENAI_BASE_URL"] = f"http://{host}:4001/v1"
+    found_config, _ = discover(_config(), catalog.load(), environ, {})
+    assert found_config.providers["openai"].base_url == f"http://{host}:4001/v1"
+
+
+@pytest.mark.parametrize("value", ["", " ", "\n"])
+def test_a_variable_without_a_key_brings_nothing(value: str) -> None:
+    before = _config()
+    assert discover(before, catalog.load(), {"OPENAI_API_KEY": value}, {}) == (before, ())
+
+
+@pytest.mark.parametrize("value", ["sk-\nx", "sk-é", "sk-\u2028x"])
+def test_a_key_that_is_none_is_refused_by_the_name_of_its_variable(value: str) -> None:
+    with pytest.raises(StartError, match="OPENAI_API_KEY") as caught:
+        discover(_config(), catalog.load(), {"OPENAI_API_KEY": value}, {})
+    assert "sk-" not in str(caught.value)
+
+
+def test_what_was_found_stands_behind_what_was_written(port: int) -> None:
+    own = Provider(base_url="http://mine/v1")
+    before = _config(providers={"mine": own})
+    environ = {"OPENAI_API_KEY": "sk-1"}
+    found_config, _ = discover(before, catalog.load(), environ, {"ollama": port})
+    assert list(found_config.providers) == ["mine", "openai", "ollama"]

@@ -9,7 +9,7 @@ from proxy.discovery import with_demonstration
 from proxy.errors import InvalidRequest
 from proxy.price_book import PriceBook
 from proxy.pricing import Price
-from proxy.targets import Target, TargetTable, VirtualModel, build_table
+from proxy.targets import Target, TargetTable, VirtualModel, build_table, is_embedder
 from proxy.yaml_file import YamlFile
 
 BASE = """\
@@ -27,7 +27,7 @@ models:
   best: {targets: [tier:best]}
   mixed: {policy: cheapest, targets: [b/mine, four, tier:cheap, b/*]}
   embed: {targets: [b/my-embedder, a/text-embedding-3-small]}
-  empty: {targets: [tier:nobody]}
+  empty: {targets: [tier:local]}
 """
 
 
@@ -76,6 +76,58 @@ def test_names_with_tricks_are_no_names(name: str) -> None:
     assert _table().find(name) is None
 
 
+def test_what_the_file_says_of_a_wildcard_holds_for_all_behind_it() -> None:
+    text = (
+        "providers: {mine: {base_url: 'http://mine/v1'}}\n"
+        "targets: [{target: mine/*, price: free, context_length: 99, image_tokens: 5}]\n"
+    )
+    target = _target(_table(text), "mine/anything")
+    assert target.is_free
+    assert (target.context_length, target.image_tokens) == (99, 5)
+
+
+def test_a_resellers_model_does_not_shadow_the_provider_of_that_name() -> None:
+    text = (
+        "providers: {a: {base_url: 'http://a'}, b: {base_url: 'http://b'}}\n"
+        "targets: [{target: a/b/x}, {target: a/c/x}, {target: b/*}]\n"
+    )
+    table = _table(text)
+    assert _target(table, "b/x").provider == "b"
+    assert _target(table, "c/x").name == "a/c/x"
+    assert _target(table, "a/b/x").model == "b/x"
+
+
+def test_tiers_are_the_catalogues_unless_the_file_has_any() -> None:
+    text = (
+        "providers: {openai: {base_url: 'http://a'}}\n"
+        "targets:\n  - {target: openai/gpt-6-luna}\n  - {target: openai/gpt-6-astra, tiers: []}\n"
+        "  - {target: openai/gpt-6.1-sol, tiers: [mine]}\n"
+    )
+    table = _table(text)
+    assert _target(table, "openai/gpt-6-luna").tiers == {"cheap", "fast"}
+    assert _target(table, "openai/gpt-6-astra").tiers == set()
+    assert _target(table, "openai/gpt-6.1-sol").tiers == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("model", "embeds"),
+    [
+        ("nomic-embed-text", True),
+        ("Qwen3-Embedding-8B", True),
+        ("bge-m3:latest", True),
+        ("BAAI/bge-large-en", True),
+        ("multilingual-e5-large", True),
+        ("all-minilm:22m", True),
+        ("llama3", False),
+        ("gte-qwen2", True),
+        ("e5x", False),
+        ("gigabge", False),
+    ],
+)
+def test_embedders_are_told_by_their_names(model: str, embeds: bool) -> None:
+    assert is_embedder(model) == embeds
+
+
 def test_names_asked_for_are_not_remembered_without_end() -> None:
     table = _table()
     for n in range(3000):
@@ -99,6 +151,16 @@ def test_embeddings_are_of_the_first_targets_space() -> None:
     small = _target(table, "a/text-embedding-3-small")
     assert small.vector_space == "openai/text-embedding-3-small"
     assert _target(table, "a/gpt-4o").vector_space is None
+
+
+def test_a_demonstration_does_not_settle_the_space_of_real_targets() -> None:
+    text = (
+        "providers: {b: {base_url: 'http://b'}, demo: {adapter: scripted}}\n"
+        "targets:\n"
+        "  - {target: demo/embed-x, price: free}\n  - {target: b/embed-y, price: free}\n"
+        "models: {embed: {targets: [demo/embed-x, b/embed-y]}}\n"
+    )
+    assert _virtual(_table(text), "embed").vector_space == "embed-y"
 
 
 def test_prices_and_limits_come_from_the_file_first() -> None:

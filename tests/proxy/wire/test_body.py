@@ -211,7 +211,7 @@ def test_depth_bombs_are_refused_at_once(opening: bytes, depth: int) -> None:
     began = time.perf_counter()
     with pytest.raises(InvalidRequest, match=r"nested too deeply|not valid JSON"):
         Body.parse(b'{"x": ' + opening * depth + b"}")
-    assert time.perf_counter() - began < 0.25
+    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+"""Every adapter on the stage of each scene: the same provider, as far as the contract can tell.
+
+A scene is what the provider does; a stage makes an adapter of one kind whose provider does it.
+Whoever writes an adapter adds its stage to `STAGES`, and the contract tests run over it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from adapters.base import Adapter
+from adapters.openai_compatible import OpenAICompatible
+from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
+from tests.adapters.servers import Peer, ScriptedServer
+
+TEXT = "Once upon a time."
+CALL = {"name": "get_weather", "arguments": {"city": "Paris"}}
+
+Scene = Literal[
+    "text",
+    "tools",
+    "embeddings",
+    "cut",
+    "stall",
+    "error in the stream",
+    "refused connection",
+    "status 400",
+    "status 401",
+    "status 404",
+    "status 429",
+    "status 500",
+    "too long",
+]
+Stage = Callable[[Scene], AbstractContextManager[Adapter]]
+
+MODEL = "model-x"
+
+
+# --- scripted -------------------------------------------------------------------------------------
+
+_SCRIPTED: dict[Scene, Reply] = {
+    "text": Reply(text=TEXT),
+    "embeddings": Reply(),
+    "tools": Reply(tool_calls=[ToolCall(name="get_weather", arguments={"city": "Paris"})]),
+    "cut": Reply(text=TEXT, fault=Fault(kind="disconnect", after_tokens=2)),
+    "stall": Reply(text=TEXT, fault=Fault(kind="stall", after_tokens=2)),
+    "error in the stream": Reply(text=TEXT, fault=Fault(kind="error", message="no", code="c")),
+    "refused connection": Reply(fault=Fault(kind="refuse")),
+    "status 400": Reply(fault=Fault(kind="status", status=400, message="no", code="c")),
+    "status 401": Reply(fault=Fault(kind="status", status=401)),
+    "status 404": Reply(fault=Fault(kind="status", status=404, code="model_not_found")),
+    "status 429": Reply(fault=Fault(kind="status", status=429, retry_after_s=7)),
+    "status 500": Reply(fault=Fault(kind="status", status=500)),
+    "too long": Reply(fault=Fault(kind="status", status=400, code="context_length_exceeded")),
+}
+
+
+@contextlib.contextmanager
+def _scripted(scene: Scene) -> Iterator[Adapter]:
+    yield Scripted(Script(models=[MODEL], replies=[_SCRIPTED[scene]]))
+
+
+# --- openai_compatible ----------------------------------------------------------------------------
+
+
+def head(status: int = 200, **headers: str) -> bytes:
+    """The head of an answer; `content_type` is `content-type`."""
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} Because\r\n{lines}\r\n".encode()
+
+
+def whole(body: object, status: int = 200, **headers: str) -> bytes:
+    """An answer with a JSON body."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {"content_type": "application/json", "content_length": str(len(text)), **headers}
+    return head(status, **given) + text
+
+
+EVENTS = head(content_type="text/event-stream", transfer_encoding="chunked")
+
+
+def piece(data: bytes) -> bytes:
+    """A piece of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+END = b"0\r\n\r\n"
+DONE = piece(b"data: [DONE]\n\n")
+
+
+def event(value: object) -> bytes:
+    """An event of a stream, in a piece of its own."""
+    return piece(b"data: %b\n\n" % json.dumps(value).encode())
+
+
+def chunk(delta: object, finish: str | None = None) -> dict[str, Any]:
+    """A chunk of a stream."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "1", "object": "chat.completion.chunk", "choices": [choice]}
+
+
+_USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+_FUNCTION = {"name": "get_weather", "arguments": json.dumps({"city": "Paris"})}
+_TOOL_CALL = {"id": "call_1", "type": "function", "function": _FUNCTION}
+
+
+def _saying(peer: Peer, message: dict[str, Any], finish: str) -> None:
+    """Answer with a message, streamed or whole as the request asks."""
+    if json.loads(peer.read_request().body).get("stream"):
+        peer.send(EVENTS + event(chunk({"role": "assistant", "content": ""})))
+        calls = message.get("tool_calls")
+        delta = {"tool_calls": [{"index": 0, **calls[0]}]} if calls else message
+        peer.send(event(chunk(delta)) + event(chunk({}, finish)))
+        peer.send(event({"choices": [], "usage": _USAGE}) + DONE + END)
+        return
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
+    peer.send(whole({"choices": [choice], "usage": _USAGE}))
+
+
+def _text(peer: Peer) -> None:
+    _saying(peer, {"content": TEXT}, "stop")
+
+
+def _tools(peer: Peer) -> None:
+    _saying(peer, {"content": None, "tool_calls": [_TOOL_CALL]}, "tool_calls")
+
+
+def _embeddings(peer: Peer) -> None:
+    request = json.loads(peer.read_request().body)
+    data = [{"index": i, "embedding": [1.0, 0.0]} for i, _ in enumerate(request["input"])]
+    peer.send(whole({"data": data, "usage": {"prompt_tokens": 2, "total_tokens": 2}}))
+
+
+def _cut(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(EVENTS + event(chunk({"content": "Once"})))
+    peer.reset()
+
+
+def _stall(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(EVENTS + event(chunk({"content": "Once"})))
+    assert peer.is_gone()
+
+
+def _error_in_the_stream(peer: Peer) -> None:
+    peer.read_request()
+    peer.send(EVENTS + event(chunk({"content": ""})))
+    peer.send(event({"error": {"message": "no", "code": "c"}}) + END)
+
+
+def _failing(status: int, code: str | None = None, **headers: str) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(whole({"error": {"message": "no", "code": code}}, status, **headers))
+
+    return answer
+
+
+_SERVED: dict[Scene, Callable[[Peer], None]] = {
+    "text": _text,
+    "tools": _tools,
+    "embeddings": _embeddings,
+    "cut": _cut,
+    "stall": _stall,
+    "error in the stream": _error_in_the_stream,
+    "status 400": _failing(400, "c"),
+    "status 401": _failing(401, "invalid_api_key"),
+    "status 404": _failing(404, "model_not_found"),
+    "status 429": _failing(429, retry_after="7", x_secret="internal"),
+    "status 500": _failing(500),
+    "too long": _failing(400, "context_length_exceeded"),
+}
+
+
+@contextlib.contextmanager
+def _openai_compatible(scene: Scene) -> Iterator[Adapter]:
+    if scene == "refused connection":
+        with ScriptedServer(lambda peer: None) as server:
+            url = server.url
+        yield OpenAICompatible(base_url=url)
+        return
+    with ScriptedServer(_SERVED[scene]) as server:
+        yield OpenAICompatible(base_url=f"{server.url}/v1", api_key="sk-test-0123456789")
+
+
+STAGES: dict[str, Stage] = {"scripted": _scripted, "openai_compatible": _openai_compatible}
