@@ -83,6 +83,8 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._now = 0
+        self._started_at = 0.0
+        """The same moment to the millisecond, for the order of the rows."""
         # session -> its newest attempt on record: any later number needs no look into the file.
         self._attached: dict[int, int] = {}
         # Heartbeats live in memory only: losing one makes an orphan's first estimate coarser.
@@ -135,6 +137,7 @@ class Ledger:
         answered `unavailable` and none has happened; the next call tries afresh.
         """
         self._now = int(now)
+        self._started_at = round(now, 3)
         try:
             if self.is_stale:
                 self._load()
@@ -250,7 +253,7 @@ class Ledger:
         self._attempt_rows.append(
             (
                 number,
-                self._now,
+                self._started_at,
                 attempt.request_id,
                 attempt.number,
                 attempt.endpoint,

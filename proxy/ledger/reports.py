@@ -58,7 +58,7 @@ class AttemptRow:
     """One attempt with what it finally cost. `outcome` is `open` until it is settled."""
 
     attempt: int
-    started_at: int
+    started_at: float
     request_id: str
     number: int
     endpoint: str
@@ -112,7 +112,7 @@ def spend(
         f"FROM spend WHERE started_at >= ? AND started_at < ? {grouping}"
     )
 
-    def local_day(started_at: int) -> str:
+    def local_day(started_at: float) -> str:
         return datetime.fromtimestamp(started_at, zone).date().isoformat()
 
     with _reading(path) as db:

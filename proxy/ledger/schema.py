@@ -68,7 +68,7 @@ def ledger(db: Database) -> None:
 
         CREATE TABLE attempts (
             id INTEGER PRIMARY KEY,
-            started_at INTEGER NOT NULL,
+            started_at REAL NOT NULL,
             request_id TEXT NOT NULL,
             number INTEGER NOT NULL,
             endpoint TEXT NOT NULL,
