@@ -30,22 +30,16 @@ from proxy.auth import Caller
 from proxy.clock import Clock
 from proxy.errors import (
     ApiError,
-    BudgetBusy,
-    BudgetExhausted,
-    ContextTooLong,
-    Forbidden,
-    InvalidRequest,
     LedgerDown,
-    NoTarget,
     UnknownModel,
-    WrongKey,
     from_upstream,
 )
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
-from proxy.ledger.protocol import Attempt, BudgetState, Outcome, Refused, Settlement
+from proxy.ledger.protocol import Attempt, Outcome, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
+from proxy.refusals import denied, refused_money
 from proxy.relay import StreamReply, relay
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
@@ -96,6 +90,8 @@ class Tried:
 
     id: int
     target: Target
+    default_max: int | None
+    """The maximum written into the request; None leaves it as it is."""
     hold_nanousd: int
     dispatched_at: float
     first_token_s: float | None = None
@@ -195,7 +191,7 @@ class Engine:
     def _route(self, job: Job) -> Route:
         job.virtual_model, decision = self.decide(job.caller, job.request)
         if isinstance(decision, Denial):
-            raise _denied(job.request.model, decision)
+            raise denied(job.request.model, decision)
         job.policy = decision.policy
         return decision
 
@@ -250,7 +246,7 @@ class Engine:
             body=request.upstream_body(
                 target.model,
                 max_tokens_field=target.max_tokens_field,
-                default_max=self._default_max(job, target),
+                default_max=tried.default_max,
                 ask_usage=target.stream_usage,
             ),
             stream=request.stream,
@@ -281,7 +277,8 @@ class Engine:
     # --- money -----------------------------------------------------------------------------
 
     async def _reserve(self, job: Job, target: Target, reason: str) -> Tried:
-        hold, floor = self._hold(job.request, target)
+        default_max = self._default_max(job, target)
+        hold, floor = self._hold(job.request, target, default_max)
         job.attempts += 1
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
@@ -308,7 +305,10 @@ class Engine:
             job.attempts -= 1
             job.has_waited |= error.refused.held
             self._metrics.refusals.labels(error.refused.reason).inc()
-            raise _Refusal(_refused(error.refused, job.request, target, self._clock)) from None
+            answer = refused_money(
+                error.refused, target, unbounded=job.request.unbounded, clock=self._clock
+            )
+            raise _Refusal(answer) from None
         except LedgerUnavailable as error:
             job.attempts -= 1
             raise LedgerDown(
@@ -319,18 +319,19 @@ class Engine:
         job.last = Tried(
             id=attempt.attempt,
             target=target,
+            default_max=default_max,
             hold_nanousd=hold,
             dispatched_at=time.perf_counter(),
         )
         return job.last
 
-    def _hold(self, request: Request, target: Target) -> tuple[int, int]:
+    def _hold(self, request: Request, target: Target, default_max: int | None) -> tuple[int, int]:
         """The most an attempt can cost, and what it has cost at least if its worker dies early."""
         if target.price is None or target.is_free:
             return 0, 0
         output = request.max_output_tokens
         if output is None:
-            output = _most_output(request, target)
+            output = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
         hold = pricing.hold_nanousd(
             target.price,
             input_bound_tokens=request.input_bound(target.image_tokens),
@@ -626,73 +627,3 @@ def _cut_short(error: BaseException) -> tuple[Outcome, str]:
 
 def _is_stale(error: AdapterError) -> bool:
     return isinstance(error, ConnectionLost) and error.stale
-
-
-def _denied(model: str, denial: Denial) -> ApiError:
-    reasons = "; ".join(f"{r.target}: {r.reason}" for r in denial.rejections)
-    if not denial.rejections:
-        return NoTarget(f"the model {model!r} has no target: nothing that it names is configured")
-    codes = {rejection.code for rejection in denial.rejections}
-    if "context_length" in codes:
-        return ContextTooLong(
-            f"no target of {model!r} has a context that long ({reasons})", param="messages"
-        )
-    if codes <= {"capability", "demonstration"}:
-        return InvalidRequest(f"no target of {model!r} can do this ({reasons})", param="model")
-    return NoTarget(f"no target of {model!r} can take this request ({reasons})")
-
-
-def _refused(refused: Refused, request: Request, target: Target, clock: Clock) -> ApiError:
-    """What the client is told of a refusal."""
-    if refused.reason == "key_revoked":
-        return WrongKey("the API key is unknown or revoked")
-    if refused.reason == "unpriced":
-        return _unpriced(request, target)
-    budget = refused.budget
-    assert budget is not None
-    needed = _usd(refused.needed_nanousd)
-    if refused.held:
-        return BudgetBusy(
-            f"requests in flight hold what is left of {_describe(budget)}; "
-            f"this one needs up to ${needed}: try again shortly",
-            headers={"retry-after": "1", "retry-after-ms": "1000"},
-        )
-    headers = {"x-should-retry": "false"}
-    opens = ""
-    if budget.opens_at is not None:
-        headers["retry-after"] = str(max(1, budget.opens_at - int(clock.time())))
-        opens = f"; it opens again at {_utc(budget.opens_at)}"
-    return BudgetExhausted(
-        f"{_describe(budget)} cannot pay for this request: spent ${_usd(budget.spent_nanousd)}, "
-        f"held ${_usd(budget.held_nanousd)}, needed up to ${needed}{opens}",
-        headers=headers,
-    )
-
-
-def _unpriced(request: Request, target: Target) -> ApiError:
-    if target.price is not None and request.unbounded:
-        return Forbidden(
-            f"the cost of {request.unbounded!r} has no upper bound, "
-            "so no request with it is sent under a hard budget",
-            param=request.unbounded,
-        )
-    return Forbidden(
-        f"no price is known for {target.name!r}, so it is not used under a hard budget; "
-        "set 'price' (or 'price: free') for it in router.yaml",
-        param="model",
-    )
-
-
-def _describe(budget: BudgetState) -> str:
-    window = "lifetime" if budget.window == "lifetime" else f"{budget.window}'s"
-    return f"the {window} budget of {budget.scope!r} (${_usd(budget.limit_nanousd)})"
-
-
-def _usd(amount_nanousd: int) -> str:
-    whole, rest = divmod(amount_nanousd, 10**9)
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{whole}.{decimals}"
-
-
-def _utc(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,96 @@
+"""What a caller is told when a request is not dispatched: no route, no money, no bound."""
+
+from __future__ import annotations
+
+import time
+
+from policies.base import Denial
+from proxy.clock import Clock
+from proxy.errors import (
+    ApiError,
+    BudgetBusy,
+    BudgetExhausted,
+    ContextTooLong,
+    Forbidden,
+    InvalidRequest,
+    NoTarget,
+    WrongKey,
+)
+from proxy.ledger.protocol import BudgetState, Refused
+from proxy.targets import Target
+
+
+def denied(model: str, denial: Denial) -> ApiError:
+    """The answer where no target passed the hard constraints; it lists why, target by target."""
+    reasons = "; ".join(f"{r.target}: {r.reason}" for r in denial.rejections)
+    if not denial.rejections:
+        return NoTarget(f"the model {model!r} has no target: nothing that it names is configured")
+    codes = {rejection.code for rejection in denial.rejections}
+    if "context_length" in codes:
+        return ContextTooLong(
+            f"no target of {model!r} has a context that long ({reasons})", param="messages"
+        )
+    if codes <= {"capability", "demonstration"}:
+        return InvalidRequest(f"no target of {model!r} can do this ({reasons})", param="model")
+    return NoTarget(f"no target of {model!r} can take this request ({reasons})")
+
+
+def refused_money(
+    refused: Refused, target: Target, *, unbounded: str | None, clock: Clock
+) -> ApiError:
+    """The answer where the ledger made no hold.
+
+    `unbounded` names the parameter, if any, whose cost could not be held.
+    """
+    if refused.reason == "key_revoked":
+        return WrongKey("the API key is unknown or revoked")
+    if refused.reason == "unpriced":
+        return _unpriced(target, unbounded)
+    budget = refused.budget
+    assert budget is not None
+    needed = _usd(refused.needed_nanousd)
+    if refused.held:
+        return BudgetBusy(
+            f"requests in flight hold what is left of {_describe(budget)}; "
+            f"this one needs up to ${needed}: try again shortly",
+            headers={"retry-after": "1", "retry-after-ms": "1000"},
+        )
+    headers = {"x-should-retry": "false"}
+    opens = ""
+    if budget.opens_at is not None:
+        headers["retry-after"] = str(max(1, budget.opens_at - int(clock.time())))
+        opens = f"; it opens again at {_utc(budget.opens_at)}"
+    return BudgetExhausted(
+        f"{_describe(budget)} cannot pay for this request: spent ${_usd(budget.spent_nanousd)}, "
+        f"held ${_usd(budget.held_nanousd)}, needed up to ${needed}{opens}",
+        headers=headers,
+    )
+
+
+def _unpriced(target: Target, unbounded: str | None) -> ApiError:
+    if target.price is not None and unbounded:
+        return Forbidden(
+            f"the cost of {unbounded!r} has no upper bound, "
+            "so no request with it is sent under a hard budget",
+            param=unbounded,
+        )
+    return Forbidden(
+        f"no price is known for {target.name!r}, so it is not used under a hard budget; "
+        "set 'price' (or 'price: free') for it in router.yaml",
+        param="model",
+    )
+
+
+def _describe(budget: BudgetState) -> str:
+    window = "lifetime" if budget.window == "lifetime" else f"{budget.window}'s"
+    return f"the {window} budget of {budget.scope!r} (${_usd(budget.limit_nanousd)})"
+
+
+def _usd(amount_nanousd: int) -> str:
+    whole, rest = divmod(amount_nanousd, 10**9)
+    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
+    return f"{whole}.{decimals}"
+
+
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
