@@ -33,7 +33,7 @@ from proxy.ledger.protocol import (
 )
 from proxy.ledger.sync import open_ledger
 from proxy.moments import parse_moment
-from proxy.pricing import parse_usd
+from proxy.pricing import format_usd, parse_usd
 
 EXIT_USAGE = 2
 
@@ -101,7 +101,7 @@ def check_command(
     loaded = msgspec.structs.replace(loaded, discover=False)
     _, table, _ = serve.resolve(loaded, os.environ)
     console.print(f"{path}: is fine")
-    grid = Table("virtual model", "policy", "targets", box=None, padding=(0, 2, 0, 0))
+    grid = _table("virtual model", "policy", "targets")
     for model in table.models.values():
         targets = " → ".join(target.name for target in model.targets)
         grid.add_row(model.name, model.policy.name, targets or "found at start, if any")
@@ -149,7 +149,7 @@ def list_keys(
         ]
         _print_json(rows)
         return
-    table = Table("id", "name", "key", "models", "created", "revoked", box=None)
+    table = _table("id", "name", "key", "models", "created", "revoked")
     for key in keys:
         revoked = "" if key.revoked_at is None else _when(key.revoked_at)
         models = ", ".join(key.models) or "all"
@@ -309,28 +309,31 @@ def _when(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _usd(amount_nanousd: int) -> str:
-    return f"${amount_nanousd / 1e9:,.6f}"
-
-
 def _print_json(rows: object) -> None:
     console.file.write(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n")
 
 
+def _table(*texts: str, numbers: Sequence[str] = ()) -> Table:
+    """A table whose texts fold where the terminal is narrow, and whose numbers stay whole."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for header in texts:
+        table.add_column(header, overflow="fold")
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
 def _print_budgets(budgets: tuple[BudgetState, ...]) -> None:
-    table = Table("budget", "scope", "window", "mode", "limit", "spent", "held", "left", box=None)
+    table = _table("budget", "scope", "window", "mode", numbers=("limit", "spent", "held", "left"))
     for b in budgets:
         left = b.limit_nanousd - b.spent_nanousd - b.held_nanousd
-        amounts = map(_usd, (b.limit_nanousd, b.spent_nanousd, b.held_nanousd, left))
+        amounts = map(format_usd, (b.limit_nanousd, b.spent_nanousd, b.held_nanousd, left))
         table.add_row(str(b.budget_id), b.scope, b.window, b.mode, *amounts)
     console.print(table)
 
 
 def _print_spend(groups: Sequence[str], rows: list[reports.SpendRow]) -> None:
-    numbers = ("requests", "attempts", "input", "output", "cost")
-    table = Table(*groups, *numbers, box=None)
-    for column in table.columns[len(groups) :]:
-        column.justify = "right"
+    table = _table(*groups, numbers=("requests", "attempts", "input", "output", "cost"))
     for row in rows:
         table.add_row(
             *map(str, row.group),
@@ -338,11 +341,11 @@ def _print_spend(groups: Sequence[str], rows: list[reports.SpendRow]) -> None:
             str(row.attempts),
             f"{row.input_tokens:,}",
             f"{row.output_tokens:,}",
-            _usd(row.cost_nanousd),
+            format_usd(row.cost_nanousd),
         )
     total = sum(row.cost_nanousd for row in rows)
     blanks = [""] * (len(groups) + 3)
-    table.add_row(*blanks, "total", _usd(total), style="bold")
+    table.add_row(*blanks, "total", format_usd(total), style="bold")
     console.print(table)
 
 
@@ -350,7 +353,7 @@ def _print_attempts(rows: list[reports.AttemptRow], *, json: bool) -> None:
     if json:
         _print_json([msgspec.to_builtins(row) for row in rows])
         return
-    table = Table("time", "key", "asked", "target", "outcome", "tokens", "cost", "s", box=None)
+    table = _table("time", "key", "asked", "target", "outcome", numbers=("tokens", "cost", "s"))
     for row in rows:
         about = "≈" if row.estimated else ""
         table.add_row(
@@ -360,7 +363,7 @@ def _print_attempts(rows: list[reports.AttemptRow], *, json: bool) -> None:
             row.target,
             row.outcome,
             f"{about}{row.input_tokens}+{row.output_tokens}",
-            f"{about}{_usd(row.cost_nanousd)}",
+            f"{about}{format_usd(row.cost_nanousd)}",
             f"{row.total_us / 1e6:.2f}",
         )
     console.print(table)

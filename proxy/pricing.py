@@ -221,6 +221,13 @@ def nanousd(usd: Decimal) -> int:
     return int(scaled.to_integral_value(ROUND_CEILING))
 
 
+def format_usd(amount_nanousd: int) -> str:
+    """An amount for people: exact, with at least two decimals. `$0.000025`, `-$1.50`."""
+    whole, rest = divmod(abs(amount_nanousd), 10**_DECIMALS)
+    decimals = f"{rest:0{_DECIMALS}d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if amount_nanousd < 0 else ''}${whole:,}.{decimals}"
+
+
 def _input_cost(price: Price, band: _Band, usage: Usage) -> int:
     rest = usage.input_tokens
     audio = min(usage.input_audio_tokens, rest) if price.input_audio is not None else 0

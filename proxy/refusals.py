@@ -17,6 +17,7 @@ from proxy.errors import (
     WrongKey,
 )
 from proxy.ledger.protocol import BudgetState, Refused
+from proxy.pricing import format_usd
 from proxy.targets import Target
 
 
@@ -48,11 +49,11 @@ def refused_money(
         return _unpriced(target, unbounded)
     budget = refused.budget
     assert budget is not None
-    needed = _usd(refused.needed_nanousd)
+    needed = format_usd(refused.needed_nanousd)
     if refused.held:
         return BudgetBusy(
             f"requests in flight hold what is left of {_describe(budget)}; "
-            f"this one needs up to ${needed}: try again shortly",
+            f"this one needs up to {needed}: try again shortly",
             headers={"retry-after": "1", "retry-after-ms": "1000"},
         )
     headers = {"x-should-retry": "false"}
@@ -61,8 +62,9 @@ def refused_money(
         headers["retry-after"] = str(max(1, budget.opens_at - int(clock.time())))
         opens = f"; it opens again at {_utc(budget.opens_at)}"
     return BudgetExhausted(
-        f"{_describe(budget)} cannot pay for this request: spent ${_usd(budget.spent_nanousd)}, "
-        f"held ${_usd(budget.held_nanousd)}, needed up to ${needed}{opens}",
+        f"{_describe(budget)} cannot pay for this request: "
+        f"spent {format_usd(budget.spent_nanousd)}, held {format_usd(budget.held_nanousd)}, "
+        f"needed up to {needed}{opens}",
         headers=headers,
     )
 
@@ -83,13 +85,7 @@ def _unpriced(target: Target, unbounded: str | None) -> ApiError:
 
 def _describe(budget: BudgetState) -> str:
     window = "lifetime" if budget.window == "lifetime" else f"{budget.window}'s"
-    return f"the {window} budget of {budget.scope!r} (${_usd(budget.limit_nanousd)})"
-
-
-def _usd(amount_nanousd: int) -> str:
-    whole, rest = divmod(amount_nanousd, 10**9)
-    decimals = f"{rest:09d}".rstrip("0").ljust(2, "0")
-    return f"{whole}.{decimals}"
+    return f"the {window} budget of {budget.scope!r} ({format_usd(budget.limit_nanousd)})"
 
 
 def _utc(seconds: int) -> str:

@@ -24,7 +24,7 @@ from proxy.errors import StartError
 from proxy.ledger.protocol import ApplyConfig, BudgetState, ConfigBudget
 from proxy.ledger.sync import open_ledger
 from proxy.price_book import PriceBook
-from proxy.pricing import parse_usd
+from proxy.pricing import format_usd, parse_usd
 from proxy.targets import TargetTable, build_table
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
@@ -212,10 +212,8 @@ def _print_overview(
     for budget in budgets:
         applies = budget.scope != "anonymous" or not has_keys
         if applies:
-            limit, spent = budget.limit_nanousd / 1e9, budget.spent_nanousd / 1e9
-            grid.add_row(
-                "budget", f"{budget.scope}: ${limit:.2f} per {budget.window}, ${spent:.6f} spent"
-            )
+            limit, spent = format_usd(budget.limit_nanousd), format_usd(budget.spent_nanousd)
+            grid.add_row("budget", f"{budget.scope}: {limit} per {budget.window}, {spent} spent")
     grid.add_row("callers", "with a key" if has_keys else "anybody on this machine, without a key")
     console.print(grid)
     if not table.has_real_targets:

@@ -24,7 +24,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from proxy.pricing import Usage
+from proxy.pricing import Usage, format_usd
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
@@ -196,9 +196,9 @@ def _format(line: LogLine) -> str:
     if line.usage is not None:
         about = "≈" if line.estimated else ""
         parts.append(f"{about}{line.usage.input_tokens}+{line.usage.output_tokens} tokens")
-        parts.append(f"{about}${line.cost_nanousd / 1e9:.6f}")
+        parts.append(f"{about}{format_usd(line.cost_nanousd)}")
     if line.remaining_nanousd is not None:
-        parts.append(f"${line.remaining_nanousd / 1e9:.2f} left")
+        parts.append(f"{format_usd(line.remaining_nanousd)} left")
     parts.append(f"{line.total_s:.2f} s")
     if line.outcome != "ok":
         parts.append(line.outcome)

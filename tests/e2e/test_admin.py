@@ -178,7 +178,7 @@ def test_command_line_talks_to_the_running_server(keyed: Tollway) -> None:
     made = keyed.cli("keys", "create", "carol", "--budget", "3", "--window", "month")
     key = made.stdout.splitlines()[0]
     assert keyed.chat(headers=_bearer(key)).status_code == 200
-    assert "$3.000000" in keyed.cli("budgets", "list").stdout
+    assert "$3.00" in keyed.cli("budgets", "list").stdout
     (listed,) = json.loads(keyed.cli("keys", "list", "--json").stdout)
     assert keyed.cli("keys", "revoke", listed["key_id"]).returncode == 0
     assert keyed.chat(headers=_bearer(key)).status_code == 401

@@ -14,6 +14,7 @@ from proxy.pricing import (
     Tier,
     Usage,
     cost_nanousd,
+    format_usd,
     hold_nanousd,
     parse_usd,
 )
@@ -354,3 +355,18 @@ def test_what_is_no_price_is_refused_with_its_value(written: float | str, compla
     with pytest.raises(ValueError, match=complaint) as refusal:
         parse_usd(written)
     assert repr(written) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0, "$0.00"),
+        (25_000, "$0.000025"),
+        (1, "$0.000000001"),
+        (10**10, "$10.00"),
+        (1_234_567_890_000_000, "$1,234,567.89"),
+        (-1_500_000_000, "-$1.50"),
+    ],
+)
+def test_amounts_are_shown_exactly(amount: int, shown: str) -> None:
+    assert format_usd(amount) == shown
