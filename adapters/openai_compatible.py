@@ -114,7 +114,7 @@ class OpenAICompatible:
 
     async def error(self, response: Response) -> UpstreamError:
         """The error that an answer with an error status stands for."""
-        said = _read_error(self.redact(await _error_body(response)))
+        said = _read_error(self._without_secrets(await _error_body(response)))
         status = response.status
         kind = error_family(status, said.message, said.code)
         message = said.message or f"the provider answered with HTTP status {status}"
@@ -135,7 +135,13 @@ class OpenAICompatible:
         )
 
     def redact(self, answer: bytes) -> bytes:
-        """What a provider says may quote what it was sent, our own credentials too."""
+        """A provider's error may quote what it was sent, our own credentials too.
+
+        Only errors are looked at: in an answer, `lm-studio` may be a word and not the key.
+        """
+        return self._without_secrets(answer) if b'"error"' in answer else answer
+
+    def _without_secrets(self, answer: bytes) -> bytes:
         for secret in self._secrets:
             if secret in answer:
                 answer = answer.replace(secret, b"[redacted]")

@@ -487,22 +487,26 @@ def test_what_a_provider_quotes_of_our_credentials_is_redacted(canary: str) -> N
     assert canary not in repr(vars(failure))
     assert failure.message == "key [redacted] is wrong"
 
-    content = {"choices": [{"message": {"content": f"you sent {canary}"}}]}
-    body = talk(answering(whole(content)), call(stream=False), body_of, **settings)
+    body = talk(answering(whole(said(f"key {canary}"))), call(stream=False), body_of, **settings)
     assert canary.encode() not in body
-    assert json.loads(body)["choices"][0]["message"]["content"] == "you sent [redacted]"
 
     error = event(said(f"key {canary}"))
     payloads = talk(answering(EVENTS, error, DONE, END), call(), payloads_of, **settings)
     assert canary.encode() not in b"".join(payloads)
 
 
+def test_words_of_an_answer_are_left_alone() -> None:
+    content = {"choices": [{"message": {"content": f"the word {KEY}"}}]}
+    body = talk(answering(whole(content)), call(stream=False), body_of)
+    assert json.loads(body) == content
+
+
 def test_ordinary_headers_are_not_taken_for_secrets() -> None:
     settings = {"headers": {"X-Title": "My application", "x-token": "short"}}
     body = talk(
-        answering(whole({"a": "My application is short"})), call(stream=False), body_of, **settings
+        answering(whole(said("My application is short"))), call(stream=False), body_of, **settings
     )
-    assert json.loads(body)["a"] == "My application is short"
+    assert b"My application is short" in body
 
 
 def test_refused_credentials_are_told_without_the_providers_words() -> None:
