@@ -24,19 +24,19 @@ from proxy.admin.api import PREFIX as ADMIN_PREFIX
 from proxy.admin.api import AdminApi
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
-from proxy.chat import ChatCompletions
 from proxy.clock import SystemClock
 from proxy.config import Config, Provider
 from proxy.data_folder import DataFolder
-from proxy.embeddings import Embeddings
 from proxy.engine import Engine
 from proxy.errors import StartError
 from proxy.hard_budgets import HardBudgets
 from proxy.http import Exchange
+from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
 from proxy.models import Models
 from proxy.targets import TargetTable
 from proxy.telemetry import Metrics, RequestLog, exposition
+from proxy.wire import chat, embeddings
 
 try:
     import uvloop
@@ -193,8 +193,8 @@ def build_app(
         table=lambda: table,
     )
     max_body = server.max_body_mb << 20
-    chat = ChatCompletions(auth=auth, engine=engine, max_body=max_body)
-    embeddings = Embeddings(auth=auth, engine=engine, max_body=max_body)
+    chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
+    vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
     models = Models(auth=auth, table=lambda: table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -207,8 +207,8 @@ def build_app(
         return "" if ledger.is_connected else "the ledger cannot be reached"
 
     routes: dict[str, Mapping[str, Endpoint]] = {
-        "/v1/chat/completions": {"POST": chat.post},
-        "/v1/embeddings": {"POST": embeddings.post},
+        "/v1/chat/completions": {"POST": chats.post},
+        "/v1/embeddings": {"POST": vectors.post},
         "/v1/models": {"GET": models.list},
         "/metrics": {"GET": show_metrics},
         **health_routes(problem),

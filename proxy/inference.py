@@ -1,0 +1,27 @@
+"""The inference endpoints: who asks, what is asked, and then the engine's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.auth import Auth
+from proxy.engine import Engine, Request
+from proxy.http import Exchange
+
+
+class Inference:
+    """One endpoint, which differs from the others by how its body is parsed."""
+
+    def __init__(
+        self, parse: Callable[[bytes], Request], *, auth: Auth, engine: Engine, max_body: int
+    ) -> None:
+        self._parse = parse
+        self._auth = auth
+        self._engine = engine
+        self._max_body = max_body
+
+    async def post(self, exchange: Exchange) -> None:
+        """Answer one request; raises `ApiError` while nothing of the reply has left."""
+        caller = self._auth.identify(exchange)
+        request = self._parse(await exchange.read_body(self._max_body))
+        await self._engine.serve(exchange, caller, request)
