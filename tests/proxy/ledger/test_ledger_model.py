@@ -11,9 +11,10 @@ import logging
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -49,6 +50,8 @@ from proxy.ledger.protocol import (
 from proxy.ledger.reports import audit
 from proxy.ledger.store import Store, open_store
 from tests.proxy.ledger.making import NOON, a_settlement, an_attempt
+
+T = TypeVar("T")
 
 SCOPES = ("global", "team:a", "key:1", "key:2")
 CALENDARS = (
@@ -341,7 +344,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def draw_attempt(self, data: st.DataObject) -> Attempt:
         if self.sent and data.draw(st.integers(0, 9)) == 0:
             return data.draw(st.sampled_from(self.sent))  # a repetition
-        session = data.draw(st.sampled_from(sorted(self.model.sessions)))
+        session = pick(data, sorted(self.model.sessions))
         self.made += 1
         hold = data.draw(st.integers(0, 200))
         attempt = an_attempt(
@@ -350,7 +353,7 @@ class LedgerMachine(RuleBasedStateMachine):
             scopes=tuple(data.draw(st.lists(st.sampled_from(SCOPES), max_size=4))),
             floor=data.draw(st.integers(0, 220)),
             deadline=self.now + data.draw(st.integers(-10, 1_000)),
-            key_id=data.draw(st.sampled_from(["", "", "", *self.model.keys, "k_unknown"])),
+            key_id=pick(data, ["", "", "", *self.model.keys, "k_unknown"]),
             priced=data.draw(st.integers(0, 9)) > 0,
         )
         self.sent.append(attempt)
@@ -378,23 +381,23 @@ class LedgerMachine(RuleBasedStateMachine):
                 chosen = data.draw(st.lists(st.sampled_from(self.sent), max_size=3))
                 return Progress(tuple((a.attempt, data.draw(st.integers(0, 220))) for a in chosen))
             case "hello":
-                return Hello("worker", "w", data.draw(st.sampled_from([0, 77, *sessions])))
+                return Hello("worker", "w", pick(data, [0, 77, *sessions]))
             case "close":
-                return CloseSession(data.draw(st.sampled_from(sessions)))
+                return CloseSession(pick(data, sessions))
             case "expire":
                 return ReleaseExpired()
             case "key":
                 self.made += 1
                 return CreateKey(1, b"digest %d" % self.made, "name", "sk-..x")
             case "revoke":
-                key_id = data.draw(st.sampled_from(["k_unknown", *self.model.keys]))
+                key_id = pick(data, ["k_unknown", *self.model.keys])
                 return UpdateKey(1, key_id, revoked=data.draw(st.booleans()))
             case "budget":
                 return self.draw_budget(data, data.draw(st.sampled_from(SCOPES)))
             case "change":
                 return UpdateBudget(
                     1,
-                    data.draw(st.sampled_from(budget_ids)),
+                    pick(data, budget_ids),
                     data.draw(st.none() | st.integers(0, 900)),
                     data.draw(st.sampled_from([None, None, "hard", "soft"])),
                     deleted=data.draw(st.integers(0, 5)) == 0,
@@ -547,6 +550,15 @@ KINDS = (
     *("change",) * 2,
     "config",
 )
+
+
+def pick(data: st.DataObject, items: Sequence[T]) -> T:
+    """One of what the ledger holds by now.
+
+    The draw itself must not depend on how much that is: whether an interrupted batch went through
+    can differ between two runs of one example, and Hypothesis calls that flaky.
+    """
+    return items[data.draw(st.integers(0, 999)) % len(items)]
 
 
 def test_the_ledger_does_what_a_small_model_says(
