@@ -14,7 +14,7 @@ format: a frame that breaks one is malformed, and the ledger closes the connecti
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -39,23 +39,42 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 Outcome = Literal[
     "ok",  # answered in full, usage from the provider
     "client_gone",  # the client left; usage from the provider if it came, else estimated
+    "capped",  # cut by us while it streamed: a budget had no more for it
     "upstream_error",  # the provider answered with an error before any payload
     "broken",  # the answer broke after its first payload had left
     "timeout",
     "not_dispatched",  # held, but no byte left for the provider
     "orphan",  # its worker died; settled by the ledger at its last known progress
 ]
-Window = Literal["day", "week", "month", "lifetime"]
+Window = str
+"""`day`, `week`, `month`, `quarter`, `year`, `lifetime`, or a rolling duration such as `5h`, `30d`.
+
+Which texts are windows is told by `proxy.budgets.window_problem`.
+"""
 Mode = Literal["hard", "soft"]
+Holds = Literal["sliced", "full"]
+"""`sliced`: a stream that can be metered holds a little, and more as it flows; `full`: all of it."""
+
+AtCap = Literal["downgrade", "stop", "finish"]
+"""What a key wants where a budget ends.
+
+`downgrade` goes on to cheaper targets of the virtual model, `stop` refuses at once; both cut a
+metered stream when no more can be held. `finish` holds every request's maximum before it begins.
+"""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens as OpenAI counts them: `input` includes `cached`, `output` includes `reasoning`."""
+    """Tokens as OpenAI counts them: `input` includes `cached`, `output` includes `reasoning`.
+
+    `cache_write` is part of `input` as well, and includes `cache_write_1h`.
+    """
 
     input: Count = 0
     cached: Count = 0
     output: Count = 0
     reasoning: Count = 0
+    cache_write: Count = 0
+    cache_write_1h: Count = 0
 
 
 class Settlement(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -73,6 +92,11 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     total_us: Count
     """Microseconds from dispatch to the end."""
     error: str = ""
+    uncertain_nanousd: Amount = 0
+    """What it may yet turn out to have cost beyond `cost_nanousd`, for an estimate.
+
+    That much of its hold stays until the attempt's deadline, or until a correction.
+    """
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -94,6 +118,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     scopes: tuple[str, ...]
     """Every scope whose budgets apply, e.g. `("global", "key:k_1a2b")`."""
     hold_nanousd: Amount
+    """The most it can cost."""
     floor_nanousd: Amount
     """What it has cost at least if the worker dies now: the orphan's settlement."""
     deadline: Count
@@ -101,6 +126,13 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     revision: Count = 0
     priced: bool = True
     """False where the target has no known price: refused by every hard budget."""
+    least_nanousd: Amount | None = None
+    """What it can begin with, where it can be metered: input and a slice of the output.
+
+    None where the whole has to be held.
+    """
+    tokens: Count = 0
+    """Input and maximum output as far as they are known: counts for token rates until settled."""
 
 
 # --- from a client -----------------------------------------------------------------------------
@@ -131,7 +163,8 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Replace a hold by its cost. Never forces a commit of its own.
 
     Settling twice changes nothing, except for an attempt that the ledger itself had settled as an
-    `orphan`: the first settlement from its worker becomes a correction. One of an attempt that is
+    `orphan`: the first settlement from its worker becomes a correction. So does the one that says
+    what an estimate with an `uncertain_nanousd` really cost. One of an attempt that is
     not on record is acknowledged as well, and logged: without an answer it would be repeated for
     ever.
     """
@@ -146,11 +179,67 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag=3):
     floors: tuple[tuple[Count, Amount], ...]
 
 
-class KeyBudget(msgspec.Struct, frozen=True, array_like=True):
-    """The hard budget a key is made with, by the days of UTC."""
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rates of a scope; None is no limit. Minutes are the last sixty seconds, whenever asked."""
 
-    window: Window
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent: Count | None = None
+    """Requests at the same time."""
+
+
+class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator says of a key."""
+
+    name: str
+    team_id: str = ""
+    """The team whose budgets and limits also apply; empty for none."""
+    models: tuple[str, ...] = ()
+    """Names the key may ask for; empty is all. So for endpoints and networks."""
+    endpoints: tuple[str, ...] = ()
+    """Endpoints the key may use, as `Attempt.endpoint` names them."""
+    networks: tuple[str, ...] = ()
+    """Addresses it may be used from: IPv4 or IPv6, in CIDR notation."""
+    expires_at: Count | None = None
+    """Unix seconds from which on it is refused."""
+    blocked: bool = False
+    """Refused until this is taken back."""
+    limits: Limits = Limits()
+    at_cap: AtCap = "downgrade"
+    clamp: bool = False
+    """Lower a request's maximum output to what the budgets can pay for, instead of refusing it."""
+    tags: tuple[str, ...] = ()
+    """Tags of every request made with the key."""
+    metadata: dict[str, Any] = {}
+    """The operator's own; never interpreted."""
+
+
+class GroupSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator says of a team or an organisation."""
+
+    name: str
+    organisation_id: str = ""
+    """Of a team: the organisation it belongs to; empty for none."""
+    models: tuple[str, ...] = ()
+    """Names that its keys may ask for, besides what they allow themselves; empty is all."""
+    blocked: bool = False
+    limits: Limits = Limits()
+    metadata: dict[str, Any] = {}
+
+
+class BudgetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A limit over a window.
+
+    `timezone` (IANA) says when a calendar day turns. `name` is the operator's own, e.g. to find
+    what belongs together.
+    """
+
     limit_nanousd: Limit
+    window: Window = "month"
+    mode: Mode = "hard"
+    timezone: str = "UTC"
+    holds: Holds = "sliced"
+    name: str = ""
 
 
 class CreateKey(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -158,46 +247,80 @@ class CreateKey(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     seq: Count
     digest: bytes
-    name: str
     hint: str
     """The key's first and last characters, to tell keys apart in lists."""
-    models: tuple[str, ...] = ()
-    """Names the key may ask for; empty is all."""
-    budget: KeyBudget | None = None
-    """Made with the key, or neither is."""
+    settings: KeySettings
+    budgets: tuple[BudgetSettings, ...] = ()
+    """Its own, made with the key, or neither is."""
 
 
 class UpdateKey(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Change a key; None leaves a field as it is. A revoked key stays revoked."""
+    """Change fields of a key's settings, by name; what is not named stays as it is.
+
+    `revoked` ends a key for good: a revoked key stays revoked.
+    """
 
     seq: Count
     key_id: str
-    name: str | None = None
-    models: tuple[str, ...] | None = None
+    changes: dict[str, Any] = {}
     revoked: bool = False
 
 
-class CreateBudget(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """Set a limit on a scope over a window; `timezone` (IANA) says when a calendar day turns.
+class RotateKey(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Give a key a new secret. The old one is accepted for `overlap_s` more seconds."""
 
-    A new budget counts from its creation: what its scope spent earlier in the window is not in it.
+    seq: Count
+    key_id: str
+    digest: bytes
+    hint: str
+    overlap_s: Count = 0
+
+
+class CreateGroup(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Make a team or an organisation, with budgets of its own if given."""
+
+    seq: Count
+    kind: Literal["team", "organisation"]
+    settings: GroupSettings
+    budgets: tuple[BudgetSettings, ...] = ()
+    group_id: str = ""
+    """The id it gets; a new one if empty. A `conflict` where it is taken."""
+
+
+class UpdateGroup(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Change fields of a group's settings, by name. `deleted` ends it for good, its rows stay.
+
+    A `conflict` where a key or a team still belongs to it.
+    """
+
+    seq: Count
+    group_id: str
+    changes: dict[str, Any] = {}
+    deleted: bool = False
+
+
+class CreateBudget(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Set a limit on a scope over a window.
+
+    A scope is one of an attempt's (`key:k_1`), several that must all apply (`key:k_1 & tag:x`),
+    or one kind with `*` for a budget of each (`user:*`). A new budget counts from its creation:
+    what its scope spent earlier in the window is not in it.
     """
 
     seq: Count
     scope: str
-    window: Window
-    limit_nanousd: Limit
-    mode: Mode = "hard"
-    timezone: str = "UTC"
+    settings: BudgetSettings
 
 
 class UpdateBudget(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """Change a budget; None leaves a field as it is. `deleted` ends it, its rows stay."""
+    """Change fields of a budget's settings, by name: not its window and time zone.
+
+    `deleted` ends it, its rows stay.
+    """
 
     seq: Count
     budget_id: Count
-    limit_nanousd: Limit | None = None
-    mode: Mode | None = None
+    changes: dict[str, Any] = {}
     deleted: bool = False
 
 
@@ -205,30 +328,129 @@ class ConfigBudget(msgspec.Struct, frozen=True, array_like=True):
     """A budget as `router.yaml` or the built-in default states it."""
 
     scope: str
-    window: Window
-    limit_nanousd: Limit
-    mode: Mode = "hard"
-    timezone: str = "UTC"
+    settings: BudgetSettings
 
 
 class ApplyConfig(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Make the `managed: config` budgets exactly these; balances of those that stay are kept."""
+    """Make the `managed: config` budgets exactly these; balances of those that stay are kept.
+
+    So for the limits of scopes that are not in the ledger, such as targets. `alert_percents` are
+    the shares of a budget at which an alert is raised.
+    """
 
     seq: Count
     budgets: tuple[ConfigBudget, ...]
     revision: Count = 0
+    limits: dict[str, Limits] = {}
+    alert_percents: tuple[Annotated[int, msgspec.Meta(ge=1, le=1000)], ...] = (50, 80, 100)
 
 
 class ListBudgets(msgspec.Struct, frozen=True, array_like=True, tag=9):
-    """Ask for every budget with the balance of its window that is open now."""
+    """Ask for every budget with the balance of its window that is open now.
+
+    `scope` restricts it to budgets of exactly that scope; empty is all.
+    """
 
     seq: Count
+    scope: str = ""
 
 
-AdminOp = CreateKey | UpdateKey | CreateBudget | UpdateBudget | ApplyConfig | ListBudgets
-"""What operators ask for; answered by an `AdminReply` or `Failed`."""
+class Extend(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Raise the hold of an open attempt to `hold_nanousd`; the ledger may give up to `most`.
 
-Op = Hello | Reserve | Settle | Progress | AdminOp
+    Answered by `Reserved`, or by `Refused` where not even that fits: the old hold stays.
+    """
+
+    seq: Count
+    attempt: Count
+    hold_nanousd: Amount
+    most_nanousd: Amount
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """How much of the hard budgets of these scopes is spent; answered by `Standing`."""
+
+    seq: Count
+    scopes: tuple[str, ...]
+
+
+class Correct(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Say what a settled attempt really cost: a `corrections` row, and every balance moved."""
+
+    seq: Count
+    attempt: Count
+    cost_nanousd: Amount
+    reason: str
+
+
+class InvoiceLine(msgspec.Struct, frozen=True, array_like=True):
+    """What a provider says it charged for a model on a day (ISO date, UTC)."""
+
+    day: str
+    model: str
+    cost_nanousd: Amount
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    requests: Count = 0
+
+
+class ImportInvoice(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Keep a provider's own account beside ours; a later import replaces the days it names."""
+
+    seq: Count
+    provider: str
+    source: str
+    lines: tuple[InvoiceLine, ...]
+
+
+class Prune(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """Forget settled attempts that began before a moment, at most `batch` of them.
+
+    What they cost stays in the balances, and is kept in `archived` for the audit.
+    """
+
+    seq: Count
+    before: Count
+    batch: Count = 500
+
+
+class RaiseAlert(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """Raise an alert that the ledger cannot see itself (`drift`). Once per `subject` and day."""
+
+    seq: Count
+    kind: Literal["drift"]
+    subject: str
+    text: str
+    amount_nanousd: int = 0
+
+
+class AlertsDelivered(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """These alerts have reached whom they are for, or were given up."""
+
+    seq: Count
+    alert_ids: tuple[Count, ...]
+
+
+AdminOp = (
+    CreateKey
+    | UpdateKey
+    | RotateKey
+    | CreateGroup
+    | UpdateGroup
+    | CreateBudget
+    | UpdateBudget
+    | ApplyConfig
+    | ListBudgets
+    | Ask
+    | Correct
+    | ImportInvoice
+    | Prune
+    | RaiseAlert
+    | AlertsDelivered
+)
+"""What is asked and answered once, by an `AdminReply` or `Failed`."""
+
+Op = Hello | Reserve | Extend | Settle | Progress | AdminOp
 
 
 # --- from the ledger ---------------------------------------------------------------------------
@@ -239,23 +461,38 @@ class KeyRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     key_id: str
     digest: bytes
-    name: str
     hint: str
-    models: tuple[str, ...]
+    settings: KeySettings
     created_at: int
-    revoked_at: int | None
+    revoked_at: int | None = None
+    previous_digest: bytes = b""
+    """Of the secret it had before it was rotated; empty where there is none."""
+    previous_until: int = 0
+    """Unix seconds until which the previous secret is accepted."""
+
+
+class GroupRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A team or an organisation as workers know it."""
+
+    group_id: str
+    kind: Literal["team", "organisation"]
+    settings: GroupSettings
+    created_at: int
+    deleted_at: int | None = None
 
 
 class BudgetState(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """A budget and the balance of its open window. `opens_at` is when the next one begins."""
+    """A budget and the balance of its open window. `opens_at` is when the next one begins.
+
+    A rolling window ends at every moment: its `opens_at` is when the oldest part of what is spent
+    leaves it.
+    """
 
     budget_id: int
     scope: str
-    window: Window
-    timezone: str
-    limit_nanousd: int
-    mode: Mode
-    managed: Literal["api", "config"]
+    settings: BudgetSettings
+    managed: Literal["api", "config", "each"]
+    """Who made it; `each` was made by the ledger, for one of the scopes of a budget with `*`."""
     spent_nanousd: int
     held_nanousd: int
     overrun_nanousd: int
@@ -263,12 +500,47 @@ class BudgetState(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     opens_at: int | None
     created_at: int
 
+    @property
+    def left_nanousd(self) -> int:
+        """What is neither spent nor held."""
+        return self.settings.limit_nanousd - self.spent_nanousd - self.held_nanousd
+
+
+class Alert(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Something an operator should know. Raised once; delivered at least once."""
+
+    alert_id: int
+    kind: Literal["budget", "overrun", "unpriced", "drift"]
+    raised_at: int
+    subject: str
+    """The budget's scope, or the target, or the provider."""
+    text: str
+    """One sentence for people."""
+    percent: int = 0
+    """Of `budget`: the share that was reached."""
+    amount_nanousd: int = 0
+    """Spent of the budget; billed above the hold; or the drift."""
+    budget: BudgetState | None = None
+
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """Answers `Hello`: the session, and every key there is."""
+    """Answers `Hello`: the session, and all that workers must know."""
 
     session: int
     keys: tuple[KeyRecord, ...]
+    groups: tuple[GroupRecord, ...] = ()
+    hard_scopes: tuple[str, ...] = ()
+    """Every scope with a hard budget."""
+    alerts: tuple[Alert, ...] = ()
+    """Those that are not delivered."""
+
+
+class Rate(msgspec.Struct, frozen=True, array_like=True):
+    """A rate limit as its caller sees it: `reset_ms` until all of it is there again."""
+
+    limit: int
+    left: int
+    reset_ms: int
 
 
 class Reserved(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -279,19 +551,37 @@ class Reserved(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     seq: int
     remaining_nanousd: int | None
+    hold_nanousd: int = 0
+    """What is held now: all that was asked for, or less for an attempt that can be metered."""
+    requests: Rate | None = None
+    """The tightest limit on requests that applies to the caller."""
+    tokens: Rate | None = None
+
+
+class RateRefusal(msgspec.Struct, frozen=True, array_like=True):
+    """Which limit is in the way, and for how long if nobody else comes.
+
+    `retry_ms` is 0 where waiting does not help: the request alone is larger than the limit.
+    """
+
+    scope: str
+    kind: Literal["requests", "tokens", "concurrent"]
+    limit: int
+    retry_ms: int
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """No hold was made. `budget` is the one that refused, None for `key_revoked`.
+    """No hold was made. `budget` is the one that refused, `rate` the limit.
 
     `held` is True where only open holds are in the way: spent money alone would let it in.
     """
 
     seq: int
-    reason: Literal["budget", "unpriced", "key_revoked"]
+    reason: Literal["budget", "unpriced", "key_revoked", "rate"]
     budget: BudgetState | None
     needed_nanousd: int
     held: bool = False
+    rate: RateRefusal | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -301,14 +591,17 @@ class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class KeyChanged(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Pushed to every connection when a key was made or changed; `seq` answers whoever asked."""
+    """Pushed to every connection when a key was made or changed; `seq` answers whoever asked.
+
+    One whose secret was rotated is known by another digest from now on.
+    """
 
     key: KeyRecord
     seq: int = 0
 
 
 class Budgets(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Answers `ListBudgets`, and with the one budget concerned `CreateBudget`, `UpdateBudget`."""
+    """Answers `ListBudgets` and `ApplyConfig`; with the one budget concerned the other ops."""
 
     seq: int
     budgets: tuple[BudgetState, ...]
@@ -322,6 +615,41 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=6):
     message: str
 
 
-AdminReply = KeyChanged | Budgets
+class GroupChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """As `KeyChanged`, for a team or an organisation."""
 
-Reply = Welcome | Reserved | Refused | Settled | AdminReply | Failed
+    group: GroupRecord
+    seq: int = 0
+
+
+class HardScope(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Pushed to every connection when a scope got its first hard budget, or lost its last."""
+
+    scope: str
+    is_hard: bool
+
+
+class AlertRaised(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Pushed to every connection; `seq` answers whoever raised it."""
+
+    alert: Alert
+    seq: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """The largest share that is spent of any hard budget of those scopes, in millionths."""
+
+    seq: int
+    spent_ppm: int
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """It was carried out. `count` is what the op counts: attempts forgotten, lines kept …"""
+
+    seq: int
+    count: int = 0
+
+
+AdminReply = KeyChanged | GroupChanged | Budgets | AlertRaised | Standing | Done
+
+Reply = Welcome | Reserved | Refused | Settled | AdminReply | HardScope | Failed

@@ -134,7 +134,7 @@ def ledger(db: Database) -> None:
     db.table("corrections").create_index(["attempt"])
     for table in APPEND_ONLY:
         _refuse_changes(db, table)
-    db.create_view("spend", _SPEND)
+    db.create_view("spend", _FIRST_SPEND)
     db.execute("PRAGMA application_id = 0x746f6c6c")
     db.execute("PRAGMA user_version = 1")
 
@@ -149,7 +149,7 @@ def _refuse_changes(db: Database, table: str) -> None:
 
 # One row for each attempt with what it finally cost: the last correction's words, all their sums.
 # Overrun is what was billed above the money that was held for it at that moment.
-_SPEND = """
+_FIRST_SPEND = """
     SELECT
         a.id AS attempt,
         a.started_at,
@@ -173,6 +173,186 @@ _SPEND = """
         coalesce(c.estimated, s.estimated, 0) AS estimated,
         coalesce(c.input_tokens, s.input_tokens, 0) AS input_tokens,
         coalesce(c.cached_tokens, s.cached_tokens, 0) AS cached_tokens,
+        coalesce(c.output_tokens, s.output_tokens, 0) AS output_tokens,
+        coalesce(c.reasoning_tokens, s.reasoning_tokens, 0) AS reasoning_tokens,
+        coalesce(c.status, s.status, 0) AS status,
+        iif(c.id IS NULL, s.first_token_us, c.first_token_us) AS first_token_us,
+        coalesce(c.total_us, s.total_us, 0) AS total_us,
+        coalesce(c.error, s.error, '') AS error,
+        coalesce(c.corrected_at, s.settled_at) AS settled_at
+    FROM attempts AS a
+    LEFT JOIN settlements AS s ON s.attempt = a.id
+    LEFT JOIN holds AS h ON h.attempt = a.id
+    LEFT JOIN (
+        SELECT
+            attempt,
+            max(id) AS id,
+            sum(delta_nanousd) AS delta_nanousd,
+            sum(overrun_nanousd) AS overrun_nanousd
+        FROM corrections GROUP BY attempt
+    ) AS d ON d.attempt = a.id
+    LEFT JOIN corrections AS c ON c.id = d.id
+"""
+
+
+@migrations(name="0002_teams_and_windows")
+def teams_and_windows(db: Database) -> None:
+    """Teams, rotated keys, any window, metered holds, alerts, invoices, retention.
+
+    What operators set is JSON of the protocol's structs from here on: their defaults fill in what
+    an older row does not have. `archived` keeps what forgotten rows had cost, so that balances can
+    still be recomputed; only rows older than `retention.before` can be deleted.
+    """
+    db.executescript(
+        """
+        BEGIN;
+
+        CREATE TABLE groups (
+            id TEXT NOT NULL PRIMARY KEY,
+            kind TEXT NOT NULL CHECK (kind IN ('team', 'organisation')),
+            settings TEXT NOT NULL CHECK (json_valid(settings)),
+            created_at INTEGER NOT NULL,
+            deleted_at INTEGER
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE new_keys (
+            id TEXT NOT NULL PRIMARY KEY,
+            digest BLOB NOT NULL UNIQUE,
+            hint TEXT NOT NULL,
+            settings TEXT NOT NULL CHECK (json_valid(settings)),
+            created_at INTEGER NOT NULL,
+            revoked_at INTEGER,
+            previous_digest BLOB NOT NULL DEFAULT x'',
+            previous_until INTEGER NOT NULL DEFAULT 0
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO new_keys (id, digest, hint, settings, created_at, revoked_at)
+            SELECT id, digest, hint, json_object('name', name, 'models', json(models)),
+                created_at, revoked_at
+            FROM keys;
+        DROP TABLE keys;
+        ALTER TABLE new_keys RENAME TO keys;
+
+        CREATE TABLE new_budgets (
+            id INTEGER PRIMARY KEY,
+            scope TEXT NOT NULL CHECK (scope <> ''),
+            settings TEXT NOT NULL CHECK (json_valid(settings)),
+            managed TEXT NOT NULL CHECK (managed IN ('api', 'config', 'each')),
+            parent INTEGER REFERENCES budgets (id),
+            created_at INTEGER NOT NULL,
+            deleted_at INTEGER
+        ) STRICT;
+        INSERT INTO new_budgets (id, scope, settings, managed, created_at, deleted_at)
+            SELECT id, scope,
+                json_object(
+                    'limit_nanousd', limit_nanousd, 'window', window, 'mode', mode,
+                    'timezone', timezone
+                ),
+                managed, created_at, deleted_at
+            FROM budgets;
+        DROP TABLE budgets;
+        ALTER TABLE new_budgets RENAME TO budgets;
+
+        ALTER TABLE attempts ADD COLUMN tokens INTEGER NOT NULL DEFAULT 0;
+
+        ALTER TABLE settlements ADD COLUMN hold_nanousd INTEGER;
+        ALTER TABLE settlements ADD COLUMN uncertain_nanousd INTEGER;
+        ALTER TABLE settlements ADD COLUMN cache_write_tokens INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE settlements ADD COLUMN cache_write_1h_tokens INTEGER NOT NULL DEFAULT 0;
+
+        ALTER TABLE corrections ADD COLUMN cache_write_tokens INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE corrections ADD COLUMN cache_write_1h_tokens INTEGER NOT NULL DEFAULT 0;
+
+        CREATE TABLE alerts (
+            id INTEGER PRIMARY KEY,
+            occasion TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            raised_at INTEGER NOT NULL,
+            subject TEXT NOT NULL,
+            alert TEXT NOT NULL CHECK (json_valid(alert)),
+            delivered_at INTEGER
+        ) STRICT;
+        CREATE INDEX undelivered_alerts ON alerts (id) WHERE delivered_at IS NULL;
+
+        CREATE TABLE invoice_lines (
+            provider TEXT NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            cost_nanousd INTEGER NOT NULL CHECK (cost_nanousd >= 0),
+            input_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            requests INTEGER NOT NULL,
+            source TEXT NOT NULL,
+            imported_at INTEGER NOT NULL,
+            PRIMARY KEY (provider, day, model)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE archived (
+            budget_id INTEGER NOT NULL,
+            window_start INTEGER NOT NULL,
+            spent INTEGER NOT NULL,
+            overrun INTEGER NOT NULL,
+            PRIMARY KEY (budget_id, window_start)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE retention (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            before INTEGER NOT NULL
+        ) STRICT;
+        INSERT INTO retention VALUES (1, 0);
+
+        DROP TRIGGER attempts_refuse_delete;
+        DROP TRIGGER settlements_refuse_delete;
+        DROP TRIGGER corrections_refuse_delete;
+        CREATE TRIGGER attempts_refuse_delete BEFORE DELETE ON attempts
+            WHEN old.started_at >= (SELECT before FROM retention)
+            BEGIN SELECT RAISE(ABORT, 'attempts is append-only'); END;
+        CREATE TRIGGER settlements_refuse_delete BEFORE DELETE ON settlements
+            WHEN (SELECT started_at FROM attempts WHERE id = old.attempt)
+                >= (SELECT before FROM retention)
+            BEGIN SELECT RAISE(ABORT, 'settlements is append-only'); END;
+        CREATE TRIGGER corrections_refuse_delete BEFORE DELETE ON corrections
+            WHEN (SELECT started_at FROM attempts WHERE id = old.attempt)
+                >= (SELECT before FROM retention)
+            BEGIN SELECT RAISE(ABORT, 'corrections is append-only'); END;
+
+        DROP VIEW spend;
+        PRAGMA user_version = 2;
+        COMMIT;
+        """
+    )
+    db.create_view("spend", _SPEND)
+
+
+# One row for each attempt with what it finally cost: the last correction's words, all their sums.
+# Overrun is what was billed above the money that was held for it at that moment. `scopes` is a
+# JSON list: "team:t_1", "user:someone", "tag:nightly" … are found in it.
+_SPEND = """
+    SELECT
+        a.id AS attempt,
+        a.started_at,
+        a.request_id,
+        a.number,
+        a.endpoint,
+        a.key_id,
+        a.virtual_model,
+        a.target,
+        a.provider,
+        a.policy,
+        a.route_reason,
+        a.revision,
+        a.priced,
+        a.scopes,
+        coalesce(s.hold_nanousd, a.hold_nanousd) AS hold_nanousd,
+        coalesce(h.amount, 0) AS held_nanousd,
+        coalesce(c.outcome, s.outcome, 'open') AS outcome,
+        coalesce(s.cost_nanousd, 0) + coalesce(d.delta_nanousd, 0) AS cost_nanousd,
+        max(0, coalesce(s.cost_nanousd, 0) - coalesce(s.hold_nanousd, a.hold_nanousd))
+            + coalesce(d.overrun_nanousd, 0) AS overrun_nanousd,
+        coalesce(c.estimated, s.estimated, 0) AS estimated,
+        coalesce(c.input_tokens, s.input_tokens, 0) AS input_tokens,
+        coalesce(c.cached_tokens, s.cached_tokens, 0) AS cached_tokens,
+        coalesce(c.cache_write_tokens, s.cache_write_tokens, 0) AS cache_write_tokens,
+        coalesce(c.cache_write_1h_tokens, s.cache_write_1h_tokens, 0) AS cache_write_1h_tokens,
         coalesce(c.output_tokens, s.output_tokens, 0) AS output_tokens,
         coalesce(c.reasoning_tokens, s.reasoning_tokens, 0) AS reasoning_tokens,
         coalesce(c.status, s.status, 0) AS status,
