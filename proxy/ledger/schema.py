@@ -205,8 +205,6 @@ def teams_and_windows(db: Database) -> None:
     """
     db.executescript(
         """
-        BEGIN;
-
         CREATE TABLE groups (
             id TEXT NOT NULL PRIMARY KEY,
             kind TEXT NOT NULL CHECK (kind IN ('team', 'organisation')),
@@ -316,11 +314,10 @@ def teams_and_windows(db: Database) -> None:
             BEGIN SELECT RAISE(ABORT, 'corrections is append-only'); END;
 
         DROP VIEW spend;
-        PRAGMA user_version = 2;
-        COMMIT;
         """
     )
     db.create_view("spend", _SPEND)
+    db.execute("PRAGMA user_version = 2")
 
 
 # One row for each attempt with what it finally cost: the last correction's words, all their sums.
