@@ -123,19 +123,11 @@ class Price(Rates, frozen=True):
 
 def _resolved(rates: Rates, **more: Any) -> pricing.Price:
     return pricing.Price(
-        **{
-            name: _nanousd(getattr(rates, name))
-            for name in Rates.__struct_fields__
-            if name != "tiers"
-        },
+        **_amounts(rates, but="tiers"),
         tiers=tuple(
             pricing.Tier(
-                **{
-                    name: _nanousd(getattr(tier, name))
-                    for name in PriceTier.__struct_fields__
-                    if name != "above_input_tokens"
-                },
                 above_input_tokens=tier.above_input_tokens,
+                **_amounts(tier, but="above_input_tokens"),
             )
             for tier in rates.tiers
         ),
@@ -144,8 +136,11 @@ def _resolved(rates: Rates, **more: Any) -> pricing.Price:
     )
 
 
-def _nanousd(amount: Amount | None) -> Any:
-    return None if amount is None else parse_usd(amount)
+def _amounts(rates: Rates | PriceTier, *, but: str) -> dict[str, Any]:
+    """The amounts in nano-USD, by the names that `pricing` has for them too."""
+    kind = Rates if isinstance(rates, Rates) else PriceTier
+    amounts = {name: getattr(rates, name) for name in kind.__struct_fields__ if name != but}
+    return {n: None if amount is None else parse_usd(amount) for n, amount in amounts.items()}
 
 
 class Charge(_Strict, frozen=True):

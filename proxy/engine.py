@@ -61,7 +61,7 @@ LEAST_OUTPUT_TOKENS = 256
 # Few texts have more tokens than half their bytes: digits and emoji do.
 _BYTES_PER_TOKEN_AT_MOST = 2
 
-_log = logging.getLogger("tollway")
+_logger = logging.getLogger("tollway")
 
 _PASSED_ON = ("x-ratelimit-", "openai-", "retry-after")
 
@@ -378,7 +378,7 @@ class Engine:
         if told.cost is not None:
             if told.cost.nanousd is not None:
                 return told.cost.nanousd
-            _log.warning(
+            _logger.warning(
                 "%s reports %s: not believed, the cost is computed from its usage",
                 tried.target.name,
                 told.cost.problem,
@@ -391,7 +391,7 @@ class Engine:
         what = "a price" if target.price is None else f"what {unbounded!r} costs"
         if (line := f"{target.metric_name}: {what} is not known") not in self._warned:
             self._warned.add(line)
-            _log.warning("%s, so that its attempts cost more than their rows say", line)
+            _logger.warning("%s, so that attempts may cost more than their rows say", line)
 
     def _settle(
         self,

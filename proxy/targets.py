@@ -72,7 +72,8 @@ class Target:
 
     def tier_of(self, asked: str | None) -> str | None:
         """The service tier that a request asks for here, where the account settles open ones."""
-        return self.service_tier or asked if asked in (None, AUTO) else asked
+        leaves_it_open = asked is None or asked == AUTO
+        return self.service_tier or asked if leaves_it_open else asked
 
     @cached_property
     def candidate(self) -> Candidate:

@@ -41,6 +41,7 @@ _UNBOUNDED = (
     "models",
     "data_sources",  # Azure
     "compound_custom",  # Groq
+    "speed",  # Anthropic's fast mode, at several times the price
 )
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]

@@ -166,6 +166,7 @@ def test_needs_follow_from_the_fields(fields: dict[str, Any], needs: set[str]) -
         ({"models": ["dearer/model"]}, "models"),
         ({"search_parameters": {"mode": "on"}}, "search_parameters"),
         ({"enable_search": True}, "enable_search"),
+        ({"speed": "fast"}, "speed"),
         ({"data_sources": [{"type": "azure_search"}]}, "data_sources"),
         ({"modalities": ["text", "image"]}, "modalities"),
         ({"tools": [{"function": {"name": "f"}}, {"type": "web_search"}]}, "tools[1].type"),

@@ -140,7 +140,16 @@ def test_what_cannot_be_true_is_no_usage(said: object) -> None:
 
 _counts = st.integers(-5, 10**12) | st.none() | st.booleans() | st.floats() | st.text(max_size=3)
 _details = st.dictionaries(
-    st.sampled_from(["cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens"]),
+    st.sampled_from(
+        [
+            "cached_tokens",
+            "cache_write_tokens",
+            "audio_tokens",
+            "image_tokens",
+            "reasoning_tokens",
+            "ephemeral_1h_input_tokens",
+        ]
+    ),
     _counts,
 )
 
@@ -154,6 +163,7 @@ _details = st.dictionaries(
             "total_tokens": _counts,
             "cached_tokens": _counts,
             "prompt_tokens_details": _details | _counts,
+            "cache_creation": _details | _counts,
             "completion_tokens_details": _details | _counts,
         },
     )
@@ -165,7 +175,9 @@ def test_whatever_is_reported_parts_stay_within_their_whole(said: dict[str, Any]
     assert usage.input_tokens == said["prompt_tokens"] > 0
     assert usage.output_tokens >= (said.get("completion_tokens") or 0)
     assert 0 <= usage.cached_tokens + usage.cache_write_tokens <= usage.input_tokens
+    assert 0 <= usage.cache_write_1h_tokens <= usage.cache_write_tokens
     assert 0 <= usage.input_audio_tokens <= usage.input_tokens
+    assert 0 <= usage.input_image_tokens <= usage.input_tokens
     assert 0 <= usage.reasoning_tokens <= usage.output_tokens
     assert 0 <= usage.output_audio_tokens <= usage.output_tokens
 
