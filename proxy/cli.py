@@ -291,8 +291,7 @@ def prices_command(
     today = datetime.now(UTC).date()
     if refresh:
         path = DataFolder.open(folder).path
-        snapshot = price_refresh.refresh(path, source=source, today=today)
-        note = f"{path / price_list.REFRESHED}: {snapshot.source}; servers use it from their start"
+        note = price_refresh.refresh(path, source=source, today=today)
         print(note, file=sys.stderr)  # noqa: T201 # beside the table, or JSON, on standard output
     book, problem = price_list.load(folder)
     if problem:

@@ -176,6 +176,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     as_of: date
     providers: tuple[Provider, ...]
 
+    @property
+    def priced(self) -> int:
+        """How many models have a price."""
+        return sum(bool(model.rates) for provider in self.providers for model in provider.models)
+
 
 class PriceBook:
     """Prices and context lengths by the price source's provider id and the model's name.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import ModuleType
 
@@ -17,39 +17,50 @@ import msgspec
 
 from proxy.errors import StartError
 from proxy.price_book import PriceBook, Snapshot
-from proxy.price_list import REFRESHED
+from proxy.price_list import REFRESHED, load
 from proxy.price_snapshot import render
 
 _TIMEOUT_S = 30.0
-# The published list is about 2 MB.
+# The published list has less than 1 MB.
 _MOST_BYTES = 64 << 20
 # The package's parser relies on the shape of what it is given, and fails in these ways.
 _UNREADABLE = (ValueError, TypeError, LookupError, StopIteration, RecursionError)
 
 
-def refresh(folder: Path, *, source: str | None, today: date) -> Snapshot:
-    """Write the snapshot of a file or URL into a data folder, whole or not at all, and return it.
+def refresh(folder: Path, *, source: str | None, today: date) -> str:
+    """Write the snapshot of a file or URL into a data folder, whole or not at all.
 
-    None is where genai-prices itself gets its updates. Blocks on the network for up to half a
+    Returns one line on what it is, and whether it is used: only the newest one is.
+
+    None is where genai-prices itself gets its updates. A list bears no date: it is taken to be of
+    today, or of the day on which the file was last changed. Blocks on the network for up to half a
     minute. Raises `StartError` for what cannot be fetched, read or written; then all stays as it
     was.
     """
     where = source or _default_url()
-    snapshot = _read(where, _fetch(where), today)
+    body, as_of = _fetch(where, today)
+    snapshot = _read(where, body, as_of)
     try:
         PriceBook(snapshot).check()
     except ValueError as error:
         raise StartError(f"{where}: is no usable price list ({error})") from None
-    if not any(model.rates for provider in snapshot.providers for model in provider.models):
+    if not snapshot.priced:
         raise StartError(f"{where}: has no prices")
     _replace(folder / REFRESHED, render(snapshot))
-    return snapshot
+    used, _ = load(folder)
+    is_used = (used.source, used.as_of) == (snapshot.source, snapshot.as_of)
+    return (
+        f"{folder / REFRESHED}: {snapshot.source}, of {snapshot.as_of}, "
+        f"with prices for {snapshot.priced} models; "
+        + ("servers use it from their next start" if is_used else f"{used.source} is newer")
+    )
 
 
-def _fetch(where: str) -> bytes:
+def _fetch(where: str, today: date) -> tuple[bytes, date]:
     try:
         if not where.startswith(("http://", "https://")):
-            return Path(where).read_bytes()
+            changed = datetime.fromtimestamp(Path(where).stat().st_mtime, UTC).date()
+            return Path(where).read_bytes(), min(changed, today)
         body = bytearray()
         with httpx2.stream("GET", where, timeout=_TIMEOUT_S, follow_redirects=True) as response:
             response.raise_for_status()
@@ -57,7 +68,7 @@ def _fetch(where: str) -> bytes:
                 body += part
                 if len(body) > _MOST_BYTES:
                     raise StartError(f"{where}: is longer than {_MOST_BYTES >> 20} MB")
-        return bytes(body)
+        return bytes(body), today
     except OSError as error:
         raise StartError(f"{where}: cannot be read ({error.strerror})") from None
     except httpx2.HTTPStatusError as error:
@@ -66,7 +77,7 @@ def _fetch(where: str) -> bytes:
         raise StartError(f"{where}: cannot be fetched ({error})") from None
 
 
-def _read(where: str, body: bytes, today: date) -> Snapshot:
+def _read(where: str, body: bytes, as_of: date) -> Snapshot:
     try:
         value = msgspec.json.decode(body)
         if isinstance(value, dict):
@@ -76,7 +87,7 @@ def _read(where: str, body: bytes, today: date) -> Snapshot:
     if not isinstance(value, list):
         raise StartError(f"{where}: is no price list (neither providers nor a snapshot)")
     try:
-        snapshot: Snapshot = _price_source().parse(body, as_of=today)
+        snapshot: Snapshot = _price_source().parse(body, as_of=as_of)
     except _UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StartError(

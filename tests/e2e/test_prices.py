@@ -13,7 +13,7 @@ import pytest
 
 from proxy.price_book import DatedRates, Equals, Model, Provider, Snapshot
 from proxy.price_snapshot import render
-from tests.e2e.tollway import Tollway, provider, run_cli, serving
+from tests.e2e.tollway import Tollway, clean_environ, provider, run_cli, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, chunk, completion, usage_chunk
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +213,16 @@ def test_refreshed_prices_are_shown_and_charged(upstream: Upstream, tmp_path: Pa
         assert cost_of(tollway, 1) == [11 * 3_000 + 7 * 5_000]
     finally:
         assert tollway.stop() == 0
+
+
+def test_a_list_older_than_the_packaged_one_is_not_used(tmp_path: Path) -> None:
+    made = tmp_path / "made.json"
+    made.write_text(render(listed(date(2024, 1, 1))))
+    environ = clean_environ() | {"TOLLWAY_DATA": str(tmp_path / "data")}
+    done = run_cli("prices", "--refresh", "--from", str(made), environ=environ, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "with prices for 1 models; genai-prices" in done.stderr
+    assert "is newer" in done.stderr
 
 
 def test_a_broken_refreshed_list_is_a_warning_at_the_start(

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from proxy.price_snapshot import render
 from tests.proxy.test_price_list import snapshot
 
 ROOT = Path(__file__).parents[2]
-TODAY = date(2027, 2, 3)
+TODAY = PriceBook.load().as_of + timedelta(days=30)
 LISTED = [
     {
         "id": "openai",
@@ -71,6 +72,16 @@ def test_a_published_list_becomes_the_snapshot_in_use(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [price_list.REFRESHED]
 
 
+def test_a_list_in_a_file_is_as_old_as_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("genai_prices", reason="the source of prices is not installed")
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(LISTED))
+    moment = datetime(2026, 8, 21, 12, tzinfo=UTC).timestamp()
+    os.utime(file, (moment, moment))
+    assert "is newer" in refresh(tmp_path, source=str(file), today=TODAY)
+    assert PriceBook.load(tmp_path / price_list.REFRESHED).as_of == date(2026, 8, 21)
+
+
 def test_a_snapshot_keeps_its_own_date_and_needs_no_source_of_prices(tmp_path: Path) -> None:
     made, folder = tmp_path / "made.json", tmp_path / "data"
     folder.mkdir()
@@ -87,10 +98,11 @@ def test_a_snapshot_keeps_its_own_date_and_needs_no_source_of_prices(tmp_path: P
 
 def test_the_next_refresh_replaces_the_last(tmp_path: Path) -> None:
     made = tmp_path / "made.json"
-    for day in (1, 2):
-        made.write_text(render(snapshot(date(2027, 1, day))))
-        refresh(tmp_path, source=str(made), today=TODAY)
-        assert PriceBook.load(tmp_path / price_list.REFRESHED).as_of.day == day
+    for as_of in (TODAY - timedelta(days=1), TODAY):
+        made.write_text(render(snapshot(as_of)))
+        note = refresh(tmp_path, source=str(made), today=TODAY)
+        assert "for 1 models; servers use it" in note
+        assert PriceBook.load(tmp_path / price_list.REFRESHED).as_of == as_of
 
 
 @pytest.mark.parametrize(
