@@ -19,6 +19,7 @@ from adapters import registry as adapter_registry
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import catalog
+from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile, expand
@@ -54,6 +55,8 @@ class Server(_Strict, frozen=True):
     max_body_mb: _Positive = 32
     hosts: list[str] = []
     """`Host` names an anonymous caller may use besides the loopback ones."""
+    trusted_proxies: list[str] = []
+    """Networks (CIDR) of reverse proxies whose `X-Forwarded-For` is believed."""
     open_metrics: bool = False
     """Serve `/metrics` without the admin token."""
     access_log: bool = True
@@ -312,6 +315,11 @@ def _problem(message: str, owner: Any, found: Any) -> str:
 
 
 def _check(file: YamlFile, config: Config) -> None:
+    for i, network in enumerate(config.server.trusted_proxies):
+        try:
+            parse_network(network)
+        except ValueError as error:
+            raise file.error(("server", "trusted_proxies", i), str(error)) from None
     for name, provider in config.providers.items():
         _check_provider(file, name, provider)
     names: set[str] = set()

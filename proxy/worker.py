@@ -172,8 +172,11 @@ def build_app(
     auth = Auth(
         secret=plan.secret,
         keys=lambda: ledger.keys,
+        groups=lambda: ledger.groups,
         allow_anonymous=plan.allow_anonymous,
+        clock=SystemClock(),
         hosts=frozenset(server.hosts),
+        trusted_proxies=tuple(map(parse_network, server.trusted_proxies)),
     )
     engine = Engine(
         table=table,
