@@ -20,6 +20,7 @@ import uvicorn
 
 from adapters import registry
 from adapters.base import Adapter
+from proxy.addresses import parse_network
 from proxy.admin.api import PREFIX as ADMIN_PREFIX
 from proxy.admin.api import AdminApi
 from proxy.app import App, Endpoint, health_routes
