@@ -1,4 +1,4 @@
-"""The arithmetic of budgets: when a calendar window opens and ends, and what fits into a limit.
+"""The arithmetic of budgets: when a window opens and ends, what a scope is, what fits into a limit.
 
 Pure: the ledger keeps the balances, this module only says what the numbers mean. Money is integer
 nano-USD, times are Unix seconds.
@@ -6,17 +6,48 @@ nano-USD, times are Unix seconds.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Literal, assert_never
+from typing import Literal, assert_never, cast, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from proxy.ledger.protocol import Window
 
+Calendar = Literal["day", "week", "month", "quarter", "year"]
+CALENDAR: tuple[Calendar, ...] = get_args(Calendar)
+
+SLOTS = 60
+"""A rolling window is counted in this many slots; what was spent leaves it a slot at a time."""
+
+LONGEST_ROLLING_S = 366 * 86_400
+
+_ROLLING = re.compile(r"([1-9][0-9]{0,5})([mhd])\Z")
+_UNIT_S = {"m": 60, "h": 3_600, "d": 86_400}
+
+KINDS = (
+    "organisation",
+    "team",
+    "key",
+    "user",
+    "tag",
+    "model",
+    "target",
+    "provider",
+    "template",
+)
+"""Kinds of scopes that have a name. `template:` is of no attempt: budgets to copy from."""
+BARE = ("global", "anonymous")
+AND = " & "
+EACH = "*"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """One window: from `starts_at`, included, to `ends_at`, excluded. None never ends."""
+    """One window, or one slot of a rolling one: from `starts_at`, included, to `ends_at`, excluded.
+
+    None never ends.
+    """
 
     starts_at: int
     ends_at: int | None
@@ -34,8 +65,30 @@ def time_zone(name: str) -> ZoneInfo:
         raise ValueError(f"unknown time zone {name!r}; use an IANA name: Europe/Berlin") from error
 
 
+# --- windows -----------------------------------------------------------------------------------
+
+
+def window_problem(window: str) -> str | None:
+    """What is wrong with a window's name; None where there is nothing."""
+    if window in CALENDAR or window == "lifetime" or rolling_s(window) is not None:
+        return None
+    return (
+        f"unknown window {window[:40]!r}; there are {', '.join(CALENDAR)}, lifetime, and rolling "
+        "ones from 1m to 366d: 90m, 5h, 30d"
+    )
+
+
+def rolling_s(window: Window) -> int | None:
+    """The length of a rolling window in seconds; None for any other."""
+    match = _ROLLING.match(window)
+    if match is None:
+        return None
+    seconds = int(match[1]) * _UNIT_S[match[2]]
+    return seconds if seconds <= LONGEST_ROLLING_S else None
+
+
 def span_at(window: Window, zone: ZoneInfo, now: int) -> Span:
-    """The window that `now` falls into.
+    """The window that `now` falls into; of a rolling one the slot.
 
     A day starts with the first instant that bears its date, so days in which clocks change have
     23 or 25 hours, and a week starts on Monday. Where clocks go back over midnight (St. John's
@@ -44,11 +97,25 @@ def span_at(window: Window, zone: ZoneInfo, now: int) -> Span:
     """
     if window == "lifetime":
         return LIFETIME
-    first = _first_day(window, datetime.fromtimestamp(now, zone).date())
-    following = _following(window, first)
+    length_s = rolling_s(window)
+    if length_s is not None:
+        slot_s = length_s // SLOTS
+        return Span(starts_at=now - now % slot_s, ends_at=now - now % slot_s + slot_s)
+    calendar = cast(Calendar, window)
+    first = _first_day(calendar, datetime.fromtimestamp(now, zone).date())
+    following = _following(calendar, first)
     while (ends_at := _midnight(following, zone)) <= now:
-        first, following = following, _following(window, following)
+        first, following = following, _following(calendar, following)
     return Span(starts_at=_midnight(first, zone), ends_at=ends_at)
+
+
+def first_slot(length_s: int, slot_start: int) -> int:
+    """The oldest slot that counts in a rolling window while the slot at `slot_start` is open.
+
+    Every slot counts that lies at least partly in the last `length_s` seconds, so the window is
+    never shorter than it says, and at most one slot longer.
+    """
+    return slot_start - length_s
 
 
 def fits(limit_nanousd: int, spent_nanousd: int, held_nanousd: int, hold_nanousd: int) -> bool:
@@ -56,7 +123,7 @@ def fits(limit_nanousd: int, spent_nanousd: int, held_nanousd: int, hold_nanousd
     return spent_nanousd + held_nanousd + hold_nanousd <= limit_nanousd
 
 
-def _first_day(window: Literal["day", "week", "month"], day: date) -> date:
+def _first_day(window: Calendar, day: date) -> date:
     match window:
         case "day":
             return day
@@ -64,10 +131,14 @@ def _first_day(window: Literal["day", "week", "month"], day: date) -> date:
             return day - timedelta(days=day.weekday())
         case "month":
             return day.replace(day=1)
+        case "quarter":
+            return day.replace(month=day.month - (day.month - 1) % 3, day=1)
+        case "year":
+            return day.replace(month=1, day=1)
     assert_never(window)
 
 
-def _following(window: Literal["day", "week", "month"], first: date) -> date:
+def _following(window: Calendar, first: date) -> date:
     match window:
         case "day":
             return first + timedelta(days=1)
@@ -75,6 +146,10 @@ def _following(window: Literal["day", "week", "month"], first: date) -> date:
             return first + timedelta(weeks=1)
         case "month":
             return (first + timedelta(days=31)).replace(day=1)
+        case "quarter":
+            return (first + timedelta(days=95)).replace(day=1)
+        case "year":
+            return first.replace(year=first.year + 1)
     assert_never(window)
 
 
@@ -82,3 +157,33 @@ def _midnight(day: date, zone: ZoneInfo) -> int:
     # fold=0 is the earlier of two midnights; where midnight is skipped it gives the instant of
     # the change itself, which is the first one that bears the new date.
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp())
+
+
+# --- scopes ------------------------------------------------------------------------------------
+
+
+def scope_parts(scope: str) -> tuple[str, ...]:
+    """The scopes that must all apply."""
+    return tuple(scope.split(AND))
+
+
+def scope_problem(scope: str) -> str | None:
+    """What is wrong with how a scope is written; None where there is nothing.
+
+    A typo would make a budget that nothing is ever charged to.
+    """
+    parts = scope_parts(scope)
+    for part in parts:
+        kind, colon, name = part.partition(":")
+        if part in BARE:
+            continue
+        if kind not in KINDS or not colon:
+            kinds = ", ".join(f"{kind}:…" for kind in KINDS[:-1])
+            return f"unknown scope {part[:100]!r}; there are {', '.join(BARE)}, {kinds}"
+        if not name or name != name.strip() or not name.isprintable():
+            return f"scope {part[:100]!r} needs a name after the colon"
+    if sum(part.endswith(f":{EACH}") for part in parts) > 1:
+        return "only one part of a scope can be '*'"
+    if len(set(parts)) < len(parts):
+        return "a part of the scope is there twice"
+    return None

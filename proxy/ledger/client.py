@@ -15,22 +15,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import TypeVar, assert_never, cast
 
 import msgspec
 
 from proxy.ledger.errors import BudgetRefused, LedgerError, LedgerRefusal, LedgerUnavailable
 from proxy.ledger.folder import socket_path
 from proxy.ledger.frames import MAX_MESSAGE_BYTES, MalformedFrame, frames, reply_reader
+from proxy.ledger.hard_scopes import HardScopes
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
     MAX_AMOUNT_NANOUSD,
     MAX_COUNT,
     AdminOp,
     AdminReply,
+    Alert,
+    AlertRaised,
+    AlertsDelivered,
     Attempt,
     Budgets,
+    Done,
+    Extend,
     Failed,
+    GroupChanged,
+    GroupRecord,
+    HardScope,
     Hello,
     KeyChanged,
     KeyRecord,
@@ -43,9 +52,12 @@ from proxy.ledger.protocol import (
     Settle,
     Settled,
     Settlement,
+    Standing,
     Usage,
     Welcome,
 )
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -85,15 +97,25 @@ class LedgerClient:
         *,
         name: str,
         on_keys: Callable[[Mapping[bytes, KeyRecord]], None] | None = None,
+        on_alert: Callable[[Alert], None] | None = None,
         patience: Patience | None = None,
     ) -> None:
-        """`on_keys` is called with `keys` whenever they may have changed."""
+        """`on_keys` is called with `keys` whenever they may have changed.
+
+        `on_alert` is called with each alert that is not delivered: once when it is raised, and
+        again after every new connection.
+        """
         self._data_dir = data_dir
         self._name = name
         self._on_keys = on_keys
+        self._on_alert = on_alert
         self._patience = patience or Patience()
         self._encode = msgspec.msgpack.Encoder().encode
         self._keys: dict[bytes, KeyRecord] = {}
+        self._keys_by_id: dict[str, KeyRecord] = {}
+        self._groups: dict[str, GroupRecord] = {}
+        self._alerts: dict[int, Alert] = {}
+        self.hard_scopes = HardScopes()
         self._session = 0
         self._counter = 0
         self._seq = 0
@@ -104,6 +126,7 @@ class LedgerClient:
         self._reserving: dict[int, _Reserving] = {}
         self._unsettled: dict[int, bytes] = {}
         self._calling: dict[int, asyncio.Future[AdminReply]] = {}
+        self._extending: dict[int, asyncio.Future[Reserved | Refused]] = {}
         self._unwritten: list[int] = []
         self._resending: asyncio.TimerHandle | None = None
         # By attempt, each open one.
@@ -170,8 +193,21 @@ class LedgerClient:
 
     @property
     def keys(self) -> Mapping[bytes, KeyRecord]:
-        """Every key by its digest, revoked ones too; kept up to date while connected."""
+        """Every key by its digest, revoked ones too; kept up to date while connected.
+
+        One that was rotated is also found by its previous digest, run out or not.
+        """
         return MappingProxyType(self._keys)
+
+    @property
+    def groups(self) -> Mapping[str, GroupRecord]:
+        """Every team and organisation by its id, deleted ones too; kept up to date."""
+        return MappingProxyType(self._groups)
+
+    @property
+    def alerts(self) -> Mapping[int, Alert]:
+        """Alerts that are not delivered, by id, as far as this client was told."""
+        return MappingProxyType(self._alerts)
 
     # --- money ----------------------------------------------------------------------------------
 
@@ -223,6 +259,20 @@ class LedgerClient:
             raise BudgetRefused(reply)
         return reply
 
+    async def extend(self, attempt: int, hold_nanousd: int, most_nanousd: int) -> Reserved:
+        """Raise the hold of an open attempt to at least `hold_nanousd`.
+
+        Raises `BudgetRefused`; `LedgerRefusal` where it is not open any more; `LedgerUnavailable`.
+        The old hold then stays.
+        """
+        most = min(most_nanousd, MAX_AMOUNT_NANOUSD)
+        seq = self._next_seq()
+        message = self._encoded(Extend(seq, attempt, min(hold_nanousd, most), most))
+        reply = await self._ask(seq, message, self._extending)
+        if isinstance(reply, Refused):
+            raise BudgetRefused(reply)
+        return reply
+
     def settle(self, settlement: Settlement) -> None:
         """Replace a hold by its cost. Never waits, never fails; repeated until acknowledged."""
         settlement = _bounded(settlement)
@@ -248,10 +298,18 @@ class LedgerClient:
         """
         seq = self._next_seq()
         message = self._encoded(msgspec.structs.replace(op, seq=seq))
+        reply = await self._ask(seq, message, self._calling)
+        if isinstance(op, AlertsDelivered):
+            for number in op.alert_ids:
+                self._alerts.pop(number, None)
+        return reply
+
+    async def _ask(self, seq: int, message: bytes, asked: dict[int, asyncio.Future[T]]) -> T:
+        """Send an op once, and wait for its answer."""
         if self._link is None:
             raise LedgerUnavailable("the ledger does not answer")
-        future: asyncio.Future[AdminReply] = self._loop.create_future()
-        self._calling[seq] = future
+        future: asyncio.Future[T] = self._loop.create_future()
+        asked[seq] = future
         self._send(message)
         try:
             async with asyncio.timeout(self._patience.call_s):
@@ -259,7 +317,7 @@ class LedgerClient:
         except TimeoutError:
             raise LedgerUnavailable("the ledger did not answer in time") from None
         finally:
-            self._calling.pop(seq, None)
+            asked.pop(seq, None)
 
     # --- reserves whose caller is gone ----------------------------------------------------------
 
@@ -305,17 +363,30 @@ class LedgerClient:
             case Reserved() | Refused():
                 self._answered(reply)
             case KeyChanged():
-                self._key_changed(reply)
-            case Budgets():
-                self._resolve(reply.seq, reply)
+                self._put_key(reply.key)
+                self._tell_keys()
+                _resolve(self._calling, reply.seq, reply)
+            case GroupChanged():
+                self._groups[reply.group.group_id] = reply.group
+                _resolve(self._calling, reply.seq, reply)
+            case HardScope():
+                self.hard_scopes.change(reply)
+            case AlertRaised():
+                self._put_alert(reply.alert)
+                _resolve(self._calling, reply.seq, reply)
+            case Budgets() | Standing() | Done():
+                _resolve(self._calling, reply.seq, reply)
             case Failed():
                 self._failed(reply)
             case Welcome():
                 self._welcomed(link, reply)
+            case _:
+                assert_never(reply)
 
     def _answered(self, reply: Reserved | Refused) -> None:
         pending = self._reserving.pop(reply.seq, None)
         if pending is None:
+            _resolve(self._extending, reply.seq, reply)
             return
         pending.stop()
         if not pending.is_abandoned:
@@ -326,23 +397,24 @@ class LedgerClient:
             self.settle(_not_dispatched(pending.attempt.attempt))
         self._wake_if_drained()
 
-    def _key_changed(self, reply: KeyChanged) -> None:
-        self._keys[reply.key.digest] = reply.key
-        self._resolve(reply.seq, reply)
-        self._tell_keys()
+    def _put_key(self, key: KeyRecord) -> None:
+        earlier = self._keys_by_id.get(key.key_id)
+        if earlier is not None:
+            self._keys.pop(earlier.digest, None)
+            self._keys.pop(earlier.previous_digest, None)
+        self._keys_by_id[key.key_id] = key
+        if key.previous_digest:
+            self._keys[key.previous_digest] = key
+        self._keys[key.digest] = key
 
     def _tell_keys(self) -> None:
         if self._on_keys is not None:
             self._on_keys(self.keys)
 
-    def _resolve(self, seq: int, reply: AdminReply | LedgerError) -> None:
-        future = self._calling.pop(seq, None)
-        if future is None or future.done():
-            return
-        if isinstance(reply, LedgerError):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
+    def _put_alert(self, alert: Alert) -> None:
+        self._alerts[alert.alert_id] = alert
+        if self._on_alert is not None:
+            self._on_alert(alert)
 
     def _failed(self, reply: Failed) -> None:
         if reply.seq in self._unsettled:
@@ -355,10 +427,14 @@ class LedgerClient:
             pending.fail(LedgerUnavailable(reply.message))
             # A disk that fails in the middle of a commit may still have kept it.
             self._undo(pending)
-        elif reply.code == "unavailable":
-            self._resolve(reply.seq, LedgerUnavailable(reply.message))
-        else:
-            self._resolve(reply.seq, LedgerRefusal(reply.code, reply.message))
+            return
+        error: LedgerError = (
+            LedgerUnavailable(reply.message)
+            if reply.code == "unavailable"
+            else LedgerRefusal(reply.code, reply.message)
+        )
+        _resolve(self._calling, reply.seq, error)
+        _resolve(self._extending, reply.seq, error)
 
     def _resend(self) -> None:
         self._resending = None
@@ -441,8 +517,15 @@ class LedgerClient:
         if reply.session != self._session:
             self._session, self._counter = reply.session, 0
         self._keys.clear()
-        self._keys.update((key.digest, key) for key in reply.keys)
+        self._keys_by_id.clear()
+        for key in reply.keys:
+            self._put_key(key)
         self._tell_keys()
+        self._groups = {group.group_id: group for group in reply.groups}
+        self.hard_scopes.replace(reply.hard_scopes)
+        self._alerts.clear()
+        for alert in reply.alerts:
+            self._put_alert(alert)
         self._link = link
         link.welcomed.set_result(None)
         if not self._connected.done():
@@ -462,13 +545,26 @@ class LedgerClient:
         self._link = None
         self._outbox.clear()
         for seq in list(self._calling):
-            self._resolve(seq, LedgerUnavailable("the ledger went away"))
+            _resolve(self._calling, seq, LedgerUnavailable("the ledger went away"))
+        for seq in list(self._extending):
+            _resolve(self._extending, seq, LedgerUnavailable("the ledger went away"))
         for seq, pending in list(self._reserving.items()):
             if pending.is_abandoned:
                 del self._reserving[seq]
                 self._undo(pending)
             else:
                 self._arm(seq, pending)
+
+
+def _resolve(asked: dict[int, asyncio.Future[T]], seq: int, reply: T | LedgerError) -> None:
+    """Hand the answer to whoever asked, if it is still wanted."""
+    future = asked.pop(seq, None)
+    if future is None or future.done():
+        return
+    if isinstance(reply, LedgerError):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -579,13 +675,14 @@ def _bounded(settlement: Settlement) -> Settlement:
     the ledger: one that cannot be sent would leave its hold in place for ever.
     """
     usage, first = settlement.usage, settlement.first_token_us
-    counts = (usage.input, usage.cached, usage.output, usage.reasoning, settlement.total_us)
+    counts = (*msgspec.structs.astuple(usage), settlement.total_us)
     if (
         0 <= settlement.cost_nanousd <= MAX_AMOUNT_NANOUSD
         and min(counts) >= 0
         and max(counts) <= MAX_COUNT
         and (first is None or 0 <= first <= MAX_COUNT)
         and 0 <= settlement.status <= MAX_COUNT
+        and 0 <= settlement.uncertain_nanousd <= MAX_AMOUNT_NANOUSD
         and (not settlement.error or _is_plain(settlement.error))
     ):
         return settlement
@@ -593,10 +690,11 @@ def _bounded(settlement: Settlement) -> Settlement:
     return msgspec.structs.replace(
         settlement,
         cost_nanousd=min(max(settlement.cost_nanousd, 0), MAX_AMOUNT_NANOUSD),
-        usage=Usage(*(min(max(count, 0), MAX_COUNT) for count in counts[:4])),
+        usage=Usage(*(min(max(count, 0), MAX_COUNT) for count in counts[:-1])),
         total_us=min(max(settlement.total_us, 0), MAX_COUNT),
         first_token_us=None if first is None else min(max(first, 0), MAX_COUNT),
         status=min(max(settlement.status, 0), MAX_COUNT),
+        uncertain_nanousd=min(max(settlement.uncertain_nanousd, 0), MAX_AMOUNT_NANOUSD),
         error=settlement.error[:_MAX_ERROR_CHARS].encode("utf-8", "backslashreplace").decode(),
     )
 

@@ -7,52 +7,69 @@ happened: the memory is thrown away and read from the file again before the next
 
 from __future__ import annotations
 
-import base64
 import logging
-import math
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from weakref import WeakValueDictionary
+from typing import Any
 
 import msgspec
 
-from proxy import budgets
-from proxy.ledger.book import Balance, Budget, Hold, fault_of, matched
+from proxy.ledger import rates
+from proxy.ledger.book import Balance, Book, Budget, Hold, calendar_of, check_budgets
+from proxy.ledger.directory import Directory
+from proxy.ledger.faults import Fault, changed
+from proxy.ledger.notices import Notices
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
+    AdminOp,
+    AdminReply,
+    AlertRaised,
+    AlertsDelivered,
     ApplyConfig,
+    Ask,
     Attempt,
     Budgets,
-    ConfigBudget,
+    Correct,
     CreateBudget,
+    CreateGroup,
     CreateKey,
+    Done,
+    Extend,
     Failed,
+    GroupChanged,
+    GroupRecord,
+    HardScope,
     Hello,
+    ImportInvoice,
     KeyChanged,
     KeyRecord,
+    Limits,
     ListBudgets,
-    Mode,
     Op,
     Progress,
+    Prune,
+    RaiseAlert,
+    RateRefusal,
     Refused,
     Reply,
     Reserve,
     Reserved,
+    RotateKey,
     Settle,
     Settled,
     Settlement,
+    Standing,
     UpdateBudget,
+    UpdateGroup,
     UpdateKey,
     Welcome,
 )
+from proxy.ledger.rates import RateBook
 from proxy.ledger.store import (
+    AppliedRow,
     AttemptRecord,
-    BudgetRow,
-    KeyRow,
     Store,
     Synchronous,
     open_store,
@@ -60,6 +77,13 @@ from proxy.ledger.store import (
 )
 
 _log = logging.getLogger(__name__)
+
+# Rows younger than this are never forgotten: repeated ops and rate limits still look at them.
+_YOUNGEST_FORGOTTEN_S = 86_400
+_PPM = 1_000_000
+
+News = HardScope | AlertRaised
+"""What every worker is told, though none asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +95,7 @@ class CloseSession:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseExpired:
-    """Release the remainders of orphans whose deadline has passed. No reply."""
+    """Release the remainders of attempts whose deadline has passed. No reply."""
 
 
 Step = Op | CloseSession | ReleaseExpired
@@ -83,8 +107,8 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._now = 0
-        self._started_at = 0.0
-        """The same moment to the millisecond, for the order of the rows."""
+        self._clock = 0.0
+        """The same moment to the millisecond."""
         # session -> its newest attempt on record: any later number needs no look into the file.
         self._attached: dict[int, int] = {}
         # Heartbeats live in memory only: losing one makes an orphan's first estimate coarser.
@@ -92,17 +116,29 @@ class Ledger:
         self._appliers: dict[type[Step], Callable[[Any], Reply | None]] = {
             Hello: self._hello,
             Reserve: self._reserve,
+            Extend: self._extend,
             Settle: self._settle,
             Progress: self._progress,
-            CreateKey: self._create_key,
-            UpdateKey: self._update_key,
-            CreateBudget: self._create_budget,
-            UpdateBudget: self._update_budget,
-            ApplyConfig: self._apply_config,
+            CreateKey: _answering_faults(self._create_key),
+            UpdateKey: _answering_faults(self._update_key),
+            RotateKey: _answering_faults(self._rotate_key),
+            CreateGroup: _answering_faults(self._create_group),
+            UpdateGroup: _answering_faults(self._update_group),
+            CreateBudget: _answering_faults(self._create_budget),
+            UpdateBudget: _answering_faults(self._update_budget),
+            ApplyConfig: _answering_faults(self._apply_config),
             ListBudgets: self._list_budgets,
+            Ask: self._ask,
+            Correct: _answering_faults(self._correct_by_hand),
+            ImportInvoice: self._import_invoice,
+            Prune: _answering_faults(self._prune),
+            RaiseAlert: self._raise_alert,
+            AlertsDelivered: self._alerts_delivered,
             CloseSession: self._close_session,
             ReleaseExpired: self._release_expired,
         }
+        self._configured: dict[str, Limits] = {}
+        self._is_counting = False
         self._is_failing = False
         self.is_stale = True
         """Whether the last batch failed: what is in memory then means nothing until the next."""
@@ -137,10 +173,13 @@ class Ledger:
         answered `unavailable` and none has happened; the next call tries afresh.
         """
         self._now = int(now)
-        self._started_at = round(now, 3)
+        self._clock = round(now, 3)
         try:
             if self.is_stale:
                 self._load()
+            self._book.now = self._now
+            if not self._is_counting:
+                self._load_rates()
             appliers = self._appliers
             replies = [[appliers[type(op)](op) for op in ops] for ops in frames]
             self._flush()
@@ -163,9 +202,18 @@ class Ledger:
 
     # --- what the daemon asks -------------------------------------------------------------------
 
+    def take_news(self) -> list[News]:
+        """What has come up since it was last asked, for everybody to hear."""
+        if not self._book.news and not self._notices.news:
+            return []
+        news: list[News] = [*self._book.news, *self._notices.news]
+        self._book.news.clear()
+        self._notices.news.clear()
+        return news
+
     def left_nanousd(self, budget_id: int) -> int | None:
         """What a budget has left as of the last batch; None where there is no such budget."""
-        budget = self._budgets.get(budget_id)
+        budget = self._book.budgets.get(budget_id)
         return budget.left() if budget is not None else None
 
     def open_sessions(self) -> set[int]:
@@ -180,14 +228,23 @@ class Ledger:
 
     def _hello(self, op: Hello) -> Welcome:
         if op.role == "client":
-            return Welcome(session=0, keys=tuple(self._keys.values()))
+            return self._welcome(0)
         self._flush()
         session = op.session
         if not self._store.has_session(session):
             session = self._store.add_session(op.name, self._now)
         self._was_attached.setdefault(session, session in self._attached)
         self._attached[session] = self._store.newest_attempt(session)
-        return Welcome(session=session, keys=tuple(self._keys.values()))
+        return self._welcome(session)
+
+    def _welcome(self, session: int) -> Welcome:
+        return Welcome(
+            session=session,
+            keys=tuple(self._directory.keys.values()),
+            groups=tuple(self._directory.groups.values()),
+            hard_scopes=self._book.hard_scopes(),
+            alerts=tuple(self._notices.undelivered.values()),
+        )
 
     def _close_session(self, op: CloseSession) -> None:
         self._was_attached.setdefault(op.session, op.session in self._attached)
@@ -214,46 +271,54 @@ class Ledger:
             earlier = self._reserved_earlier(op)
             if earlier is not None:
                 return earlier
-        if attempt.key_id and not self._may_spend(attempt.key_id):
+        if attempt.key_id and not self._directory.may_spend(attempt.key_id, self._now):
             return Refused(op.seq, "key_revoked", None, attempt.hold_nanousd)
 
-        now, amount = self._now, attempt.hold_nanousd
+        scopes = dict.fromkeys(attempt.scopes)
+        meters = self._rates.meters_of(scopes) if self._rates else []
+        if meters:
+            limit = rates.refusal(meters, self._clock, attempt.tokens, attempt.number)
+            if limit is not None:
+                return _refused_rate(op, limit)
+        applying = self._book.applying(scopes)
+        amount = _amount(attempt, applying)
         remaining: int | None = None
-        legs: list[Balance] = []
-        for scope in dict.fromkeys(attempt.scopes):
-            for budget in self._by_scope.get(scope, ()):
-                if not budget.starts_at <= now < budget.ends_at:
-                    self._open_window(budget)
-                balance = budget.balance
-                if not budgets.fits(budget.ceiling, balance.spent, balance.held, amount):
-                    return self._refusal(op)
-                if budget.hard:
-                    if not attempt.priced:
-                        return self._refusal(op)
-                    left = budget.limit - balance.spent - balance.held - amount
-                    if remaining is None or left < remaining:
-                        remaining = left
-                legs.append(balance)
-        self._hold(attempt, legs)
+        for budget in applying:
+            left = budget.ceiling - budget.totals.spent - budget.totals.held - amount
+            if left < 0 or (budget.hard and not attempt.priced):
+                return self._refusal(op, applying, amount)
+            if budget.hard and (remaining is None or left < remaining):
+                remaining = left
+        hold = self._hold(attempt, amount, [budget.balance for budget in applying])
+        if meters:
+            hold.counted = rates.count(
+                meters, self._clock, attempt.tokens, attempt.number, is_open=True
+            )
+        if not attempt.priced:
+            self._notices.unpriced(attempt.target, self._now)
         if number > newest:
             self._attached[number >> ATTEMPT_BITS] = number
-        return Reserved(op.seq, remaining)
+        return self._reserved(op.seq, remaining, amount, meters)
 
-    def _may_spend(self, key_id: str) -> bool:
-        key = self._keys.get(key_id)
-        return key is not None and key.revoked_at is None
+    def _reserved(
+        self, seq: int, remaining: int | None, amount: int, meters: list[rates.Meter]
+    ) -> Reserved:
+        if not meters:
+            return Reserved(seq, remaining, amount)
+        return Reserved(seq, remaining, amount, *rates.tightest(meters, self._clock))
 
-    def _hold(self, attempt: Attempt, legs: list[Balance]) -> None:
-        number, amount = attempt.attempt, attempt.hold_nanousd
+    def _hold(self, attempt: Attempt, amount: int, legs: list[Balance]) -> Hold:
+        number = attempt.attempt
         for balance in legs:
-            balance.held += amount
+            balance.add(0, amount)
         self._dirty.update(legs)
-        self._holds[number] = Hold(amount, attempt.floor_nanousd, attempt.deadline, legs)
-        self._hold_rows[number] = (number, amount, attempt.floor_nanousd, attempt.deadline)
+        hold = Hold(amount, min(attempt.floor_nanousd, amount), attempt.deadline, legs)
+        self._holds[number] = hold
+        self._hold_rows[number] = (number, amount, hold.floor, attempt.deadline)
         self._attempt_rows.append(
             (
                 number,
-                self._started_at,
+                self._clock,
                 attempt.request_id,
                 attempt.number,
                 attempt.endpoint,
@@ -265,47 +330,64 @@ class Ledger:
                 attempt.route_reason,
                 _to_json(attempt.scopes),
                 amount,
-                attempt.floor_nanousd,
+                hold.floor,
                 attempt.deadline,
                 attempt.revision,
                 attempt.priced,
                 _to_json([(balance.budget_id, balance.window_start) for balance in legs]),
+                attempt.tokens,
             )
         )
+        return hold
 
     def _reserved_earlier(self, op: Reserve) -> Reply | None:
         """The answer to a `Reserve` that repeats one on record; None where this is the first."""
         number = op.attempt.attempt
-        if number in self._holds:
-            return Reserved(op.seq, self._remaining(op.attempt.scopes))
+        hold = self._holds.get(number)
+        if hold is not None:
+            applying = self._book.applying(dict.fromkeys(op.attempt.scopes))
+            return Reserved(op.seq, _remaining(applying), hold.amount)
         self._flush()
         if self._store.attempt(number) is None:
             return None
         return Failed(op.seq, "conflict", f"attempt {number} was settled already")
 
-    def _remaining(self, scopes: Iterable[str]) -> int | None:
-        """What the tightest hard budget of the scopes has left."""
-        return min((b.left() for b in self._budgets_of(scopes) if b.hard), default=None)
-
-    def _refusal(self, op: Reserve) -> Refused:
+    def _refusal(self, op: Reserve, applying: list[Budget], amount: int) -> Refused:
         """Why a hold was refused: a budget that is spent before one that is only held."""
-        attempt, amount = op.attempt, op.attempt.hold_nanousd
-        applying = self._budgets_of(attempt.scopes)
-        if not attempt.priced:
+        if not op.attempt.priced:
             hard = next((budget for budget in applying if budget.hard), None)
             if hard is not None:
                 return Refused(op.seq, "unpriced", hard.state(), amount)
         full = [budget for budget in applying if amount > budget.left()]
-        spent = [b for b in full if not budgets.fits(b.ceiling, b.balance.spent, 0, amount)]
+        spent = [b for b in full if b.totals.spent + amount > b.ceiling]
         tightest = min(spent or full, key=Budget.left)
         return Refused(op.seq, "budget", tightest.state(), amount, held=not spent)
 
-    def _budgets_of(self, scopes: Iterable[str]) -> list[Budget]:
-        return [
-            self._open_window(budget)
-            for scope in dict.fromkeys(scopes)
-            for budget in self._by_scope.get(scope, ())
-        ]
+    def _extend(self, op: Extend) -> Reply:
+        """Raise a hold in the windows it was admitted in."""
+        hold = self._holds.get(op.attempt)
+        if hold is None:
+            return Failed(op.seq, "conflict", f"attempt {op.attempt} is not open")
+        extra, most = max(0, op.hold_nanousd - hold.amount), op.most_nanousd - hold.amount
+        remaining: int | None = None
+        for leg in hold.legs:
+            budget, totals = self._book.totals_of(leg)
+            if budget is None:
+                continue
+            left = budget.ceiling - totals.spent - totals.held - extra
+            if left < 0:
+                is_held = totals.spent + extra <= budget.ceiling
+                return Refused(op.seq, "budget", budget.state(), extra, held=is_held)
+            if budget.hard:
+                remaining = left if remaining is None else min(remaining, left)
+                most = min(most, budget.idle())
+        extra = max(extra, most)
+        for leg in hold.legs:
+            leg.add(0, extra)
+        self._dirty.update(hold.legs)
+        hold.amount += extra
+        self._hold_rows[op.attempt] = (op.attempt, hold.amount, hold.floor, hold.deadline)
+        return Reserved(op.seq, remaining, hold.amount)
 
     # --- settlements ----------------------------------------------------------------------------
 
@@ -314,21 +396,54 @@ class Ledger:
         return Settled(op.seq)
 
     def _settle_attempt(self, settlement: Settlement) -> None:
-        hold = self._holds.pop(settlement.attempt, None)
+        number = settlement.attempt
+        hold = self._holds.pop(number, None)
         if hold is None:
             self._settle_late(settlement)
             return
         amount, cost = hold.amount, settlement.cost_nanousd
-        for balance in hold.legs:
-            balance.held -= amount
-            balance.spent += cost
-            if cost > amount:
-                balance.overrun += cost - amount
-        self._dirty.update(hold.legs)
-        self._hold_rows[settlement.attempt] = None
+        uncertain = min(settlement.uncertain_nanousd, max(0, amount - cost))
+        overrun = max(0, cost - amount)
+        self._move(hold.legs, cost, uncertain - amount, overrun)
+        if uncertain:
+            self._keep(number, uncertain, hold)
+        else:
+            self._hold_rows[number] = None
+        if hold.counted is not None:
+            hold.counted.settle(settlement.usage.input + settlement.usage.output)
+        if overrun:
+            self._overran(number, overrun)
         self._settlement_rows.append(
-            (settlement.attempt, self._now, settlement.outcome, cost, *_measured(settlement))
+            (
+                number,
+                self._now,
+                settlement.outcome,
+                cost,
+                *_measured(settlement),
+                amount,
+                uncertain,
+                settlement.usage.cache_write,
+                settlement.usage.cache_write_1h,
+            )
         )
+
+    def _move(self, legs: Sequence[Balance], spent: int, held: int, overrun: int = 0) -> None:
+        """Move money in every balance of an attempt, and look whether somebody must hear of it."""
+        book = self._book
+        for leg in legs:
+            leg.add(spent, held, overrun)
+            budget = book.budgets.get(leg.budget_id)
+            if (
+                budget is not None
+                and budget.totals.spent >= budget.alert_at
+                and (budget.balance is leg or budget.length_s is not None)
+            ):
+                self._notices.spent(book, budget)
+        self._dirty.update(legs)
+
+    def _overran(self, number: int, overrun: int) -> None:
+        self._flush()
+        self._notices.overrun(self._store.target_of(number), overrun, self._now)
 
     def _settle_late(self, settlement: Settlement) -> None:
         """Settle an attempt that has no open hold: mostly a repetition, sometimes an orphan."""
@@ -343,54 +458,67 @@ class Ledger:
                     "attempt %d is not on record; its settlement is lost: %r", number, settlement
                 )
             return
-        if attempt.outcome != "orphan" or attempt.corrected:
-            return
-        self._correct(settlement, attempt)
+        if attempt.outcome == "orphan" and not attempt.is_corrected:
+            self._correct(settlement, attempt, "late_settlement")
 
-    def _correct(self, settlement: Settlement, attempt: AttemptRecord) -> None:
-        """Put what an orphan really cost in the place of what the ledger took it for."""
-        number, cost, known = settlement.attempt, settlement.cost_nanousd, attempt.cost_nanousd
+    def _correct(self, settlement: Settlement, attempt: AttemptRecord, reason: str) -> int:
+        """Put what an attempt really cost in the place of what was taken for it."""
+        number, cost, known = settlement.attempt, settlement.cost_nanousd, attempt.cost
         remainder = self._remainders.get(number)
         still_held = 0 if remainder is None else remainder.amount
-        legs = self._legs(attempt.legs) if remainder is None else remainder.legs
+        legs = self._book.legs(attempt.legs) if remainder is None else remainder.legs
         if remainder is not None:
             self._release(number)
         delta = cost - known
         # Above what was still held for it: others may have been admitted on a released remainder.
-        overrun = max(0, cost - min(attempt.hold_nanousd, known + still_held))
-        overrun -= max(0, known - attempt.hold_nanousd)
-        for balance in legs:
-            balance.spent += delta
-            balance.overrun += overrun
-        self._dirty.update(legs)
+        overrun = max(0, cost - min(attempt.hold, known + still_held)) - attempt.overrun
+        self._move(legs, delta, 0, overrun)
         self._store.begin()
         self._store.put_correction(
             (
                 number,
                 self._now,
-                "late_settlement",
+                reason,
                 delta,
                 overrun,
                 settlement.outcome,
                 *_measured(settlement),
+                settlement.usage.cache_write,
+                settlement.usage.cache_write_1h,
             )
         )
+        return delta
+
+    def _correct_by_hand(self, op: Correct) -> Done:
+        self._flush()
+        attempt = self._store.attempt(op.attempt)
+        if attempt is None:
+            raise Fault("not_found", f"no attempt {op.attempt}")
+        settlement = self._store.settlement(op.attempt)
+        if settlement is None:
+            raise Fault("conflict", f"attempt {op.attempt} is still open")
+        right = msgspec.structs.replace(settlement, cost_nanousd=op.cost_nanousd, estimated=False)
+        return Done(op.seq, int(self._correct(right, attempt, op.reason) != 0))
 
     def _orphan(self, number: int, hold: Hold) -> None:
         """Settle a dead worker's attempt at its floor; what is uncertain above it stays held."""
         floor = max(hold.floor, self._floors.get(number, 0))
         remainder = max(0, hold.amount - floor)
-        for balance in hold.legs:
-            balance.held -= hold.amount - remainder
-            balance.spent += floor
-            balance.overrun += max(0, floor - hold.amount)
-        self._dirty.update(hold.legs)
-        self._settlement_rows.append((number, self._now, "orphan", floor, *_UNMEASURED))
+        self._move(hold.legs, floor, remainder - hold.amount, max(0, floor - hold.amount))
+        self._settlement_rows.append(
+            (number, self._now, "orphan", floor, *_UNMEASURED, hold.amount, remainder, 0, 0)
+        )
+        if hold.counted is not None:
+            hold.counted.settle(0)
         if remainder:
-            self._remainders[number] = Hold(remainder, floor, hold.deadline, hold.legs)
-            self._hold_rows[number] = (number, remainder, floor, hold.deadline)
+            self._keep(number, remainder, hold)
         else:
             self._hold_rows[number] = None
+
+    def _keep(self, number: int, amount: int, hold: Hold) -> None:
+        """Keep what is uncertain of a settled attempt."""
+        self._remainders[number] = Hold(amount, hold.floor, hold.deadline, hold.legs)
+        self._hold_rows[number] = (number, amount, hold.floor, hold.deadline)
 
     def _release_expired(self, op: ReleaseExpired) -> None:
         for number in [n for n, hold in self._remainders.items() if hold.deadline <= self._now]:
@@ -398,197 +526,168 @@ class Ledger:
 
     def _release(self, number: int) -> None:
         remainder = self._remainders.pop(number)
-        for balance in remainder.legs:
-            balance.held -= remainder.amount
-        self._dirty.update(remainder.legs)
+        self._move(remainder.legs, 0, -remainder.amount)
         self._hold_rows[number] = None
 
-    # --- keys -----------------------------------------------------------------------------------
+    # --- keys and groups ------------------------------------------------------------------------
 
-    def _create_key(self, op: CreateKey) -> KeyChanged | Failed:
-        if not op.digest:
-            return Failed(op.seq, "invalid", "a key needs a digest")
-        if any(key.digest == op.digest for key in self._keys.values()):
-            return Failed(op.seq, "conflict", "this key exists already")
-        key = KeyRecord(
-            key_id=self._new_key_id(),
-            digest=op.digest,
-            name=op.name,
-            hint=op.hint,
-            models=op.models,
-            created_at=self._now,
-            revoked_at=None,
-        )
-        self._store.begin()
-        self._store.add_key(
-            KeyRow(
-                key.key_id, key.digest, key.name, key.hint, _to_json(key.models), self._now, None
-            )
-        )
-        self._keys[key.key_id] = key
-        if op.budget is not None:
-            budget = op.budget
-            wanted = ConfigBudget(f"key:{key.key_id}", budget.window, budget.limit_nanousd)
-            self._add_budget(wanted, "api")
-        return KeyChanged(key, op.seq)
+    def _create_key(self, op: CreateKey) -> KeyChanged:
+        check_budgets(("global", budget) for budget in op.budgets)
+        key = self._directory.create_key(op, self._now)
+        for budget in op.budgets:
+            self._book.add(f"key:{key.key_id}", budget, "api")
+        return self._key_changed(key, op.seq)
 
-    def _new_key_id(self) -> str:
-        while True:
-            key_id = "k_" + base64.b32encode(secrets.token_bytes(5)).decode().lower()
-            if key_id not in self._keys:
-                return key_id
+    def _update_key(self, op: UpdateKey) -> KeyChanged:
+        return self._key_changed(self._directory.update_key(op, self._now), op.seq)
 
-    def _update_key(self, op: UpdateKey) -> KeyChanged | Failed:
-        key = self._keys.get(op.key_id)
-        if key is None:
-            return Failed(op.seq, "not_found", f"no key {op.key_id!r}")
-        if op.name is not None:
-            key = msgspec.structs.replace(key, name=op.name)
-        if op.models is not None:
-            key = msgspec.structs.replace(key, models=op.models)
-        if op.revoked and key.revoked_at is None:
-            key = msgspec.structs.replace(key, revoked_at=self._now)
-        self._store.begin()
-        self._store.change_key(key.key_id, key.name, _to_json(key.models), key.revoked_at)
-        self._keys[key.key_id] = key
-        return KeyChanged(key, op.seq)
+    def _rotate_key(self, op: RotateKey) -> KeyChanged:
+        return KeyChanged(self._directory.rotate_key(op, self._now), op.seq)
+
+    def _key_changed(self, key: KeyRecord, seq: int) -> KeyChanged:
+        self._rates.set(f"key:{key.key_id}", key.settings.limits)
+        return KeyChanged(key, seq)
+
+    def _create_group(self, op: CreateGroup) -> GroupChanged:
+        check_budgets(("global", budget) for budget in op.budgets)
+        group = self._directory.create_group(op, self._now)
+        for budget in op.budgets:
+            self._book.add(f"{group.kind}:{group.group_id}", budget, "api")
+        return self._group_changed(group, op.seq)
+
+    def _update_group(self, op: UpdateGroup) -> GroupChanged:
+        return self._group_changed(self._directory.update_group(op, self._now), op.seq)
+
+    def _group_changed(self, group: GroupRecord, seq: int) -> GroupChanged:
+        self._rates.set(f"{group.kind}:{group.group_id}", group.settings.limits)
+        return GroupChanged(group, seq)
 
     # --- budgets --------------------------------------------------------------------------------
 
     def _list_budgets(self, op: ListBudgets) -> Budgets:
-        states = (self._open_window(budget).state() for budget in self._budgets.values())
-        return Budgets(op.seq, tuple(states))
+        return Budgets(op.seq, tuple(self._book.states(op.scope)))
 
-    def _create_budget(self, op: CreateBudget) -> Budgets | Failed:
-        wanted = ConfigBudget(op.scope, op.window, op.limit_nanousd, op.mode, op.timezone)
-        fault = fault_of(wanted)
-        if fault is not None:
-            return Failed(op.seq, "invalid", fault)
-        return Budgets(op.seq, (self._add_budget(wanted, "api").state(),))
+    def _create_budget(self, op: CreateBudget) -> Budgets:
+        check_budgets([(op.scope, op.settings)])
+        return Budgets(op.seq, (self._book.add(op.scope, op.settings, "api").state(),))
 
-    def _update_budget(self, op: UpdateBudget) -> Budgets | Failed:
-        budget = self._budgets.get(op.budget_id)
+    def _update_budget(self, op: UpdateBudget) -> Budgets:
+        budget = self._book.budgets.get(op.budget_id)
         if budget is None:
-            return Failed(op.seq, "not_found", f"no budget {op.budget_id}")
-        if budget.managed == "config":
-            return Failed(
-                op.seq,
-                "conflict",
-                f"budget {budget.id} is managed by router.yaml; change it there and reload",
-            )
+            raise Fault("not_found", f"no budget {op.budget_id}")
+        budget.check_changeable()
         if op.deleted:
-            self._delete_budget(budget)
-        else:
-            limit = budget.limit if op.limit_nanousd is None else op.limit_nanousd
-            self._change_budget(budget, limit, op.mode or ("hard" if budget.hard else "soft"))
-        return Budgets(op.seq, (self._open_window(budget).state(),))
+            state = self._book.state(budget)
+            self._book.delete(budget)
+            return Budgets(op.seq, (state,))
+        settings = changed(budget.settings, op.changes)
+        if calendar_of(settings) != calendar_of(budget.settings):
+            raise Fault(
+                "invalid",
+                "the window and time zone of a budget cannot change; delete it and make another",
+            )
+        self._book.change(budget, settings)
+        return Budgets(op.seq, (self._book.state(budget),))
 
-    def _apply_config(self, op: ApplyConfig) -> Budgets | Failed:
-        fault = next(filter(None, map(fault_of, op.budgets)), None)
-        if fault is not None:
-            return Failed(op.seq, "invalid", fault)
-        present = [budget for budget in self._budgets.values() if budget.managed == "config"]
-        kept = matched(present, op.budgets)
-        staying = {budget.id for budget in kept.values()}
-        for budget in present:
-            if budget.id not in staying:
-                self._delete_budget(budget)
-        for index, wanted in enumerate(op.budgets):
-            if index in kept:
-                self._change_budget(kept[index], wanted.limit_nanousd, wanted.mode)
-            else:
-                kept[index] = self._add_budget(wanted, "config")
+    def _apply_config(self, op: ApplyConfig) -> Budgets:
+        check_budgets((wanted.scope, wanted.settings) for wanted in op.budgets)
+        made = self._book.apply_config(op.budgets)
+        self._rates.replace(self._configured, op.limits)
+        self._configured = op.limits
+        self._notices.set_percents(op.alert_percents, self._book)
+        applied = AppliedRow(op.revision, _to_json(op.limits), _to_json(op.alert_percents))
+        if applied != self._store.read_applied():
+            self._store.begin()
+            self._store.put_applied(applied)
         _log.info("revision %d: %d budgets from configuration", op.revision, len(op.budgets))
-        states = (self._open_window(kept[index]).state() for index in range(len(op.budgets)))
-        return Budgets(op.seq, tuple(states))
+        return Budgets(op.seq, tuple(self._book.state(budget) for budget in made))
 
-    def _add_budget(self, wanted: ConfigBudget, managed: Literal["api", "config"]) -> Budget:
+    def _ask(self, op: Ask) -> Standing:
+        hard = (b for b in self._book.applying(dict.fromkeys(op.scopes)) if b.hard)
+        shares = (b.totals.spent * _PPM // b.limit if b.limit else _PPM for b in hard)
+        return Standing(op.seq, max(shares, default=0))
+
+    # --- invoices, retention, alerts ------------------------------------------------------------
+
+    def _import_invoice(self, op: ImportInvoice) -> Done:
         self._store.begin()
-        number = self._store.add_budget(
-            wanted.scope,
-            wanted.window,
-            wanted.timezone,
-            wanted.limit_nanousd,
-            wanted.mode,
-            managed,
-            self._now,
-        )
-        budget = Budget(
-            BudgetRow(
-                number,
-                wanted.scope,
-                wanted.window,
-                wanted.timezone,
-                wanted.limit_nanousd,
-                wanted.mode,
-                managed,
+        self._store.put_invoice_lines(
+            (
+                op.provider,
+                line.day,
+                line.model,
+                line.cost_nanousd,
+                line.input_tokens,
+                line.output_tokens,
+                line.requests,
+                op.source,
                 self._now,
             )
+            for line in op.lines
         )
-        self._remember(budget)
-        return self._open_window(budget)
+        return Done(op.seq, len(op.lines))
 
-    def _remember(self, budget: Budget) -> None:
-        self._budgets[budget.id] = budget
-        self._by_scope.setdefault(budget.scope, []).append(budget)
+    def _prune(self, op: Prune) -> Done:
+        if op.before > self._now - _YOUNGEST_FORGOTTEN_S:
+            raise Fault("invalid", "rows of the last day are not forgotten")
+        self._flush()
+        old = self._store.old_rows(op.before, op.batch)
+        if old:
+            self._store.begin()
+            self._store.forget(op.before, old)
+        return Done(op.seq, len(old))
 
-    def _change_budget(self, budget: Budget, limit_nanousd: int, mode: Mode) -> None:
-        if limit_nanousd == budget.limit and (mode == "hard") == budget.hard:
-            return
-        self._store.begin()
-        self._store.change_budget(budget.id, limit_nanousd, mode)
-        budget.allow(limit_nanousd, mode)
+    def _raise_alert(self, op: RaiseAlert) -> Done:
+        return Done(op.seq, int(self._notices.asked(op, self._now) is not None))
 
-    def _delete_budget(self, budget: Budget) -> None:
-        self._store.begin()
-        self._store.delete_budget(budget.id, self._now)
-        del self._budgets[budget.id]
-        self._by_scope[budget.scope].remove(budget)
-        if not self._by_scope[budget.scope]:
-            del self._by_scope[budget.scope]
-
-    def _open_window(self, budget: Budget) -> Budget:
-        """Turn the budget to the window of now, whichever way the clock went."""
-        if not budget.starts_at <= self._now < budget.ends_at:
-            span = budgets.span_at(budget.window, budget.zone, self._now)
-            budget.balance = self._balance(budget.id, span.starts_at)
-            budget.starts_at = span.starts_at
-            budget.ends_at = math.inf if span.ends_at is None else span.ends_at
-        return budget
-
-    def _balance(self, budget_id: int, window_start: int) -> Balance:
-        """The one object for that balance; it lives while a window or a hold refers to it."""
-        balance = self._balances.get((budget_id, window_start))
-        if balance is None:
-            kept = self._store.balance(budget_id, window_start)
-            balance = Balance(budget_id, window_start, *kept)
-            self._balances[budget_id, window_start] = balance
-        return balance
-
-    def _legs(self, legs: str) -> list[Balance]:
-        pairs = msgspec.json.decode(legs, type=list[tuple[int, int]])
-        return [self._balance(budget_id, window_start) for budget_id, window_start in pairs]
+    def _alerts_delivered(self, op: AlertsDelivered) -> Done:
+        return Done(op.seq, self._notices.delivered(op.alert_ids, self._now))
 
     # --- the file -------------------------------------------------------------------------------
 
     def _load(self) -> None:
         """Read everything that decisions rest on from the file."""
-        self._store.roll_back()  # in case it could not be undone when it failed
-        self._balances: WeakValueDictionary[tuple[int, int], Balance] = WeakValueDictionary()
-        self._budgets: dict[int, Budget] = {}
-        self._by_scope: dict[str, list[Budget]] = {}
-        self._keys = {row.id: _key(row) for row in self._store.read_keys()}
-        for row in self._store.read_budgets():
-            self._remember(Budget(row))
+        store = self._store
+        store.roll_back()  # in case it could not be undone when it failed
+        applied = store.read_applied()
+        self._directory = Directory(store)
+        self._book = Book(store, self._now)
+        self._notices = Notices(
+            store, msgspec.json.decode(applied.alert_percents, type=tuple[int, ...])
+        )
         self._holds: dict[int, Hold] = {}
         self._remainders: dict[int, Hold] = {}
-        for held in self._store.read_holds():
-            group = self._remainders if held.orphaned else self._holds
-            legs = self._legs(held.legs)
+        for held in store.read_holds():
+            group = self._remainders if held.is_settled else self._holds
+            legs = self._book.legs(held.legs)
             group[held.attempt] = Hold(held.amount, held.floor, held.deadline, legs)
         for session in self._attached:
-            self._attached[session] = self._store.newest_attempt(session)
+            self._attached[session] = store.newest_attempt(session)
+        self._configured = msgspec.json.decode(applied.limits, type=dict[str, Limits])
+        self._rates = RateBook()
+        self._is_counting = False
         self.is_stale = False
+
+    def _load_rates(self) -> None:
+        """Count again what was counted before, as of now."""
+        self._is_counting = True
+        self._rates.replace({}, self._configured)
+        for key in self._directory.keys.values():
+            self._rates.set(f"key:{key.key_id}", key.settings.limits)
+        for group in self._directory.groups.values():
+            self._rates.set(f"{group.kind}:{group.group_id}", group.settings.limits)
+        if not self._rates:
+            return
+        scopes_of = msgspec.json.Decoder(list[str]).decode
+        for row in self._store.read_counted(self._clock - rates.MINUTE_S):
+            hold = self._holds.get(row.attempt)
+            meters = self._rates.meters_of(scopes_of(row.scopes))
+            tokens = row.tokens if row.settled_tokens is None else row.settled_tokens
+            counted = rates.count(
+                meters, row.started_at, tokens, row.number, is_open=hold is not None
+            )
+            if hold is not None:
+                hold.counted = counted
 
     def _start_batch(self) -> None:
         self._was_attached: dict[int, bool] = {}  # before the batch, of those it changes
@@ -628,6 +727,7 @@ class Ledger:
     def _forget(self) -> None:
         """Drop the batch and distrust the memory: only the file knows what happened."""
         self.is_stale = True
+        self.take_news()
         for session, was_attached in self._was_attached.items():
             self._attached.pop(session, None)
             if was_attached:
@@ -658,16 +758,40 @@ def _measured(settlement: Settlement) -> tuple[Any, ...]:
     )
 
 
-def _key(row: KeyRow) -> KeyRecord:
-    return KeyRecord(
-        key_id=row.id,
-        digest=row.digest,
-        name=row.name,
-        hint=row.hint,
-        models=msgspec.json.decode(row.models, type=tuple[str, ...]),
-        created_at=row.created_at,
-        revoked_at=row.revoked_at,
-    )
+def _amount(attempt: Attempt, applying: list[Budget]) -> int:
+    """What an attempt holds to begin with.
+
+    All that it can cost, unless it can be metered: then no more than may sit idle, and at least
+    what it asks for.
+    """
+    most, least = attempt.hold_nanousd, attempt.least_nanousd
+    if least is None or any(budget.full_holds for budget in applying):
+        return most
+    idle = min((budget.idle() for budget in applying if budget.hard), default=most)
+    return max(least, min(most, idle))
+
+
+def _remaining(applying: Iterable[Budget]) -> int | None:
+    """What the tightest hard budget has left."""
+    return min((budget.left() for budget in applying if budget.hard), default=None)
+
+
+def _refused_rate(op: Reserve, limit: RateRefusal) -> Refused:
+    return Refused(op.seq, "rate", None, op.attempt.hold_nanousd, rate=limit)
+
+
+def _answering_faults(
+    apply: Callable[[Any], AdminReply],
+) -> Callable[[Any], AdminReply | Failed]:
+    """Carry out an op, and say what is wrong with it where something is."""
+
+    def applied(op: AdminOp) -> AdminReply | Failed:
+        try:
+            return apply(op)
+        except Fault as fault:
+            return Failed(op.seq, fault.code, fault.message)
+
+    return applied
 
 
 def _unavailable(op: Step, error: sqlite3.Error) -> Failed | None:

@@ -30,6 +30,7 @@ from proxy.ledger.folder import LedgerLock, LedgerSocket, ledger_file
 from proxy.ledger.frames import MalformedFrame, frames, op_reader
 from proxy.ledger.protocol import (
     MAX_FRAME_BYTES,
+    GroupChanged,
     Hello,
     KeyChanged,
     Op,
@@ -335,12 +336,14 @@ class _Daemon:
                     continue
                 if type(reply) is Welcome:
                     self._welcome(connection, reply)
-                elif type(reply) is KeyChanged:
-                    self._push(reply, connection, outgoing)
+                elif type(reply) is KeyChanged or type(reply) is GroupChanged:
+                    self._push(msgspec.structs.replace(reply, seq=0), outgoing, asker=connection)
                 elif type(step) is Hello:
                     connection.abort()  # it could not be opened; the client will try again
                 if reply is not None:
                     sent.append(reply)
+        for news in self._ledger.take_news():
+            self._push(news, outgoing)
         for connection, sent in outgoing.items():
             if sent:
                 connection.send(sent)
@@ -358,14 +361,15 @@ class _Daemon:
 
     def _push(
         self,
-        changed: KeyChanged,
-        asker: _Connection,
+        reply: Reply,
         outgoing: dict[_Connection, list[Reply]],
+        *,
+        asker: _Connection | None = None,
     ) -> None:
         """Tell everyone else, and after the `Welcome` those who are welcomed in this batch."""
         for connection in self._connections:
             if connection.is_welcome and connection is not asker:
-                outgoing.setdefault(connection, []).append(KeyChanged(changed.key))
+                outgoing.setdefault(connection, []).append(reply)
 
     # --- waiting for held money -----------------------------------------------------------------
 

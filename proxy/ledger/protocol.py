@@ -53,7 +53,7 @@ Which texts are windows is told by `proxy.budgets.window_problem`.
 """
 Mode = Literal["hard", "soft"]
 Holds = Literal["sliced", "full"]
-"""`sliced`: a stream that can be metered holds a little, and more as it flows; `full`: all of it."""
+"""`sliced`: streams that can be metered hold a little, and more as they flow; `full`: all of it."""
 
 AtCap = Literal["downgrade", "stop", "finish"]
 """What a key wants where a budget ends.
@@ -163,8 +163,7 @@ class Settle(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Replace a hold by its cost. Never forces a commit of its own.
 
     Settling twice changes nothing, except for an attempt that the ledger itself had settled as an
-    `orphan`: the first settlement from its worker becomes a correction. So does the one that says
-    what an estimate with an `uncertain_nanousd` really cost. One of an attempt that is
+    `orphan`: the first settlement from its worker becomes a correction. One of an attempt that is
     not on record is acknowledged as well, and logged: without an answer it would be repeated for
     ever.
     """
@@ -623,7 +622,7 @@ class GroupChanged(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class HardScope(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Pushed to every connection when a scope got its first hard budget, or lost its last."""
+    """Pushed to every connection when a scope got a hard budget, or lost its last."""
 
     scope: str
     is_hard: bool

@@ -200,8 +200,9 @@ def teams_and_windows(db: Database) -> None:
     """Teams, rotated keys, any window, metered holds, alerts, invoices, retention.
 
     What operators set is JSON of the protocol's structs from here on: their defaults fill in what
-    an older row does not have. `archived` keeps what forgotten rows had cost, so that balances can
-    still be recomputed; only rows older than `retention.before` can be deleted.
+    an older row does not have. `applied` is what the configuration last said. `archived` keeps
+    what forgotten rows had cost, so that balances can still be recomputed; only rows older than
+    `retention.before` can be deleted.
     """
     db.executescript(
         """
@@ -291,6 +292,14 @@ def teams_and_windows(db: Database) -> None:
             overrun INTEGER NOT NULL,
             PRIMARY KEY (budget_id, window_start)
         ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE applied (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            revision INTEGER NOT NULL,
+            limits TEXT NOT NULL CHECK (json_valid(limits)),
+            alert_percents TEXT NOT NULL CHECK (json_valid(alert_percents))
+        ) STRICT;
+        INSERT INTO applied VALUES (1, 0, '{}', '[50,80,100]');
 
         CREATE TABLE retention (
             id INTEGER PRIMARY KEY CHECK (id = 1),

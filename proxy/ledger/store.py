@@ -20,11 +20,11 @@ from proxy.ledger.errors import (
     LedgerTooNew,
     LedgerUnwritable,
 )
-from proxy.ledger.protocol import ATTEMPT_BITS
+from proxy.ledger.protocol import ATTEMPT_BITS, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x746F6C6C  # "toll"
 
 # Nothing else writes the file; a stranger's lock must not block the loop for long.
@@ -36,7 +36,7 @@ BUSY_TIMEOUT_S = 0.25
 CHECKPOINT_PAGES = 2_000
 
 # What admission rests on, checked page by page at start. The tables of rows may have any size.
-_SMALL_TABLES = ("sessions", "keys", "budgets", "balances", "holds")
+_SMALL_TABLES = ("sessions", "keys", "groups", "budgets", "balances", "holds")
 
 
 class KeyRow(NamedTuple):
@@ -44,11 +44,22 @@ class KeyRow(NamedTuple):
 
     id: str
     digest: bytes
-    name: str
     hint: str
-    models: str
+    settings: str
     created_at: int
     revoked_at: int | None
+    previous_digest: bytes
+    previous_until: int
+
+
+class GroupRow(NamedTuple):
+    """A row of `groups`."""
+
+    id: str
+    kind: str
+    settings: str
+    created_at: int
+    deleted_at: int | None
 
 
 class BudgetRow(NamedTuple):
@@ -56,38 +67,99 @@ class BudgetRow(NamedTuple):
 
     id: int
     scope: str
-    window: str
-    timezone: str
-    limit_nanousd: int
-    mode: str
+    settings: str
     managed: str
+    parent: int | None
     created_at: int
 
 
+class AlertRow(NamedTuple):
+    """A row of `alerts`."""
+
+    id: int
+    occasion: str
+    kind: str
+    raised_at: int
+    subject: str
+    alert: str
+
+
+class AppliedRow(NamedTuple):
+    """The row of `applied`: what the configuration last said."""
+
+    revision: int
+    limits: str
+    alert_percents: str
+
+
+class CountedRow(NamedTuple):
+    """An attempt as rate limits count it. `settled_tokens` is None while it is open."""
+
+    attempt: int
+    started_at: float
+    number: int
+    scopes: str
+    tokens: int
+    settled_tokens: int | None
+
+
 class HoldRow(NamedTuple):
-    """A row of `holds` with what its attempt says. `orphaned` where only a remainder is held."""
+    """A row of `holds` with what its attempt says. `is_settled` where only a remainder is held."""
 
     attempt: int
     amount: int
     floor: int
     deadline: int
     legs: str
-    orphaned: bool
+    is_settled: bool
 
 
 class AttemptRecord(NamedTuple):
-    """What is known of an attempt that has no open hold. `outcome` None: not settled."""
+    """What is known of an attempt that has no open hold. `outcome` None: not settled.
 
-    hold_nanousd: int
+    `hold` is what was held when it was settled; `cost` and `overrun` have every correction in.
+    """
+
+    hold: int
     legs: str
     outcome: str | None
-    cost_nanousd: int
-    corrected: bool
+    cost: int
+    overrun: int
+    is_corrected: bool
 
 
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_INSERT_SETTLEMENT = "INSERT INTO settlements VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_INSERT_CORRECTION = "INSERT INTO corrections VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+class OldRow(NamedTuple):
+    """A settled attempt that may be forgotten, with what it cost after every correction."""
+
+    attempt: int
+    legs: str
+    cost: int
+    overrun: int
+
+
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_SETTLEMENT = "INSERT INTO settlements VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_CORRECTION = "INSERT INTO corrections VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+# Of an attempt `a` and its settlement `s`, with every correction of it.
+_HOLD = "coalesce(s.hold_nanousd, a.hold_nanousd)"
+_COST = (
+    "coalesce(s.cost_nanousd, 0) + "
+    "coalesce((SELECT sum(delta_nanousd) FROM corrections AS c WHERE c.attempt = a.id), 0)"
+)
+_OVERRUN = (
+    f"max(0, coalesce(s.cost_nanousd, 0) - {_HOLD}) + "
+    "coalesce((SELECT sum(overrun_nanousd) FROM corrections AS c WHERE c.attempt = a.id), 0)"
+)
+_PUT_KEY = (
+    "INSERT INTO keys VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
+    "digest = excluded.digest, hint = excluded.hint, settings = excluded.settings, "
+    "revoked_at = excluded.revoked_at, previous_digest = excluded.previous_digest, "
+    "previous_until = excluded.previous_until"
+)
+_PUT_GROUP = (
+    "INSERT INTO groups VALUES (?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
+    "settings = excluded.settings, deleted_at = excluded.deleted_at"
+)
 _PUT_HOLD = (
     "INSERT INTO holds VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET amount = excluded.amount, "
     "floor = excluded.floor"
@@ -135,19 +207,45 @@ class Store:
 
     def read_keys(self) -> list[KeyRow]:
         """Every key, revoked ones too, oldest first."""
-        rows = self._db.execute(
-            "SELECT id, digest, name, hint, models, created_at, revoked_at FROM keys "
-            "ORDER BY created_at, id"
-        )
+        rows = self._db.execute("SELECT * FROM keys ORDER BY created_at, id")
         return [KeyRow._make(row) for row in rows]
 
+    def read_groups(self) -> list[GroupRow]:
+        """Every team and organisation, deleted ones too, oldest first."""
+        rows = self._db.execute("SELECT * FROM groups ORDER BY created_at, id")
+        return [GroupRow._make(row) for row in rows]
+
     def read_budgets(self) -> list[BudgetRow]:
-        """Every budget that was not deleted."""
+        """Every budget that was not deleted; one comes before what was made from it."""
         rows = self._db.execute(
-            "SELECT id, scope, window, timezone, limit_nanousd, mode, managed, created_at "
+            "SELECT id, scope, settings, managed, parent, created_at "
             "FROM budgets WHERE deleted_at IS NULL ORDER BY id"
         )
         return [BudgetRow._make(row) for row in rows]
+
+    def read_applied(self) -> AppliedRow:
+        """What the configuration last said."""
+        row = self._db.execute("SELECT revision, limits, alert_percents FROM applied").fetchone()
+        return AppliedRow._make(row)
+
+    def read_undelivered_alerts(self) -> list[AlertRow]:
+        """Alerts that have not reached their receivers, oldest first."""
+        rows = self._db.execute(
+            "SELECT id, occasion, kind, raised_at, subject, alert FROM alerts "
+            "WHERE delivered_at IS NULL ORDER BY id"
+        )
+        return [AlertRow._make(row) for row in rows]
+
+    def read_counted(self, since: float) -> list[CountedRow]:
+        """Attempts that count for rate limits: begun since then, or open still; oldest first."""
+        rows = self._db.execute(
+            "SELECT a.id, a.started_at, a.number, a.scopes, a.tokens, "
+            "s.input_tokens + s.output_tokens "
+            "FROM attempts AS a LEFT JOIN settlements AS s ON s.attempt = a.id "
+            "WHERE a.started_at >= ? OR a.id IN (SELECT attempt FROM holds) ORDER BY a.started_at",
+            (since,),
+        )
+        return [CountedRow._make(row) for row in rows]
 
     def read_holds(self) -> list[HoldRow]:
         """Every hold, also the remainders of orphans."""
@@ -166,15 +264,53 @@ class Store:
         ).fetchone()
         return row or (0, 0, 0)
 
+    def balances_since(self, budget_id: int, window_start: int) -> list[int]:
+        """The windows of a budget that start no earlier than that, or still hold money."""
+        rows = self._db.execute(
+            "SELECT window_start FROM balances "
+            "WHERE budget_id = ? AND (window_start >= ? OR held > 0)",
+            (budget_id, window_start),
+        )
+        return [start for (start,) in rows]
+
     def attempt(self, attempt: int) -> AttemptRecord | None:
         """What is on record about an attempt."""
         row = self._db.execute(
-            "SELECT a.hold_nanousd, a.legs, s.outcome, coalesce(s.cost_nanousd, 0), "
+            f"SELECT {_HOLD}, a.legs, s.outcome, {_COST}, {_OVERRUN}, "
             "EXISTS (SELECT 1 FROM corrections AS c WHERE c.attempt = a.id) "
             "FROM attempts AS a LEFT JOIN settlements AS s ON s.attempt = a.id WHERE a.id = ?",
             (attempt,),
         ).fetchone()
         return AttemptRecord._make(row) if row is not None else None
+
+    def settlement(self, attempt: int) -> Settlement | None:
+        """The settlement of an attempt, as it was first made; None where there is none."""
+        row = self._db.execute(
+            "SELECT outcome, cost_nanousd, input_tokens, cached_tokens, output_tokens, "
+            "reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, estimated, status, "
+            "first_token_us, total_us, error FROM settlements WHERE attempt = ?",
+            (attempt,),
+        ).fetchone()
+        if row is None:
+            return None
+        outcome, cost, *usage = row[:8]
+        estimated, status, first_token_us, total_us, error = row[8:]
+        return Settlement(
+            attempt=attempt,
+            outcome=outcome,
+            cost_nanousd=cost,
+            usage=Usage(*usage),
+            estimated=bool(estimated),
+            status=status,
+            first_token_us=first_token_us,
+            total_us=total_us,
+            error=error,
+        )
+
+    def target_of(self, attempt: int) -> str:
+        """The target of an attempt on record."""
+        row = self._db.execute("SELECT target FROM attempts WHERE id = ?", (attempt,)).fetchone()
+        return str(row[0])
 
     def has_session(self, session: int) -> bool:
         """Whether this ledger ever gave out that session number."""
@@ -222,46 +358,93 @@ class Store:
             self._db.execute("INSERT INTO sessions (name, opened_at) VALUES (?, ?)", (name, now))
         )
 
-    def add_key(self, row: KeyRow) -> None:
-        """Append a key."""
-        self._db.execute("INSERT INTO keys VALUES (?,?,?,?,?,?,?)", row)
+    def put_key(self, row: KeyRow) -> None:
+        """Insert or overwrite a key."""
+        self._db.execute(_PUT_KEY, row)
 
-    def change_key(self, key_id: str, name: str, models: str, revoked_at: int | None) -> None:
-        """Overwrite what can change of a key."""
-        self._db.execute(
-            "UPDATE keys SET name = ?, models = ?, revoked_at = ? WHERE id = ?",
-            (name, models, revoked_at, key_id),
-        )
+    def put_group(self, row: GroupRow) -> None:
+        """Insert or overwrite a team or an organisation."""
+        self._db.execute(_PUT_GROUP, row)
 
-    def add_budget(
-        self,
-        scope: str,
-        window: str,
-        timezone: str,
-        limit_nanousd: int,
-        mode: str,
-        managed: str,
-        now: int,
-    ) -> int:
-        """Append a budget and return its id."""
+    def add_budget(self, row: BudgetRow) -> int:
+        """Append a budget and return its id; that of the row is not looked at."""
         return _new_id(
             self._db.execute(
-                "INSERT INTO budgets (scope, window, timezone, limit_nanousd, mode, managed, "
-                "created_at) VALUES (?,?,?,?,?,?,?)",
-                (scope, window, timezone, limit_nanousd, mode, managed, now),
+                "INSERT INTO budgets (scope, settings, managed, parent, created_at) "
+                "VALUES (?,?,?,?,?)",
+                row[1:],
             )
         )
 
-    def change_budget(self, budget_id: int, limit_nanousd: int, mode: str) -> None:
-        """Overwrite what can change of a budget."""
-        self._db.execute(
-            "UPDATE budgets SET limit_nanousd = ?, mode = ? WHERE id = ?",
-            (limit_nanousd, mode, budget_id),
-        )
+    def change_budget(self, budget_id: int, settings: str) -> None:
+        """Overwrite the settings of a budget."""
+        self._db.execute("UPDATE budgets SET settings = ? WHERE id = ?", (settings, budget_id))
 
     def delete_budget(self, budget_id: int, now: int) -> None:
         """End a budget; its rows stay."""
         self._db.execute("UPDATE budgets SET deleted_at = ? WHERE id = ?", (now, budget_id))
+
+    def put_applied(self, row: AppliedRow) -> None:
+        """Remember what the configuration says."""
+        self._db.execute("UPDATE applied SET revision = ?, limits = ?, alert_percents = ?", row)
+
+    def put_invoice_lines(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Insert or overwrite what a provider says it charged, columns in the schema's order."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO invoice_lines VALUES (?,?,?,?,?,?,?,?,?)", rows
+        )
+
+    # --- alerts --------------------------------------------------------------------------------
+
+    def new_alert_id(self) -> int:
+        """The number of the next alert."""
+        row = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM alerts").fetchone()
+        return int(row[0])
+
+    def add_alert(self, row: AlertRow) -> bool:
+        """Append an alert; False where one was raised for the same occasion."""
+        cursor = self._db.execute(
+            "INSERT OR IGNORE INTO alerts (id, occasion, kind, raised_at, subject, alert) "
+            "VALUES (?,?,?,?,?,?)",
+            row,
+        )
+        return cursor.rowcount > 0
+
+    def mark_alerts_delivered(self, alert_ids: Iterable[int], now: int) -> None:
+        """Remember that these alerts have reached their receivers."""
+        self._db.executemany(
+            "UPDATE alerts SET delivered_at = ? WHERE id = ?",
+            [(now, number) for number in alert_ids],
+        )
+
+    # --- retention -----------------------------------------------------------------------------
+
+    def old_rows(self, before: int, most: int) -> list[OldRow]:
+        """Settled attempts that began before a moment and hold nothing, oldest first."""
+        rows = self._db.execute(
+            f"SELECT a.id, a.legs, {_COST}, {_OVERRUN} "
+            "FROM attempts AS a JOIN settlements AS s ON s.attempt = a.id "
+            "WHERE a.started_at < ? AND a.id NOT IN (SELECT attempt FROM holds) "
+            "ORDER BY a.started_at LIMIT ?",
+            (before, most),
+        )
+        return [OldRow._make(row) for row in rows]
+
+    def forget(self, before: int, rows: Iterable[OldRow]) -> None:
+        """Delete rows that `old_rows` gave, and remember what they cost by budget and window."""
+        self._db.execute("UPDATE retention SET before = max(before, ?)", (before,))
+        numbers = [(row.attempt,) for row in rows]
+        for row in rows:
+            self._db.execute(
+                "INSERT INTO archived "
+                "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), ?, ? "
+                "FROM json_each(?) WHERE true ON CONFLICT DO UPDATE SET "
+                "spent = spent + excluded.spent, overrun = overrun + excluded.overrun",
+                (row.cost, row.overrun, row.legs),
+            )
+        self._db.executemany("DELETE FROM corrections WHERE attempt = ?", numbers)
+        self._db.executemany("DELETE FROM settlements WHERE attempt = ?", numbers)
+        self._db.executemany("DELETE FROM attempts WHERE id = ?", numbers)
 
 
 def open_store(path: Path, *, synchronous: Synchronous = "FULL") -> Store:

@@ -21,8 +21,9 @@ from proxy.ledger.protocol import (
     Budgets,
     BudgetState,
     Failed,
+    GroupRecord,
+    HardScope,
     Hello,
-    KeyChanged,
     KeyRecord,
     ListBudgets,
     Op,
@@ -51,16 +52,23 @@ class SyncLedger:
             if reply.code == "unavailable":
                 raise LedgerUnavailable(reply.message)
             raise LedgerRefusal(reply.code, reply.message)
-        if not isinstance(reply, KeyChanged | Budgets):
+        if not isinstance(reply, AdminReply):
             raise LedgerUnavailable(f"the ledger gave no answer to {type(op).__name__}")
         return reply
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """Every key, revoked ones too. Raises `LedgerUnavailable`."""
+        return self._welcome().keys
+
+    def groups(self) -> tuple[GroupRecord, ...]:
+        """Every team and organisation, deleted ones too. Raises `LedgerUnavailable`."""
+        return self._welcome().groups
+
+    def _welcome(self) -> Welcome:
         reply = self._exchange(Hello("client", "command line"))
         if not isinstance(reply, Welcome):
             raise LedgerUnavailable("the ledger could not list its keys")
-        return reply.keys
+        return reply
 
     def budgets(self) -> tuple[BudgetState, ...]:
         """Every budget with the balance of its open window. Raises `LedgerUnavailable`."""
@@ -182,4 +190,4 @@ def _numbered(op: Op) -> Op:
 
 
 def _is_answer(reply: Reply) -> bool:
-    return isinstance(reply, Welcome) or reply.seq == _SEQ
+    return isinstance(reply, Welcome) or (not isinstance(reply, HardScope) and reply.seq == _SEQ)

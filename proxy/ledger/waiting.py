@@ -21,6 +21,13 @@ class Waiting(Generic[C]):
     is_over: bool = False
     """Its time is up: the next answer is the last."""
 
+    @property
+    def needed_nanousd(self) -> int:
+        """What it can begin with."""
+        attempt = self.reserve.attempt
+        least = attempt.least_nanousd
+        return attempt.hold_nanousd if least is None else least
+
 
 class WaitingRoom(Generic[C]):
     """Who waits for which budget."""
@@ -61,9 +68,10 @@ class WaitingRoom(Generic[C]):
             room = left[waiting.budget_id]
             if room is None:
                 return True
-            if waiting.reserve.attempt.hold_nanousd > room:
+            needed = waiting.needed_nanousd
+            if needed > room:
                 return False
-            left[waiting.budget_id] = room - waiting.reserve.attempt.hold_nanousd
+            left[waiting.budget_id] = room - needed
             return True
 
         return self._take(has_room)

@@ -1,0 +1,207 @@
+"""Limits on requests, tokens and concurrency: exact over any sixty seconds. No I/O.
+
+A request counts in the tenth of a second it was admitted in, which leaves sixty seconds after its
+end: whatever sixty seconds are looked at, no more than the limit was admitted in them. Tokens count
+as what a request may take until it is settled, and then as what it took.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from proxy.ledger.protocol import Limits, Rate, RateRefusal
+
+MINUTE_S = 61
+"""Whatever began longer ago counts for no limit."""
+
+_TENTHS = 10
+_MINUTE = 60 * _TENTHS
+
+
+class Minute:
+    """What was counted in the last sixty seconds, by the tenth of a second."""
+
+    __slots__ = ("_entries", "total")
+
+    def __init__(self) -> None:
+        self._entries: deque[list[int]] = deque()  # [tenth, amount], ascending
+        self.total = 0
+
+    def expire(self, now: float) -> None:
+        """Forget what is older. A clock that went back takes the entries with it."""
+        entries, tenth = self._entries, int(now * _TENTHS)
+        if entries and entries[-1][0] > tenth:
+            self._entries = entries = deque([[tenth, self.total]] if self.total else [])
+        while entries and entries[0][0] < tenth - _MINUTE:
+            self.total -= entries.popleft()[1]
+
+    def add(self, now: float, amount: int) -> None:
+        """Count, after `expire`."""
+        tenth = int(now * _TENTHS)
+        if self._entries and self._entries[-1][0] == tenth:
+            self._entries[-1][1] += amount
+        else:
+            self._entries.append([tenth, amount])
+        self.total += amount
+
+    def correct(self, counted_at: float, delta: int) -> None:
+        """Change what was counted at a moment, if it still counts."""
+        tenth = int(counted_at * _TENTHS)
+        for entry in reversed(self._entries):
+            if entry[0] == tenth:
+                entry[1] += delta
+                self.total += delta
+                return
+            if entry[0] < tenth:
+                return
+
+    def free_ms(self, now: float, excess: int) -> int:
+        """Milliseconds until `excess` of what is counted has left; 0 for what is none."""
+        wait_ms = 0
+        for tenth, amount in self._entries:
+            if excess <= 0:
+                break
+            excess -= amount
+            wait_ms = (tenth + _MINUTE + 1) * (1000 // _TENTHS) - int(now * 1000)
+        return max(0, wait_ms)
+
+
+class Meter:
+    """The counts of one scope against its limits."""
+
+    __slots__ = ("limits", "open", "requests", "scope", "tokens")
+
+    def __init__(self, scope: str, limits: Limits) -> None:
+        self.scope = scope
+        self.limits = limits
+        self.requests = Minute()
+        self.tokens = Minute()
+        self.open = 0
+
+    def refusal(self, now: float, tokens: int) -> RateRefusal | None:
+        """Why one more request with so many tokens must wait; None where it need not."""
+        limits = self.limits
+        if limits.concurrent is not None and self.open >= limits.concurrent:
+            return RateRefusal(self.scope, "concurrent", limits.concurrent, 1_000)
+        if limits.requests_per_minute is not None:
+            self.requests.expire(now)
+            excess = self.requests.total + 1 - limits.requests_per_minute
+            if excess > 0:
+                wait_ms = self.requests.free_ms(now, excess)
+                return RateRefusal(self.scope, "requests", limits.requests_per_minute, wait_ms)
+        if limits.tokens_per_minute is not None:
+            self.tokens.expire(now)
+            excess = self.tokens.total + tokens - limits.tokens_per_minute
+            if excess > 0:
+                is_hopeless = tokens > limits.tokens_per_minute
+                wait_ms = 0 if is_hopeless else self.tokens.free_ms(now, excess)
+                return RateRefusal(self.scope, "tokens", limits.tokens_per_minute, wait_ms)
+        return None
+
+    def requests_rate(self, now: float) -> Rate | None:
+        """The limit on requests, as its caller sees it."""
+        return _rate(self.limits.requests_per_minute, self.requests, now)
+
+    def tokens_rate(self, now: float) -> Rate | None:
+        """The limit on tokens, as its caller sees it."""
+        return _rate(self.limits.tokens_per_minute, self.tokens, now)
+
+
+def _rate(limit: int | None, minute: Minute, now: float) -> Rate | None:
+    if limit is None:
+        return None
+    minute.expire(now)
+    return Rate(limit, max(0, limit - minute.total), minute.free_ms(now, minute.total))
+
+
+class Counted:
+    """Where an open attempt was counted, to settle it there."""
+
+    __slots__ = ("_counted_at", "_meters", "_tokens")
+
+    def __init__(self, meters: list[Meter], counted_at: float, tokens: int) -> None:
+        self._meters = meters
+        self._counted_at = counted_at
+        self._tokens = tokens
+
+    def settle(self, tokens: int) -> None:
+        """It has ended, and took so many tokens."""
+        for meter in self._meters:
+            meter.open -= 1
+            meter.tokens.correct(self._counted_at, tokens - self._tokens)
+
+
+class RateBook:
+    """The meters of every scope that has limits."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, Meter] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._meters)
+
+    def set(self, scope: str, limits: Limits) -> None:
+        """Give a scope its limits; what it counted stays. Without any limit it has no meter."""
+        if limits == _NONE:
+            self._meters.pop(scope, None)
+        elif scope in self._meters:
+            self._meters[scope].limits = limits
+        else:
+            self._meters[scope] = Meter(scope, limits)
+
+    def replace(self, old: Mapping[str, Limits], new: Mapping[str, Limits]) -> None:
+        """Set the limits of a configuration in the place of an earlier one's."""
+        for scope in old.keys() - new.keys():
+            self.set(scope, _NONE)
+        for scope, limits in new.items():
+            self.set(scope, limits)
+
+    def meters_of(self, scopes: Iterable[str]) -> list[Meter]:
+        """The meters of these scopes."""
+        meters = self._meters
+        return [meters[scope] for scope in scopes if scope in meters]
+
+
+def refusal(meters: list[Meter], now: float, tokens: int, number: int) -> RateRefusal | None:
+    """The first limit that is in the way of an attempt.
+
+    Only targets limit fallbacks: the request itself was let in with its first attempt.
+    """
+    for meter in meters:
+        if number == 1 or _is_of_target(meter):
+            refused = meter.refusal(now, tokens)
+            if refused is not None:
+                return refused
+    return None
+
+
+def count(meters: list[Meter], now: float, tokens: int, number: int, *, is_open: bool) -> Counted:
+    """Count an attempt that was let in; one that is no longer open only with its tokens."""
+    for meter in meters:
+        meter.requests.expire(now)
+        meter.tokens.expire(now)
+        if number == 1 or _is_of_target(meter):
+            meter.requests.add(now, 1)
+        meter.tokens.add(now, tokens)
+        meter.open += is_open
+    return Counted(meters, now, tokens)
+
+
+def tightest(meters: list[Meter], now: float) -> tuple[Rate | None, Rate | None]:
+    """The limits on requests and on tokens of which least is left, those of targets aside."""
+    own = [meter for meter in meters if not _is_of_target(meter)]
+    requests = [rate for m in own if (rate := m.requests_rate(now)) is not None]
+    tokens = [rate for m in own if (rate := m.tokens_rate(now)) is not None]
+    return min(requests, key=_left, default=None), min(tokens, key=_left, default=None)
+
+
+def _left(rate: Rate) -> int:
+    return rate.left
+
+
+def _is_of_target(meter: Meter) -> bool:
+    return meter.scope.startswith(("target:", "provider:"))
+
+
+_NONE = Limits()
