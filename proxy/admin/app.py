@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,8 +15,8 @@ from proxy.admin.books import Books
 from proxy.admin.budgets import BudgetsApi
 from proxy.admin.groups import GroupsApi
 from proxy.admin.keys import KeysApi
-from proxy.admin.litellm import LiteLlmApi
 from proxy.admin.litellm import PREFIXES as LITELLM_PREFIXES
+from proxy.admin.litellm import LiteLlmApi
 from proxy.admin.openapi import document
 from proxy.admin.operations import Operation, json_response
 from proxy.admin.spend import SpendApi
@@ -37,8 +38,8 @@ class AdminApi:
         """The routes, each behind the token."""
         application = Starlette(
             routes=[
-                *(operation.route(self._guard) for operation in self._operations),
                 Route(OPENAPI_PATH, self._show_document, methods=["GET"]),
+                *(self._route(path, methods) for path, methods in self._by_path().items()),
             ],
             exception_handlers={
                 HTTPException: _on_http_error,
@@ -57,6 +58,22 @@ class AdminApi:
             raise MissingKey("send the admin token: 'Authorization: Bearer <token>'")
         if not hmac.compare_digest(token.strip().encode(), self._token):
             raise WrongKey("this is not the admin token")
+
+    def _by_path(self) -> dict[str, dict[str, Operation]]:
+        by_path: dict[str, dict[str, Operation]] = {}
+        for operation in self._operations:
+            by_path.setdefault(operation.path, {})[operation.method] = operation
+        return by_path
+
+    def _route(self, path: str, operations: Mapping[str, Operation]) -> Route:
+        """One route for all that can be asked of a path, so that 405 names all of it."""
+
+        async def answer(request: Request) -> Response:
+            self._guard(request)
+            method = "GET" if request.method == "HEAD" else request.method
+            return await operations[method].answer(request)
+
+        return Route(path, answer, methods=list(operations))
 
     def _guard(self, request: Request) -> None:
         self.check_token(request.headers.get("authorization"))

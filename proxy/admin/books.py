@@ -59,16 +59,14 @@ class Books:
         assert isinstance(reply, kind)
         return reply
 
-    async def report(
-        self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def report(self, make: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """What a report says; it reads the ledger's file in a thread. Raises `LedgerDown`."""
         try:
             return await asyncio.to_thread(make, *args, **kwargs)
         except LedgerUnavailable as error:
             raise _down(error) from None
 
-    def keys(self) -> list[KeyRecord]:
+    def all_keys(self) -> list[KeyRecord]:
         """Every key once, oldest first; revoked ones too."""
         found = {record.key_id: record for record in self.ledger.keys.values()}
         return sorted(found.values(), key=lambda key: (key.created_at, key.key_id))

@@ -23,7 +23,7 @@ from proxy.ledger.protocol import (
 )
 
 
-class OwnBudget(Body, frozen=True):
+class OwnBudget(Body, frozen=True, kw_only=True):
     """A budget without a scope: of what it is made with."""
 
     limit_usd: Amount
@@ -45,14 +45,14 @@ class OwnBudget(Body, frozen=True):
         )
 
 
-class NewBudget(OwnBudget, frozen=True):
+class NewBudget(OwnBudget, frozen=True, kw_only=True):
     """`POST /admin/v1/budgets`."""
 
     scope: str
     window: Window = "day"
 
 
-class WithBudgets(Body, frozen=True):
+class WithBudgets(Body, frozen=True, kw_only=True):
     """What can be made together with budgets of its own."""
 
     budget_usd: Amount | None = None
@@ -69,7 +69,7 @@ class WithBudgets(Body, frozen=True):
         return tuple(budgets)
 
 
-class ChangedBudget(Body, frozen=True):
+class ChangedBudget(Body, frozen=True, kw_only=True):
     """`PATCH /admin/v1/budgets/{id}`: its window and time zone stay what they are."""
 
     limit_usd: Amount | UnsetType = UNSET
@@ -89,13 +89,13 @@ class ChangedBudget(Body, frozen=True):
         return changes
 
 
-class BudgetQuery(Body, frozen=True):
+class BudgetQuery(Body, frozen=True, kw_only=True):
     """Which budgets."""
 
     scope: str = ""
 
 
-class Budget(Shown, frozen=True):
+class Budget(Shown, frozen=True, kw_only=True):
     """A budget with the balance of the window that is open now."""
 
     id: int
@@ -118,7 +118,7 @@ class Budget(Shown, frozen=True):
     created_at: str | None
 
 
-class BudgetList(Shown, frozen=True):
+class BudgetList(Shown, frozen=True, kw_only=True):
     """Budgets."""
 
     data: list[Budget]

@@ -20,12 +20,11 @@ from proxy.ledger.protocol import (
     UpdateGroup,
 )
 
-
 GroupId = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.@-]{0,127})?$")]
 """It stands in scopes, whose own signs it must not have."""
 
 
-class NewOrganisation(NewLimits, WithBudgets, frozen=True):
+class NewOrganisation(NewLimits, WithBudgets, frozen=True, kw_only=True):
     """`POST /admin/v1/organisations`."""
 
     name: str
@@ -33,16 +32,16 @@ class NewOrganisation(NewLimits, WithBudgets, frozen=True):
     """A new one if empty."""
     models: tuple[str, ...] = ()
     blocked: bool = False
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class NewTeam(NewOrganisation, frozen=True):
+class NewTeam(NewOrganisation, frozen=True, kw_only=True):
     """`POST /admin/v1/teams`."""
 
     organisation_id: str | None = None
 
 
-class ChangedOrganisation(ChangedLimits, frozen=True):
+class ChangedOrganisation(ChangedLimits, frozen=True, kw_only=True):
     """`PATCH /admin/v1/organisations/{id}`: what is not named stays; null takes away."""
 
     name: str | UnsetType = UNSET
@@ -51,13 +50,13 @@ class ChangedOrganisation(ChangedLimits, frozen=True):
     metadata: dict[str, Any] | UnsetType = UNSET
 
 
-class ChangedTeam(ChangedOrganisation, frozen=True):
+class ChangedTeam(ChangedOrganisation, frozen=True, kw_only=True):
     """`PATCH /admin/v1/teams/{id}`."""
 
-    organisation_id: str | None | UnsetType = UNSET
+    organisation_id: str | UnsetType | None = UNSET
 
 
-class Organisation(ShownLimits, frozen=True):
+class Organisation(ShownLimits, frozen=True, kw_only=True):
     """An organisation."""
 
     id: str
@@ -69,19 +68,19 @@ class Organisation(ShownLimits, frozen=True):
     deleted_at: str | None
 
 
-class Team(Organisation, frozen=True):
+class Team(Organisation, frozen=True, kw_only=True):
     """A team."""
 
     organisation_id: str | None
 
 
-class OrganisationList(Shown, frozen=True):
+class OrganisationList(Shown, frozen=True, kw_only=True):
     """Organisations."""
 
     data: list[Organisation]
 
 
-class TeamList(Shown, frozen=True):
+class TeamList(Shown, frozen=True, kw_only=True):
     """Teams."""
 
     data: list[Team]

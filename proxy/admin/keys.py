@@ -25,7 +25,7 @@ from proxy.ledger.protocol import (
 LONGEST_OVERLAP_S = 366 * 86_400
 
 
-class NewKey(NewLimits, WithBudgets, frozen=True):
+class NewKey(NewLimits, WithBudgets, frozen=True, kw_only=True):
     """`POST /admin/v1/keys`."""
 
     name: str
@@ -38,18 +38,18 @@ class NewKey(NewLimits, WithBudgets, frozen=True):
     at_cap: AtCap = "downgrade"
     clamp: bool = False
     tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class ChangedKey(ChangedLimits, frozen=True):
+class ChangedKey(ChangedLimits, frozen=True, kw_only=True):
     """`PATCH /admin/v1/keys/{id}`: what is not named stays; null takes away."""
 
     name: str | UnsetType = UNSET
-    team_id: str | None | UnsetType = UNSET
+    team_id: str | UnsetType | None = UNSET
     models: tuple[str, ...] | UnsetType = UNSET
     endpoints: tuple[str, ...] | UnsetType = UNSET
     networks: tuple[str, ...] | UnsetType = UNSET
-    expires_at: Moment | None | UnsetType = UNSET
+    expires_at: Moment | UnsetType | None = UNSET
     blocked: bool | UnsetType = UNSET
     at_cap: AtCap | UnsetType = UNSET
     clamp: bool | UnsetType = UNSET
@@ -59,14 +59,14 @@ class ChangedKey(ChangedLimits, frozen=True):
     """The same as DELETE."""
 
 
-class Rotation(Body, frozen=True):
+class Rotation(Body, frozen=True, kw_only=True):
     """`POST /admin/v1/keys/{id}/rotate`."""
 
     overlap_s: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_OVERLAP_S)] = 0
     """How much longer the old key is accepted."""
 
 
-class Key(ShownLimits, frozen=True):
+class Key(ShownLimits, frozen=True, kw_only=True):
     """A key, without the key itself."""
 
     id: str
@@ -88,7 +88,7 @@ class Key(ShownLimits, frozen=True):
     """Until when the key from before the last rotation is accepted; null where it is not."""
 
 
-class KeyWithSecret(Key, frozen=True):
+class KeyWithSecret(Key, frozen=True, kw_only=True):
     """A key that was made or rotated."""
 
     key: str
@@ -124,7 +124,7 @@ class KeysApi:
 
     async def list_keys(self) -> KeyList:
         """Every key, revoked ones too."""
-        return KeyList(data=[self._shown(key) for key in self._books.keys()])
+        return KeyList(data=[self._shown(key) for key in self._books.all_keys()])
 
     async def create_key(self, body: NewKey) -> KeyWithSecret:
         """Make a key. The key itself is in this one answer and nowhere else."""
@@ -193,9 +193,7 @@ class KeysApi:
         changed = await self._books.call(op, KeyChanged)
         return self._with_secret(changed.key, key)
 
-    async def _changed(
-        self, key_id: str, changes: dict[str, Any], *, revoked: bool = False
-    ) -> Key:
+    async def _changed(self, key_id: str, changes: dict[str, Any], *, revoked: bool = False) -> Key:
         op = UpdateKey(0, key_id, changes, revoked=revoked)
         return self._shown((await self._books.call(op, KeyChanged)).key)
 

@@ -13,7 +13,7 @@ from proxy.ledger.protocol import Limits
 Rate = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
-class NewLimits(Body, frozen=True):
+class NewLimits(Body, frozen=True, kw_only=True):
     """Limits of something new; null or nothing is no limit."""
 
     requests_per_minute: Rate | None = None
@@ -29,12 +29,12 @@ class NewLimits(Body, frozen=True):
         )
 
 
-class ChangedLimits(Body, frozen=True):
+class ChangedLimits(Body, frozen=True, kw_only=True):
     """Limits to change; null takes one away."""
 
-    requests_per_minute: Rate | None | UnsetType = UNSET
-    tokens_per_minute: Rate | None | UnsetType = UNSET
-    concurrent: Rate | None | UnsetType = UNSET
+    requests_per_minute: Rate | UnsetType | None = UNSET
+    tokens_per_minute: Rate | UnsetType | None = UNSET
+    concurrent: Rate | UnsetType | None = UNSET
 
     def changes_limits(self) -> bool:
         """Whether any of them is named."""
@@ -47,7 +47,7 @@ class ChangedLimits(Body, frozen=True):
         return msgspec.structs.replace(limits, **changes)
 
 
-class ShownLimits(Shown, frozen=True):
+class ShownLimits(Shown, frozen=True, kw_only=True):
     """Limits in an answer."""
 
     requests_per_minute: int | None

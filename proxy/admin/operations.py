@@ -17,7 +17,6 @@ from typing import Any, Literal, get_type_hints
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from proxy.admin.shapes import read_json, read_object
 from proxy.errors import InvalidRequest, NotFound
@@ -48,16 +47,8 @@ class Operation:
     reply: Any
     summary: str
 
-    def route(self, guard: Callable[[Request], None]) -> Route:
-        """Starlette's route; `guard` raises where the request may not be made."""
-
-        async def answer(request: Request) -> Response:
-            guard(request)
-            return await self._answer(request)
-
-        return Route(self.path, answer, methods=[self.method])
-
-    async def _answer(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """The answer to a request that may be made; raises `ApiError`."""
         arguments: dict[str, object] = {
             name: _path_value(request.path_params[name], kind)
             for name, kind in self.path_types.items()

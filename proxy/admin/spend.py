@@ -17,7 +17,7 @@ from proxy.ledger.protocol import Alert, Correct, Done
 from proxy.moments import parse_moment
 
 
-class SpendQuery(Body, frozen=True):
+class SpendQuery(Body, frozen=True, kw_only=True):
     """What to sum up, and how."""
 
     group_by: str = "day,target"
@@ -29,13 +29,13 @@ class SpendQuery(Body, frozen=True):
     """Whose days and hours."""
 
 
-class AttemptsQuery(Body, frozen=True):
+class AttemptsQuery(Body, frozen=True, kw_only=True):
     """How many attempts."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
-class Correction(Body, frozen=True):
+class Correction(Body, frozen=True, kw_only=True):
     """`POST /admin/v1/corrections`: what a settled attempt really cost."""
 
     attempt: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
@@ -43,26 +43,26 @@ class Correction(Body, frozen=True):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
 
 
-class Corrected(Shown, frozen=True):
+class Corrected(Shown, frozen=True, kw_only=True):
     """The correction is on record, and every balance moved."""
 
     attempt: int
     cost_usd: Usd
 
 
-class SpendList(Shown, frozen=True):
+class SpendList(Shown, frozen=True, kw_only=True):
     """A row for each group: its dimensions by name, then requests, attempts, tokens and USD."""
 
     data: list[dict[str, Any]]
 
 
-class AttemptList(Shown, frozen=True):
+class AttemptList(Shown, frozen=True, kw_only=True):
     """Attempts, the last first."""
 
     data: list[dict[str, Any]]
 
 
-class ShownAlert(Shown, frozen=True):
+class ShownAlert(Shown, frozen=True, kw_only=True):
     """Something an operator should know."""
 
     id: int
@@ -75,7 +75,7 @@ class ShownAlert(Shown, frozen=True):
     budget: Budget | None
 
 
-class AlertList(Shown, frozen=True):
+class AlertList(Shown, frozen=True, kw_only=True):
     """Alerts, the last first."""
 
     data: list[ShownAlert]
