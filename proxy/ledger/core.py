@@ -298,23 +298,22 @@ class Ledger:
             self._notices.unpriced(attempt.target, self._now)
         if number > newest:
             self._attached[number >> ATTEMPT_BITS] = number
-        return self._reserved(op.seq, remaining, amount, meters)
-
-    def _reserved(
-        self, seq: int, remaining: int | None, amount: int, meters: list[rates.Meter]
-    ) -> Reserved:
+        held = None if amount == attempt.hold_nanousd else amount
         if not meters:
-            return Reserved(seq, remaining, amount)
-        return Reserved(seq, remaining, amount, *rates.tightest(meters, self._clock))
+            return Reserved(op.seq, remaining, held)
+        return Reserved(op.seq, remaining, held, *rates.tightest(meters, self._clock))
 
     def _hold(self, attempt: Attempt, amount: int, legs: list[Balance]) -> Hold:
         number = attempt.attempt
         for balance in legs:
             balance.add(0, amount)
         self._dirty.update(legs)
-        hold = Hold(amount, min(attempt.floor_nanousd, amount), attempt.deadline, legs)
+        floor = attempt.floor_nanousd
+        if amount < attempt.hold_nanousd:
+            floor = min(floor, amount)
+        hold = Hold(amount, floor, attempt.deadline, legs)
         self._holds[number] = hold
-        self._hold_rows[number] = (number, amount, hold.floor, attempt.deadline)
+        self._hold_rows[number] = (number, amount, floor, attempt.deadline)
         self._attempt_rows.append(
             (
                 number,
@@ -330,7 +329,7 @@ class Ledger:
                 attempt.route_reason,
                 _to_json(attempt.scopes),
                 amount,
-                hold.floor,
+                floor,
                 attempt.deadline,
                 attempt.revision,
                 attempt.priced,
@@ -346,7 +345,8 @@ class Ledger:
         hold = self._holds.get(number)
         if hold is not None:
             applying = self._book.applying(dict.fromkeys(op.attempt.scopes))
-            return Reserved(op.seq, _remaining(applying), hold.amount)
+            held = None if hold.amount == op.attempt.hold_nanousd else hold.amount
+            return Reserved(op.seq, _remaining(applying), held)
         self._flush()
         if self._store.attempt(number) is None:
             return None
@@ -411,8 +411,6 @@ class Ledger:
             self._hold_rows[number] = None
         if hold.counted is not None:
             hold.counted.settle(settlement.usage.input + settlement.usage.output)
-        if overrun:
-            self._overran(number, overrun)
         self._settlement_rows.append(
             (
                 number,
@@ -426,6 +424,8 @@ class Ledger:
                 settlement.usage.cache_write_1h,
             )
         )
+        if overrun:
+            self._overran(number, overrun)
 
     def _move(self, legs: Sequence[Balance], spent: int, held: int, overrun: int = 0) -> None:
         """Move money in every balance of an attempt, and look whether somebody must hear of it."""
@@ -699,7 +699,7 @@ class Ledger:
 
     def _flush(self) -> None:
         """Write what has gathered into the open transaction, for commit or to be read back."""
-        if not self._hold_rows and not self._dirty:
+        if not (self._hold_rows or self._dirty or self._settlement_rows):
             return
         store = self._store
         store.begin()

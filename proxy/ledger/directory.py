@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import secrets
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 
@@ -194,10 +195,10 @@ def _check_tags(tags: Iterable[str]) -> None:
 
 
 def _new_id(prefix: str, taken: Container[str]) -> str:
-    make: Callable[[], str] = lambda: prefix + secrets.token_hex(6)  # noqa: E731
-    while (new := make()) in taken:
-        pass
-    return new
+    while True:
+        new = prefix + base64.b32encode(secrets.token_bytes(5)).decode().lower()
+        if new not in taken:
+            return new
 
 
 def _key(row: KeyRow) -> KeyRecord:

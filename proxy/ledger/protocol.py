@@ -550,8 +550,8 @@ class Reserved(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     seq: int
     remaining_nanousd: int | None
-    hold_nanousd: int = 0
-    """What is held now: all that was asked for, or less for an attempt that can be metered."""
+    hold_nanousd: int | None = None
+    """What is held now, for an attempt that can be metered; None is all that was asked for."""
     requests: Rate | None = None
     """The tightest limit on requests that applies to the caller."""
     tokens: Rate | None = None

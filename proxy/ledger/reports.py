@@ -70,6 +70,7 @@ class AttemptRow:
     route_reason: str
     revision: int
     priced: bool
+    scopes: str
     hold_nanousd: int
     held_nanousd: int
     outcome: str
@@ -78,6 +79,8 @@ class AttemptRow:
     estimated: bool
     input_tokens: int
     cached_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
     output_tokens: int
     reasoning_tokens: int
     status: int

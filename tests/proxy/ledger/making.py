@@ -9,9 +9,11 @@ from proxy.ledger.protocol import (
     ATTEMPT_BITS,
     Attempt,
     Budgets,
+    BudgetSettings,
     BudgetState,
     CreateBudget,
     Hello,
+    Holds,
     ListBudgets,
     Mode,
     Outcome,
@@ -72,6 +74,18 @@ def a_settlement(
     )
 
 
+def a_budget(
+    limit: int,
+    window: Window = "day",
+    mode: Mode = "hard",
+    timezone: str = "UTC",
+    holds: Holds = "sliced",
+) -> BudgetSettings:
+    return BudgetSettings(
+        limit_nanousd=limit, window=window, mode=mode, timezone=timezone, holds=holds
+    )
+
+
 class Books:
     """A real ledger core on a real file, spoken to one op at a time."""
 
@@ -112,7 +126,7 @@ class Books:
         mode: Mode = "hard",
         timezone: str = "UTC",
     ) -> int:
-        made = self.do(CreateBudget(0, scope, window, limit, mode, timezone))
+        made = self.do(CreateBudget(0, scope, a_budget(limit, window, mode, timezone)))
         assert isinstance(made, Budgets)
         return made.budgets[0].budget_id
 

@@ -19,7 +19,7 @@ import msgspec
 
 from proxy.ledger.folder import ledger_file, socket_path
 from proxy.ledger.frames import frames, reply_reader
-from proxy.ledger.protocol import Hello, Op, Reply, Welcome
+from proxy.ledger.protocol import AlertRaised, HardScope, Hello, Op, Reply, Welcome
 
 ROOT = Path(__file__).parents[3]
 
@@ -149,7 +149,7 @@ class Line:
         self.send_bytes(frames(map(msgspec.msgpack.encode, ops)))
 
     def receive(self) -> Reply | None:
-        """The next reply; None where the ledger closed the connection."""
+        """The next reply that is not news for all; None where the ledger closed the connection."""
         while not self._arrived:
             try:
                 data = self._socket.recv(1 << 16)
@@ -157,7 +157,12 @@ class Line:
                 return None
             if not data:
                 return None
-            self._arrived += [reply for replies in self._reader.feed(data) for reply in replies]
+            self._arrived += [
+                reply
+                for replies in self._reader.feed(data)
+                for reply in replies
+                if not isinstance(reply, HardScope | AlertRaised)
+            ]
         return self._arrived.pop(0)
 
     def ask(self, *ops: Op) -> Reply | None:

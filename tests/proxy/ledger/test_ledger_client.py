@@ -22,6 +22,7 @@ from proxy.ledger.protocol import (
     CreateBudget,
     CreateKey,
     KeyChanged,
+    KeySettings,
     ListBudgets,
     Reserved,
     Settlement,
@@ -29,7 +30,7 @@ from proxy.ledger.protocol import (
     Usage,
 )
 from proxy.ledger.reports import AttemptRow, attempts, audit
-from tests.proxy.ledger.making import a_settlement, an_attempt
+from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import LedgerProcess, eventually
 from tests.proxy.ledger.relay import Relay
 
@@ -65,7 +66,7 @@ def attempt_of(client: LedgerClient, hold: int = 100, **fields: Any) -> Attempt:
 
 
 async def budget_of(client: LedgerClient, limit: int) -> None:
-    await client.call(CreateBudget(0, "global", "lifetime", limit))
+    await client.call(CreateBudget(0, "global", a_budget(limit, "lifetime")))
 
 
 async def money(client: LedgerClient) -> tuple[int, int]:
@@ -132,7 +133,7 @@ def test_a_refusal_says_by_which_budget_and_in_what_state(ledger: LedgerProcess)
                 await client.reserve(attempt_of(client, 51))
             refused = caught.value.refused
             assert refused.budget is not None
-            assert (refused.reason, refused.held, refused.budget.limit_nanousd) == (
+            assert (refused.reason, refused.held, refused.budget.settings.limit_nanousd) == (
                 "budget",
                 False,
                 50,
@@ -176,13 +177,13 @@ def test_keys_are_known_on_connecting_and_kept_up_to_date(ledger: LedgerProcess)
     async def main() -> None:
         seen: list[int] = []
         async with connected(ledger) as operator:
-            await operator.call(CreateKey(0, b"one", "first", "sk-1"))
+            await operator.call(CreateKey(0, b"one", "sk-1", KeySettings(name="first")))
             worker = LedgerClient(
                 ledger.data_dir, name="worker", on_keys=lambda keys: seen.append(len(keys))
             )
             await worker.connect()
             assert set(worker.keys) == {b"one"}
-            made = await operator.call(CreateKey(0, b"two", "second", "sk-2"))
+            made = await operator.call(CreateKey(0, b"two", "sk-2", KeySettings(name="second")))
             assert isinstance(made, KeyChanged)
             assert operator.keys[b"two"] == made.key
             await soon(lambda: b"two" in worker.keys)
@@ -262,7 +263,9 @@ def test_a_reserve_cancelled_when_its_answer_has_just_arrived_leaves_nothing_hel
         await budget_of(client, 100)
         # One frame brings the answer and then the new key, whose callback comes before the task.
         tasks.append(asyncio.create_task(client.reserve(attempt_of(client))))
-        calling = asyncio.create_task(client.call(CreateKey(0, b"digest", "ci", "sk-…")))
+        calling = asyncio.create_task(
+            client.call(CreateKey(0, b"digest", "sk-…", KeySettings(name="ci")))
+        )
         await calling
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]

@@ -18,6 +18,7 @@ from proxy.ledger.protocol import (
     Failed,
     KeyChanged,
     KeyRecord,
+    KeySettings,
     Progress,
     Refused,
     Reserve,
@@ -28,7 +29,7 @@ from proxy.ledger.protocol import (
     UpdateKey,
 )
 from proxy.ledger.reports import attempts, audit
-from tests.proxy.ledger.making import NOON, Books, a_settlement, an_attempt
+from tests.proxy.ledger.making import NOON, Books, a_budget, a_settlement, an_attempt
 
 
 @pytest.fixture
@@ -85,10 +86,10 @@ def test_a_soft_budget_admits_everything_and_still_counts(books: Books) -> None:
 
 
 def test_an_attempt_without_a_price_is_refused_by_a_hard_budget_only(books: Books) -> None:
-    books.budget(10, mode="soft", scope="soft")
-    assert isinstance(books.reserve(1, 0, scopes=("soft",), priced=False), Reserved)
+    books.budget(10, mode="soft", scope="tag:soft")
+    assert isinstance(books.reserve(1, 0, scopes=("tag:soft",), priced=False), Reserved)
     hard = books.budget(1_000)
-    refused = books.reserve(2, 0, scopes=("soft", "global"), priced=False)
+    refused = books.reserve(2, 0, scopes=("tag:soft", "global"), priced=False)
     assert isinstance(refused, Refused)
     assert refused.budget is not None
     assert (refused.reason, refused.budget.budget_id) == ("unpriced", hard)
@@ -111,10 +112,10 @@ def test_a_lowered_limit_blocks_new_holds_and_keeps_what_is_spent(books: Books) 
     budget = books.budget(1_000)
     books.reserve(1, 500)
     books.settle(1, 500)
-    books.do(UpdateBudget(1, budget, limit_nanousd=100))
+    books.do(UpdateBudget(1, budget, {"limit_nanousd": 100}))
     assert isinstance(books.reserve(2, 0), Refused)
     assert books.money(budget) == (500, 0, 0)
-    books.do(UpdateBudget(1, budget, limit_nanousd=600))
+    books.do(UpdateBudget(1, budget, {"limit_nanousd": 600}))
     assert books.reserve(3, 100) == Reserved(3, 0)
 
 
@@ -337,7 +338,7 @@ def test_closing_a_session_leaves_those_of_others_alone(books: Books) -> None:
 
 
 def make_key(books: Books, digest: bytes = b"digest") -> KeyRecord:
-    made = books.do(CreateKey(3, digest, "ci", "sk-t…4f", ("cheap",)))
+    made = books.do(CreateKey(3, digest, "sk-t…4f", KeySettings(name="ci", models=("cheap",))))
     assert isinstance(made, KeyChanged)
     assert made.seq == 3
     return made.key
@@ -346,7 +347,7 @@ def make_key(books: Books, digest: bytes = b"digest") -> KeyRecord:
 def test_a_key_has_a_short_id_and_may_spend_until_it_is_revoked(books: Books) -> None:
     key = make_key(books)
     assert re.fullmatch(r"k_[a-z2-7]{8}", key.key_id)
-    assert (key.models, key.created_at, key.revoked_at) == (("cheap",), NOON, None)
+    assert (key.settings.models, key.created_at, key.revoked_at) == (("cheap",), NOON, None)
     assert isinstance(books.reserve(1, key_id=key.key_id), Reserved)
     books.do(UpdateKey(1, key.key_id, revoked=True))
     refused = books.reserve(2, key_id=key.key_id)
@@ -359,18 +360,22 @@ def test_a_revoked_key_stays_revoked_and_its_open_attempts_still_settle(books: B
     books.reserve(1, key_id=key.key_id)
     books.do(UpdateKey(1, key.key_id, revoked=True))
     books.now += 50
-    renamed = books.do(UpdateKey(1, key.key_id, name="old ci", models=()))
+    renamed = books.do(UpdateKey(1, key.key_id, {"name": "old ci", "models": ()}))
     assert isinstance(renamed, KeyChanged)
-    assert (renamed.key.name, renamed.key.models, renamed.key.revoked_at) == ("old ci", (), NOON)
+    assert (renamed.key.settings.name, renamed.key.settings.models, renamed.key.revoked_at) == (
+        "old ci",
+        (),
+        NOON,
+    )
     assert books.settle(1) == Settled(1)
 
 
 def test_the_same_key_cannot_be_made_twice(books: Books) -> None:
     make_key(books)
-    again = books.do(CreateKey(1, b"digest", "other", "sk-…"))
+    again = books.do(CreateKey(1, b"digest", "sk-…", KeySettings(name="other")))
     assert isinstance(again, Failed)
     assert again.code == "conflict"
-    assert isinstance(books.do(CreateKey(1, b"", "other", "sk-…")), Failed)
+    assert isinstance(books.do(CreateKey(1, b"", "sk-…", KeySettings(name="other"))), Failed)
     missing = books.do(UpdateKey(1, "k_unknown"))
     assert isinstance(missing, Failed)
     assert missing.code == "not_found"
@@ -394,17 +399,17 @@ def test_a_deleted_budget_admits_everything_and_still_settles_its_holds(books: B
     assert isinstance(gone, Budgets)
     assert books.reserve(2, 10_000) == Reserved(2, None)
     books.settle(1, 60)
-    again = books.do(UpdateBudget(1, budget, limit_nanousd=5))
+    again = books.do(UpdateBudget(1, budget, {"limit_nanousd": 5}))
     assert isinstance(again, Failed)
     assert again.code == "not_found"
 
 
 @pytest.mark.parametrize(("scope", "timezone"), [("", "UTC"), ("global", "Mars/Olympus")])
 def test_a_budget_without_scope_or_zone_is_invalid(books: Books, scope: str, timezone: str) -> None:
-    reply = books.do(CreateBudget(1, scope, "day", 5, "hard", timezone))
+    reply = books.do(CreateBudget(1, scope, a_budget(5, "day", "hard", timezone)))
     assert isinstance(reply, Failed)
     assert reply.code == "invalid"
-    config = books.do(ApplyConfig(1, (ConfigBudget(scope, "day", 5, "hard", timezone),)))
+    config = books.do(ApplyConfig(1, (ConfigBudget(scope, a_budget(5, "day", "hard", timezone)),)))
     assert isinstance(config, Failed)
     assert config.code == "invalid"
 
@@ -413,22 +418,35 @@ def test_configuration_replaces_its_own_budgets_and_keeps_the_balances_of_those_
     books: Books,
 ) -> None:
     by_api = books.budget(500, scope="key:k")
-    first = ApplyConfig(1, (ConfigBudget("global", "day", 100), ConfigBudget("team", "day", 100)))
+    first = ApplyConfig(
+        1,
+        (
+            ConfigBudget("global", a_budget(100, "day")),
+            ConfigBudget("team:t", a_budget(100, "day")),
+        ),
+    )
     before = books.do(first)
     assert isinstance(before, Budgets)
     kept, dropped = (state.budget_id for state in before.budgets)
     books.reserve(1, 40)
-    after = books.do(ApplyConfig(2, (ConfigBudget("global", "day", 200, "soft"),)))
+    after = books.do(ApplyConfig(2, (ConfigBudget("global", a_budget(200, "day", "soft")),)))
     assert isinstance(after, Budgets)
     (state,) = after.budgets
-    assert (state.budget_id, state.limit_nanousd, state.mode) == (kept, 200, "soft")
+    assert (state.budget_id, state.settings.limit_nanousd, state.settings.mode) == (
+        kept,
+        200,
+        "soft",
+    )
     assert books.money(kept) == (0, 40, 0)
     assert books.state(by_api).managed == "api"
     assert dropped not in [s.budget_id for s in books.do(ApplyConfig(3, ())).budgets]  # type: ignore[union-attr]
 
 
 def test_a_soft_and_a_hard_budget_over_one_window_are_told_apart(books: Books) -> None:
-    soft, hard = ConfigBudget("global", "day", 80, "soft"), ConfigBudget("global", "day", 100)
+    soft, hard = (
+        ConfigBudget("global", a_budget(80, "day", "soft")),
+        ConfigBudget("global", a_budget(100, "day")),
+    )
     before = books.do(ApplyConfig(1, (soft, hard)))
     after = books.do(ApplyConfig(2, (hard, soft)))
     assert isinstance(before, Budgets)
@@ -437,9 +455,9 @@ def test_a_soft_and_a_hard_budget_over_one_window_are_told_apart(books: Books) -
 
 
 def test_a_configured_budget_cannot_be_changed_by_hand(books: Books) -> None:
-    applied = books.do(ApplyConfig(1, (ConfigBudget("global", "day", 100),)))
+    applied = books.do(ApplyConfig(1, (ConfigBudget("global", a_budget(100, "day")),)))
     assert isinstance(applied, Budgets)
-    reply = books.do(UpdateBudget(1, applied.budgets[0].budget_id, limit_nanousd=5))
+    reply = books.do(UpdateBudget(1, applied.budgets[0].budget_id, {"limit_nanousd": 5}))
     assert isinstance(reply, Failed)
     assert reply.code == "conflict"
     assert "router.yaml" in reply.message
@@ -489,7 +507,11 @@ def test_a_locked_file_answers_unavailable_and_nothing_has_happened(
     books.reserve(1, 100)
     stranger = sqlite3.connect(books.path, isolation_level=None)
     stranger.execute("BEGIN IMMEDIATE")
-    for reply in (books.reserve(2, 100), books.settle(1), books.do(CreateKey(1, b"d", "", ""))):
+    for reply in (
+        books.reserve(2, 100),
+        books.settle(1),
+        books.do(CreateKey(1, b"d", "", KeySettings(name=""))),
+    ):
         assert isinstance(reply, Failed)
         assert reply.code == "unavailable"
     assert books.hello(books.session) == books.session  # writes nothing

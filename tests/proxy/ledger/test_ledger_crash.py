@@ -24,7 +24,7 @@ from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import CreateBudget
 from proxy.ledger.reports import attempts, audit
 from proxy.ledger.sync import open_ledger
-from tests.proxy.ledger.making import a_settlement, an_attempt
+from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import ROOT, LedgerProcess, eventually
 
 ROUNDS = 12
@@ -164,7 +164,7 @@ def test_killing_everybody_all_the_time_loses_and_invents_nothing(tmp_path: Path
         stack.callback(workers.kill)
         with open_ledger(ledger.data_dir) as opened:
             for scope, limit in LIMITS.items():
-                opened.call(CreateBudget(0, scope, "lifetime", limit))
+                opened.call(CreateBudget(0, scope, a_budget(limit, "lifetime")))
         for _ in range(WORKERS):
             workers.add()
         workers.wait_ready()

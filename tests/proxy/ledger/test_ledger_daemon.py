@@ -24,6 +24,7 @@ from proxy.ledger.protocol import (
     Failed,
     Hello,
     KeyChanged,
+    KeySettings,
     ListBudgets,
     Op,
     Refused,
@@ -35,7 +36,7 @@ from proxy.ledger.protocol import (
     Welcome,
 )
 from proxy.ledger.reports import attempts, audit
-from tests.proxy.ledger.making import a_settlement, an_attempt
+from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import ROOT, LedgerProcess, Line, eventually
 
 
@@ -175,7 +176,7 @@ def test_a_changed_key_is_pushed_to_everyone_who_is_connected(ledger: LedgerProc
     with Line(ledger.data_dir) as one, Line(ledger.data_dir) as two, Line(ledger.data_dir) as late:
         one.hello()
         two.hello()
-        made = one.ask(CreateKey(5, b"digest", "ci", "sk-…"))
+        made = one.ask(CreateKey(5, b"digest", "sk-…", KeySettings(name="ci")))
         assert isinstance(made, KeyChanged)
         assert made.seq == 5
         assert two.receive() == KeyChanged(made.key)
@@ -247,7 +248,7 @@ def test_a_session_that_was_never_given_out_is_not_resumed(ledger: LedgerProcess
 
 
 def make_budget(line: Line, limit: int) -> int:
-    made = line.ask(CreateBudget(1, "global", "lifetime", limit))
+    made = line.ask(CreateBudget(1, "global", a_budget(limit, "lifetime")))
     assert isinstance(made, Budgets)
     return made.budgets[0].budget_id
 
@@ -286,7 +287,7 @@ def test_a_raised_limit_admits_who_waits(ledger: LedgerProcess) -> None:
         budget = make_budget(line, 100)
         assert isinstance(line.ask(reserve(session, 1, 100)), Reserved)
         line.send(reserve(session, 2, 60))
-        line.send(UpdateBudget(9, budget, limit_nanousd=160))
+        line.send(UpdateBudget(9, budget, {"limit_nanousd": 160}))
         replies = [line.receive(), line.receive()]
         assert isinstance(replies[0], Budgets)
         assert replies[1] == Reserved(2, 0)

@@ -7,8 +7,16 @@ import pytest
 
 from proxy.ledger.errors import LedgerLocked, LedgerRefusal, LedgerUnavailable
 from proxy.ledger.folder import LedgerLock, ledger_file
-from proxy.ledger.protocol import Budgets, CreateBudget, CreateKey, KeyChanged, UpdateKey
+from proxy.ledger.protocol import (
+    Budgets,
+    CreateBudget,
+    CreateKey,
+    KeyChanged,
+    KeySettings,
+    UpdateKey,
+)
 from proxy.ledger.sync import SyncLedger, open_ledger
+from tests.proxy.ledger.making import a_budget
 from tests.proxy.ledger.process import LedgerProcess, Line
 
 
@@ -23,7 +31,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SyncLedge
 
 
 def test_keys_are_made_listed_and_revoked(ledger: SyncLedger) -> None:
-    made = ledger.call(CreateKey(0, b"digest", "ci", "sk-…"))
+    made = ledger.call(CreateKey(0, b"digest", "sk-…", KeySettings(name="ci")))
     assert isinstance(made, KeyChanged)
     assert ledger.keys() == (made.key,)
     ledger.call(UpdateKey(0, made.key.key_id, revoked=True))
@@ -31,7 +39,7 @@ def test_keys_are_made_listed_and_revoked(ledger: SyncLedger) -> None:
 
 
 def test_budgets_are_made_and_listed(ledger: SyncLedger) -> None:
-    made = ledger.call(CreateBudget(0, "global", "month", 10**9))
+    made = ledger.call(CreateBudget(0, "global", a_budget(10**9, "month")))
     assert isinstance(made, Budgets)
     assert ledger.budgets() == made.budgets
 
@@ -43,7 +51,7 @@ def test_a_refused_op_says_why(ledger: SyncLedger) -> None:
 
 def test_what_was_done_directly_is_there_for_the_daemon(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as direct:
-        made = direct.call(CreateKey(0, b"digest", "ci", "sk-…"))
+        made = direct.call(CreateKey(0, b"digest", "sk-…", KeySettings(name="ci")))
         assert isinstance(made, KeyChanged)
     with LedgerProcess(tmp_path), open_ledger(tmp_path) as remote:
         assert remote.keys() == (made.key,)
@@ -82,7 +90,7 @@ def test_a_copy_of_a_folder_that_is_being_served_is_a_ledger_of_its_own(tmp_path
         for name in ("ledger.address", "ledger.lock"):
             (copy / name).write_bytes((process.data_dir / name).read_bytes())
         with open_ledger(copy) as opened:
-            opened.call(CreateBudget(0, "global", "day", 5))
+            opened.call(CreateBudget(0, "global", a_budget(5, "day")))
         with Line(process.data_dir) as line:
             line.hello()
         with open_ledger(process.data_dir) as served:
