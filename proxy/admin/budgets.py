@@ -7,6 +7,7 @@ from typing import Any, Literal
 from msgspec import UNSET, UnsetType
 
 from proxy.admin.books import Books
+from proxy.admin.limits import NewLimits
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Amount, Body, Shown, Usd, iso, nanousd, usd
 from proxy.errors import NotFound
@@ -52,8 +53,8 @@ class NewBudget(OwnBudget, frozen=True, kw_only=True):
     window: Window = "day"
 
 
-class WithBudgets(Body, frozen=True, kw_only=True):
-    """What can be made together with budgets of its own."""
+class WithBudgets(NewLimits, frozen=True, kw_only=True):
+    """What can be made together with limits and budgets of its own."""
 
     budget_usd: Amount | None = None
     """A hard budget; short for the one in `budgets` that most people want."""

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from proxy.admin.books import Books
 from proxy.admin.budgets import WithBudgets
-from proxy.admin.limits import ChangedLimits, NewLimits, ShownLimits
+from proxy.admin.limits import ChangedLimits, ShownLimits
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Shown, iso
 from proxy.ledger.protocol import (
@@ -24,7 +24,7 @@ GroupId = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.@-]{0,1
 """It stands in scopes, whose own signs it must not have."""
 
 
-class NewOrganisation(NewLimits, WithBudgets, frozen=True, kw_only=True):
+class NewOrganisation(WithBudgets, frozen=True, kw_only=True):
     """`POST /admin/v1/organisations`."""
 
     name: str

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from proxy.admin.books import Books, known_endpoints, known_networks
 from proxy.admin.budgets import WithBudgets
-from proxy.admin.limits import ChangedLimits, NewLimits, ShownLimits
+from proxy.admin.limits import ChangedLimits, ShownLimits
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Body, Moment, iso, moment
 from proxy.ledger.protocol import (
@@ -25,7 +25,7 @@ from proxy.ledger.protocol import (
 LONGEST_OVERLAP_S = 366 * 86_400
 
 
-class NewKey(NewLimits, WithBudgets, frozen=True, kw_only=True):
+class NewKey(WithBudgets, frozen=True, kw_only=True):
     """`POST /admin/v1/keys`."""
 
     name: str
