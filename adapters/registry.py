@@ -31,10 +31,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One adapter: how it is made, and whether its answers are made up."""
+    """One adapter: how it is made, and whether its answers are made up.
+
+    `meterable` says that whatever it speaks to stops generating and billing a stream that is
+    closed; where that depends on the provider, it is False.
+    """
 
     make: Callable[[Settings], Adapter]
     demonstration: bool = False
+    meterable: bool = False
 
 
 def _openai_compatible(settings: Settings) -> Adapter:
@@ -54,7 +59,7 @@ def _scripted(settings: Settings) -> Adapter:
 
 BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": Entry(make=_openai_compatible),
-    "scripted": Entry(make=_scripted, demonstration=True),
+    "scripted": Entry(make=_scripted, demonstration=True, meterable=True),
 }
 
 

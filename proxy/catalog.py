@@ -53,7 +53,9 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     The first of the `api_key_env` variables that is set holds the key; `base_url_env` names one
     that overrides the address. `price_provider` is its id in the price snapshot. `stream_options`
-    is False where the provider refuses that field.
+    is False where the provider refuses that field. `reports_cost`: its usage objects hold what it
+    charges, as `cost` in USD. `meterable`: it is documented to stop generating and billing when a
+    streaming client disconnects.
     """
 
     id: Text
@@ -63,6 +65,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     price_provider: Text
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
     stream_options: bool
+    reports_cost: bool = False
+    meterable: bool = False
     models: Annotated[tuple[Model, ...], msgspec.Meta(min_length=1)]
 
 

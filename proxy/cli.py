@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from proxy import __version__, auth, config, serve
+from proxy import __version__, auth, config, price_list, price_refresh, serve
 from proxy.data_folder import DataFolder
 from proxy.errors import StartError
 from proxy.ledger import reports
@@ -33,6 +33,7 @@ from proxy.ledger.protocol import (
 )
 from proxy.ledger.sync import open_ledger
 from proxy.moments import parse_moment
+from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
 
 EXIT_USAGE = 2
@@ -99,7 +100,8 @@ def check_command(
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
     loaded = config.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
-    _, table, _ = serve.resolve(loaded, os.environ)
+    _, tables, _ = serve.resolve(loaded, os.environ, PriceBook.load())
+    table = tables()
     console.print(f"{path}: is fine")
     grid = _table("virtual model", "policy", "targets")
     for model in table.models.values():
@@ -270,6 +272,39 @@ def spend_command(
     _print_budgets(budgets)
 
 
+@app.command("prices")
+def prices_command(
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Fetch today's prices into the data folder first")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", help="File or URL to refresh from")
+    ] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what every configured target charges, by whose word and how old that is."""
+    if source is not None and not refresh:
+        raise StartError("--from: says where --refresh gets the prices; give both")
+    folder = Path(serve.data_path(serve.Options(config=config, data=data), os.environ))
+    today = datetime.now(UTC).date()
+    if refresh:
+        path = DataFolder.open(folder).path
+        note = price_refresh.refresh(path, source=source, today=today)
+        print(note, file=sys.stderr)  # noqa: T201 # beside the table, or JSON, on standard output
+    book, problem = price_list.load(folder)
+    if problem:
+        print(f"tollway: {problem}", file=sys.stderr)  # noqa: T201 # a warning, not an answer
+    loaded = serve.load_config(serve.Options(config=config, data=data), os.environ)
+    _, tables, _ = serve.resolve(loaded, os.environ, book)
+    rows = price_list.rows(tables().targets.values(), today)
+    if json:
+        _print_json(rows)
+    else:
+        _print_prices(rows)
+
+
 def _folder(config_path: str | None, data: str | None) -> DataFolder:
     options = serve.Options(config=config_path, data=data)
     return DataFolder.open(Path(serve.data_path(options, os.environ)))
@@ -347,6 +382,31 @@ def _print_spend(groups: Sequence[str], rows: list[reports.SpendRow]) -> None:
     blanks = [""] * (len(groups) + 3)
     table.add_row(*blanks, "total", format_usd(total), style="bold")
     console.print(table)
+
+
+def _print_prices(rows: list[price_list.Row]) -> None:
+    table = _table(
+        "target",
+        "",
+        "source",
+        "from",
+        numbers=("input", "cached", "output", "per request", "days old"),
+    )
+    for row in rows:
+        amounts = (row.input, row.cached_input, row.output, row.per_request)
+        table.add_row(
+            row.target,
+            "" if row.state == "ok" else row.state,
+            row.source,
+            "" if row.as_of is None else str(row.as_of),
+            *("" if amount is None else format_usd(amount) for amount in amounts),
+            "" if row.age_days is None else str(row.age_days),
+            style="yellow" if row.state in ("stale", "unpriced") else None,
+        )
+    console.print(table)
+    console.print(
+        "USD per million tokens, or per request, in the standard service tier.", style="dim"
+    )
 
 
 def _print_attempts(rows: list[reports.AttemptRow], *, json: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ import msgspec
 from adapters import registry as adapter_registry
 from policies import registry as policy_registry
 from policies.base import Capability
-from proxy import catalog
+from proxy import catalog, pricing
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.pricing import parse_usd
@@ -77,6 +78,84 @@ class Deadlines(_Strict, frozen=True):
     idle_s: _Seconds = 60.0
 
 
+class PriceTier(_Strict, frozen=True):
+    """Rates of every token of a longer prompt, in USD per million tokens."""
+
+    above_input_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    input: Amount
+    output: Amount
+    cached_input: Amount | None = None
+    cache_write: Amount | None = None
+    cache_write_1h: Amount | None = None
+
+
+class Rates(_Strict, frozen=True):
+    """USD per million tokens; `image` and `per_request` in USD each."""
+
+    input: Amount
+    output: Amount = 0
+    cached_input: Amount | None = None
+    cache_write: Amount | None = None
+    cache_write_1h: Amount | None = None
+    reasoning: Amount | None = None
+    input_audio: Amount | None = None
+    input_image: Amount | None = None
+    output_audio: Amount | None = None
+    image: Amount = 0
+    per_request: Amount = 0
+    tiers: list[PriceTier] = []
+    """Of longer prompts, in ascending order."""
+
+
+class Price(Rates, frozen=True):
+    """What a target charges, from a day on."""
+
+    since: date | None = msgspec.field(default=None, name="from")
+    """The UTC day on which it comes into force; without one it always was."""
+    service_tiers: dict[str, Rates] = {}
+    """The rates of service tiers besides the standard one, such as `flex` and `priority`."""
+
+    def resolved(self) -> pricing.Price:
+        """The price in nano-USD; raises ValueError for what no price can be."""
+        return _resolved(
+            self,
+            as_of=self.since,
+            service_tiers={name: _resolved(rates) for name, rates in self.service_tiers.items()},
+        )
+
+
+def _resolved(rates: Rates, **more: Any) -> pricing.Price:
+    return pricing.Price(
+        **_amounts(rates, but="tiers"),
+        tiers=tuple(
+            pricing.Tier(
+                above_input_tokens=tier.above_input_tokens,
+                **_amounts(tier, but="above_input_tokens"),
+            )
+            for tier in rates.tiers
+        ),
+        source="router.yaml",
+        **more,
+    )
+
+
+def _amounts(rates: Rates | PriceTier, *, but: str) -> dict[str, Any]:
+    """The amounts in nano-USD, by the names that `pricing` has for them too."""
+    kind = Rates if isinstance(rates, Rates) else PriceTier
+    amounts = {name: getattr(rates, name) for name in kind.__struct_fields__ if name != but}
+    return {n: None if amount is None else parse_usd(amount) for n, amount in amounts.items()}
+
+
+class Charge(_Strict, frozen=True):
+    """A fixed charge in USD for each request to a target without a known price."""
+
+    per_request: Amount
+
+
+Unpriced = Charge | Literal["refuse", "free"]
+"""What becomes of a target without a known price."""
+
+
 class Provider(_Strict, frozen=True):
     """An account or server upstream."""
 
@@ -92,6 +171,14 @@ class Provider(_Strict, frozen=True):
     """Whether it understands `stream_options.include_usage`."""
     prices: str | None = None
     """Whose prices its models have in the price snapshot; the provider's own name if unset."""
+    unpriced: Unpriced | None = None
+    """As at the top level, for its targets alone."""
+    service_tier: str | None = None
+    """What the account is billed at where a request names no tier, or `auto`."""
+    reports_cost: bool | None = None
+    """Whether the cost in its usage objects is what it charges; unset, as the catalogue says."""
+    meterable: bool | None = None
+    """Whether it stops billing a stream that is closed; unset, as adapter and catalogue say."""
     deadlines: Deadlines = Deadlines()
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
@@ -99,17 +186,6 @@ class Provider(_Strict, frozen=True):
     def __repr__(self) -> str:
         """Without what may hold a secret: the key, the headers, the proxy's password."""
         return f"Provider(adapter={self.adapter!r}, base_url={self.base_url!r})"
-
-
-class Price(_Strict, frozen=True):
-    """USD per million tokens; `per_request` in USD."""
-
-    input: Amount
-    output: Amount = 0
-    cached_input: Amount | None = None
-    cache_write: Amount | None = None
-    reasoning: Amount | None = None
-    per_request: Amount = 0
 
 
 class Target(_Strict, frozen=True):
@@ -121,7 +197,7 @@ class Target(_Strict, frozen=True):
     """The provider's own name for it, where it is another."""
     alias: list[str] = []
     tiers: list[str] | None = None
-    price: Price | Literal["free"] | None = None
+    price: Price | list[Price] | Literal["free"] | None = None
     context_length: _Positive | None = None
     max_output_tokens: _Positive | None = None
     capabilities: list[Capability] | None = None
@@ -166,6 +242,8 @@ class Config(_Strict, frozen=True):
     targets: list[Target] = []
     models: dict[str, VirtualModel] = {}
     budgets: list[Budget] = []
+    unpriced: Unpriced = "refuse"
+    """What becomes of targets without a known price."""
 
 
 class _Top(_Strict, frozen=True):
@@ -175,6 +253,7 @@ class _Top(_Strict, frozen=True):
     targets: list[Any] | None = None
     models: dict[str, Any] | None = None
     budgets: list[Any] | None = None
+    unpriced: Unpriced = "refuse"
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -224,6 +303,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         targets=targets,
         models=models,
         budgets=budgets,
+        unpriced=top.unpriced,
     )
     _check(file, config)
     return config
@@ -279,7 +359,7 @@ def _type_at(kind: Any, path: Path_) -> tuple[Any, Any]:
     """The settings that `path` leads into, beginning in `kind`, and the type of what is there."""
     owner = found = kind
     for name in path:
-        fields = {field.name: field.type for field in msgspec.structs.fields(owner)}
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(owner)}
         if name in fields:
             found = fields[name]
             owner = next(filter(_is_struct, _types_in(found)), owner)
@@ -299,7 +379,7 @@ def _is_struct(kind: Any) -> bool:
 
 def _problem(message: str, owner: Any, found: Any) -> str:
     if "unknown field" in message:
-        return f"is no setting; there are: {', '.join(sorted(owner.__struct_fields__))}"
+        return f"is no setting; there are: {', '.join(sorted(owner.__struct_encode_fields__))}"
     if "missing required field" in message:
         return "is missing"
     if "enum value" in message:
@@ -320,6 +400,7 @@ def _check(file: YamlFile, config: Config) -> None:
             parse_network(network)
         except ValueError as error:
             raise file.error(("server", "trusted_proxies", i), str(error)) from None
+    _check_unpriced(file, ("unpriced",), config.unpriced)
     for name, provider in config.providers.items():
         _check_provider(file, name, provider)
     names: set[str] = set()
@@ -365,6 +446,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     for header, text in provider.headers.items():
         if any(c in header + text for c in "\r\n\0"):
             raise file.error((*path, "headers", header), "must not contain line breaks or NUL")
+    _check_unpriced(file, (*path, "unpriced"), provider.unpriced)
     if provider.api_key is not None and not provider.api_key.isprintable():
         raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
 
@@ -404,8 +486,49 @@ def _check_target(
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
     if isinstance(target.price, Price):
-        for field in Price.__struct_fields__:
-            _check_amount(file, (*path, "price", field), getattr(target.price, field))
+        _check_price(file, (*path, "price"), target.price)
+    elif isinstance(target.price, list):
+        _check_dated_prices(file, (*path, "price"), target.price)
+
+
+def _check_price(file: YamlFile, path: Path_, price: Price) -> None:
+    _check_rates(file, path, price)
+    for name, rates in price.service_tiers.items():
+        _check_rates(file, (*path, "service_tiers", name), rates)
+    try:
+        price.resolved()
+    except ValueError as error:
+        raise file.error((*path, "service_tiers"), str(error)) from None
+
+
+def _check_rates(file: YamlFile, path: Path_, rates: Rates) -> None:
+    for field in Rates.__struct_fields__:
+        if field != "tiers":
+            _check_amount(file, (*path, field), getattr(rates, field))
+    below = -1
+    for i, tier in enumerate(rates.tiers):
+        for field in PriceTier.__struct_fields__:
+            if field != "above_input_tokens":
+                _check_amount(file, (*path, "tiers", i, field), getattr(tier, field))
+        if tier.above_input_tokens <= below:
+            raise file.error((*path, "tiers", i, "above_input_tokens"), "must be above the last")
+        below = tier.above_input_tokens
+
+
+def _check_dated_prices(file: YamlFile, path: Path_, prices: list[Price]) -> None:
+    if not prices:
+        raise file.error(path, "is empty; list prices, or remove this")
+    before: date | None = None
+    for i, price in enumerate(prices):
+        _check_price(file, (*path, i), price)
+        if i and (price.since is None or (before is not None and price.since <= before)):
+            raise file.error((*path, i, "from"), "must be a day after the one of the price before")
+        before = price.since
+
+
+def _check_unpriced(file: YamlFile, path: Path_, unpriced: Unpriced | None) -> None:
+    if isinstance(unpriced, Charge):
+        _check_amount(file, (*path, "per_request"), unpriced.per_request)
 
 
 def _check_reference(

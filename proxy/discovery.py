@@ -135,7 +135,8 @@ def _is_own(url: str, own_port: int) -> bool:
 
 
 def _local(port: int) -> Provider:
-    return Provider(base_url=f"http://127.0.0.1:{port}/v1")
+    # All three stop when the connection is closed (and charge nothing in any case).
+    return Provider(base_url=f"http://127.0.0.1:{port}/v1", meterable=True)
 
 
 def _local_target(provider: str, model: str) -> Target:

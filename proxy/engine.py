@@ -7,9 +7,10 @@ exactly once, whatever happens: settling is synchronous, so no cancellation can 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -60,6 +61,8 @@ LEAST_OUTPUT_TOKENS = 256
 # Few texts have more tokens than half their bytes: digits and emoji do.
 _BYTES_PER_TOKEN_AT_MOST = 2
 
+_logger = logging.getLogger("tollway")
+
 _PASSED_ON = ("x-ratelimit-", "openai-", "retry-after")
 
 
@@ -99,6 +102,8 @@ class Tried:
     """The HTTP status of its answer, 0 while there is none."""
     settlement: Settlement | None = None
     usage: pricing.Usage | None = None
+    told: answers.Facts | chunks.Stream | None = None
+    """What the provider said of the cost: its service tier, and in some cases the sum itself."""
     answer_headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -115,7 +120,7 @@ class Engine:
     def __init__(
         self,
         *,
-        table: TargetTable,
+        table: Callable[[], TargetTable],
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
         metrics: Metrics,
@@ -125,13 +130,20 @@ class Engine:
         has_hard_budget: Callable[[tuple[str, ...]], bool],
     ) -> None:
         self._has_hard_budget = has_hard_budget
-        self.table = table
+        self._table = table
         self._adapters = adapters
         self._ledger = ledger
         self._metrics = metrics
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
+        self._warned: set[str] = set()
+        """What was said once and is not said again: which targets have attempts without a price."""
+
+    @property
+    def table(self) -> TargetTable:
+        """The target table of this moment."""
+        return self._table()
 
     async def serve(self, exchange: Exchange, caller: Caller, request: Request) -> None:
         """Answer a request. Raises `ApiError` while nothing of the reply has left."""
@@ -279,6 +291,7 @@ class Engine:
     async def _reserve(self, job: Job, target: Target, reason: str) -> Tried:
         default_max = self._default_max(job, target)
         hold, floor = self._hold(job.request, target, default_max)
+        unbounded = _unbounded(job.request, target)
         job.attempts += 1
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
@@ -296,7 +309,7 @@ class Engine:
             floor_nanousd=floor,
             deadline=int(self._clock.time()) + ORPHAN_DEADLINE_S,
             revision=self.table.revision,
-            priced=target.price is not None and (target.is_free or not job.request.unbounded),
+            priced=target.price is not None and (target.is_free or unbounded is None),
         )
         try:
             settles, job.unsent = job.unsent, None
@@ -305,9 +318,7 @@ class Engine:
             job.attempts -= 1
             job.has_waited |= error.refused.held
             self._metrics.refusals.labels(error.refused.reason).inc()
-            answer = refused_money(
-                error.refused, target, unbounded=job.request.unbounded, clock=self._clock
-            )
+            answer = refused_money(error.refused, target, unbounded=unbounded, clock=self._clock)
             raise _Refusal(answer) from None
         except LedgerUnavailable as error:
             job.attempts -= 1
@@ -315,6 +326,8 @@ class Engine:
                 f"the ledger cannot be reached, so nothing is dispatched ({error}); try again",
                 headers={"retry-after": "1"},
             ) from None
+        if not attempt.priced:
+            self._note_unpriced(target, unbounded)
         job.remaining_nanousd = reserved.remaining_nanousd
         job.last = Tried(
             id=attempt.attempt,
@@ -337,12 +350,48 @@ class Engine:
             input_bound_tokens=request.input_bound(target.image_tokens),
             max_output_tokens=output,
             n=request.n,
+            images=request.images,
+            service_tier=target.tier_of(request.service_tier),
         )
-        floor = self._cost(target, wire_usage.estimated(request.input_tokens, 4 * _SLICE_TOKENS))
-        return hold, min(hold, floor)
+        seen = wire_usage.estimated(request.input_tokens, 4 * _SLICE_TOKENS)
+        return hold, min(hold, self._cost(request, target, seen))
 
-    def _cost(self, target: Target, usage: pricing.Usage) -> int:
-        return 0 if target.price is None else pricing.cost_nanousd(target.price, usage)
+    def _cost(
+        self, request: Request, target: Target, usage: pricing.Usage, served_tier: str | None = None
+    ) -> int:
+        """What a usage costs in the service tier that the answer names, else in the one asked for.
+
+        Where neither names one, in the standard tier.
+        """
+        if target.price is None:
+            return 0
+        if request.images and target.price.image:
+            usage = replace(usage, images=request.images)
+        tier = served_tier or target.tier_of(request.service_tier)
+        return pricing.cost_nanousd(target.price, usage, service_tier=tier)
+
+    def _billed(self, request: Request, tried: Tried, usage: pricing.Usage) -> int:
+        """What an answered attempt cost: the provider's own word where that counts."""
+        told = tried.told
+        if told is None:
+            return self._cost(request, tried.target, usage)
+        if told.cost is not None:
+            if told.cost.nanousd is not None:
+                return told.cost.nanousd
+            _logger.warning(
+                "%s reports %s: not believed, the cost is computed from its usage",
+                tried.target.name,
+                told.cost.problem,
+            )
+        return self._cost(request, tried.target, usage, told.service_tier)
+
+    def _note_unpriced(self, target: Target, unbounded: str | None) -> None:
+        """Count an attempt of unknown cost, and say so once for each target and reason."""
+        self._metrics.unpriced.labels(target.metric_name).inc()
+        what = "a price" if target.price is None else f"what {unbounded!r} costs"
+        if (line := f"{target.metric_name}: {what} is not known") not in self._warned:
+            self._warned.add(line)
+            _logger.warning("%s, so that attempts may cost more than their rows say", line)
 
     def _settle(
         self,
@@ -359,7 +408,7 @@ class Engine:
         assert tried.settlement is None
         total_s = time.perf_counter() - tried.dispatched_at
         first = tried.first_token_s
-        cost = self._cost(tried.target, usage) if cost_nanousd is None else cost_nanousd
+        cost = self._billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
         tried.usage = usage
         tried.settlement = Settlement(
             attempt=tried.id,
@@ -403,7 +452,7 @@ class Engine:
     ) -> None:
         """Without the provider's own word: what was seen, never more than was held."""
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes)
-        cost = min(self._cost(tried.target, usage), tried.hold_nanousd)
+        cost = min(self._cost(job.request, tried.target, usage), tried.hold_nanousd)
         self._settle(
             job,
             tried,
@@ -434,6 +483,7 @@ class Engine:
                 outcome,
                 nothing,
                 estimated=False,
+                cost_nanousd=0,
                 error=error.message,
                 falls_back=True,
             )
@@ -457,13 +507,13 @@ class Engine:
 
     async def _respond_chat(self, job: Job, tried: Tried, answer: Answer) -> None:
         body = await answer.body()
-        facts = answers.read_chat(body)
+        facts = answers.read_chat(body, reads_cost=tried.target.reports_cost)
         await self._respond_whole(job, tried, body, facts)
 
     async def _respond_embeddings(self, job: Job, tried: Tried, answer: Answer) -> None:
         assert isinstance(job.request, EmbeddingsRequest)
         body = await answer.body()
-        facts = answers.read_embeddings(body)
+        facts = answers.read_embeddings(body, reads_cost=tried.target.reports_cost)
         try:
             body = embeddings.convert(body, job.request.encoding_format)
         except (ValueError, KeyError):
@@ -474,6 +524,7 @@ class Engine:
         self, job: Job, tried: Tried, body: bytes, facts: answers.Facts
     ) -> None:
         job.upstream_s += time.perf_counter() - tried.dispatched_at
+        tried.told = facts
         self._settle_answered(job, tried, facts.usage, facts.output_bytes)
         await job.exchange.reply(200, body, self._headers(job))
 
@@ -506,7 +557,9 @@ class Engine:
             stream_id=f"chatcmpl-{job.request_id}",
             model=tried.target.model,
             created=int(self._clock.time()),
+            reads_cost=tried.target.reports_cost,
         )
+        tried.told = stream
 
         def on_first() -> None:
             tried.first_token_s = time.perf_counter() - tried.dispatched_at
@@ -514,7 +567,7 @@ class Engine:
 
         def on_progress(output_bytes: int) -> None:
             seen = wire_usage.estimated(request.input_tokens, output_bytes + 4 * _SLICE_TOKENS)
-            cost = min(self._cost(tried.target, seen), tried.hold_nanousd)
+            cost = min(self._cost(request, tried.target, seen), tried.hold_nanousd)
             self._ledger.set_floor(tried.id, cost)
 
         try:
@@ -590,6 +643,14 @@ class Engine:
                 outcome=settlement.outcome,
             )
         )
+
+
+def _unbounded(request: Request, target: Target) -> str | None:
+    """The parameter, if any, whose cost at this target has no upper bound."""
+    if request.unbounded is not None or target.price is None:
+        return request.unbounded
+    is_bounded = target.price.bounds(target.tier_of(request.service_tier))
+    return None if is_bounded else "service_tier"
 
 
 def _most_output(request: Request, target: Target) -> int:

@@ -7,7 +7,7 @@ takes a few milliseconds, so it is done once, when targets are resolved.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Self, assert_never
@@ -80,52 +80,67 @@ class TierRates(
     cache_write_1h: int | None = None
 
 
-class DatedRates(
+class Rates(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """The rates in force from `since` (UTC) on; None is "from the first day".
+    """Rates of one service tier, field for field `pricing.Price`, with its units and its None.
 
-    Units and the meaning of None as in `pricing.Price`. No output rate means that the source
-    charges for input only, as it does for embeddings.
+    No output rate means that the source charges for input only, as it does for embeddings.
     """
 
-    since: date | None = None
     input: int
     output: int = 0
     cached_input: int | None = None
     cache_write: int | None = None
     cache_write_1h: int | None = None
     input_audio: int | None = None
+    input_image: int | None = None
     reasoning: int | None = None
     output_audio: int | None = None
     per_request: int = 0
     tiers: tuple[TierRates, ...] = ()
 
+
+class DatedRates(Rates, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The rates in force from `since` (UTC) on; None is "from the first day"."""
+
+    since: date | None = None
+    service_tiers: dict[str, Rates] = {}
+
     def price(self, *, source: str, known_at: date) -> Price:
         """These rates as a price from `source`, whose data are of `known_at`."""
-        return Price(
-            input=self.input,
-            output=self.output,
-            cached_input=self.cached_input,
-            cache_write=self.cache_write,
-            cache_write_1h=self.cache_write_1h,
-            input_audio=self.input_audio,
-            reasoning=self.reasoning,
-            output_audio=self.output_audio,
-            per_request=self.per_request,
-            tiers=tuple(
-                Tier(
-                    above_input_tokens=tier.above,
-                    input=tier.input,
-                    output=tier.output,
-                    cached_input=tier.cached_input,
-                    cache_write=tier.cache_write,
-                    cache_write_1h=tier.cache_write_1h,
-                )
-                for tier in self.tiers
-            ),
-            source=source,
-            as_of=self.since or known_at,
+
+        def price_of(rates: Rates, service_tiers: Mapping[str, Price]) -> Price:
+            return Price(
+                input=rates.input,
+                output=rates.output,
+                cached_input=rates.cached_input,
+                cache_write=rates.cache_write,
+                cache_write_1h=rates.cache_write_1h,
+                input_audio=rates.input_audio,
+                input_image=rates.input_image,
+                reasoning=rates.reasoning,
+                output_audio=rates.output_audio,
+                per_request=rates.per_request,
+                tiers=tuple(
+                    Tier(
+                        above_input_tokens=tier.above,
+                        input=tier.input,
+                        output=tier.output,
+                        cached_input=tier.cached_input,
+                        cache_write=tier.cache_write,
+                        cache_write_1h=tier.cache_write_1h,
+                    )
+                    for tier in rates.tiers
+                ),
+                service_tiers=service_tiers,
+                source=source,
+                as_of=self.since or known_at,
+                known_at=known_at,
+            )
+
+        return price_of(
+            self, {name: price_of(rates, {}) for name, rates in self.service_tiers.items()}
         )
 
 
@@ -161,6 +176,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     as_of: date
     providers: tuple[Provider, ...]
 
+    @property
+    def priced(self) -> int:
+        """How many models have a price."""
+        return sum(bool(model.rates) for provider in self.providers for model in provider.models)
+
 
 class PriceBook:
     """Prices and context lengths by the price source's provider id and the model's name.
@@ -180,6 +200,20 @@ class PriceBook:
         Raises OSError, or msgspec.DecodeError for a file that is no such snapshot.
         """
         return cls(msgspec.json.decode(path.read_bytes(), type=Snapshot))
+
+    def check(self) -> None:
+        """Look at every entry; raises ValueError for one on which a lookup would fail.
+
+        Worth its time, a tenth of a second, for a file that did not come with the package.
+        """
+        for provider in self._providers.values():
+            unknown = set(provider.fallback) - self._providers.keys()
+            if unknown:
+                raise ValueError(f"{provider.id} falls back to the unknown {sorted(unknown)}")
+            for model in provider.models:
+                _compile(model.match)
+                for rates in model.rates:
+                    rates.price(source=self.source, known_at=self.as_of)
 
     def find(self, provider_id: str, model: str, on: date) -> Price | None:
         """The price in force on the UTC day `on`; None where it is unknown.
@@ -230,6 +264,20 @@ def _holds(clause: Clause, name: str) -> bool:
             return all(_holds(each, name) for each in clauses)
         case _:
             assert_never(clause)
+
+
+def _compile(clause: Clause) -> None:
+    match clause:
+        case Matches(pattern):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no pattern: {error}") from None
+        case AnyOf(clauses) | AllOf(clauses):
+            for each in clauses:
+                _compile(each)
+        case _:
+            return
 
 
 def _in_force(rates: Sequence[DatedRates], on: date) -> DatedRates:

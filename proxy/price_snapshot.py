@@ -51,10 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("genai-prices is not installed; install tollway[prices] to refresh the prices")
     snapshot = price_source.snapshot(options.as_of)
     options.output.write_text(render(snapshot), encoding="utf-8", newline="\n")
-    models = [model for provider in snapshot.providers for model in provider.models]
-    priced = sum(bool(model.rates) for model in models)
+    models = sum(len(provider.models) for provider in snapshot.providers)
     sys.stdout.write(
-        f"{options.output}: {snapshot.source}, {len(models)} models, {priced} with a price\n"
+        f"{options.output}: {snapshot.source}, {models} models, {snapshot.priced} with a price\n"
     )
 
 

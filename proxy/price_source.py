@@ -6,19 +6,23 @@ that could be too low. The package takes about a second to import, and only this
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import genai_prices
 import msgspec
 from genai_prices import types as genai
 from genai_prices.data import providers as genai_providers
+from genai_prices.update_prices import DEFAULT_UPDATE_URL
 
 from proxy import price_book
-from proxy.pricing import nanousd
+from proxy.pricing import AUTO, BATCH, STANDARD_TIERS, nanousd
+
+__all__ = ("DEFAULT_UPDATE_URL", "PROVIDERS", "parse", "snapshot", "snapshot_of")
 
 PROVIDERS = frozenset(
     {
@@ -49,6 +53,8 @@ PROVIDERS = frozenset(
 )
 """Whom the snapshot covers: providers that one reaches over OpenAI's dialect with a key."""
 
+_Rates = TypeVar("_Rates", bound=price_book.Rates)
+
 # genai-prices' name of a rate -> ours, and the rate that applies where it is missing.
 _RATES: Mapping[str, tuple[str, str | None]] = {
     "input_mtok": ("input", None),
@@ -57,6 +63,7 @@ _RATES: Mapping[str, tuple[str, str | None]] = {
     "cache_write_mtok": ("cache_write", "input_mtok"),
     "cache_write_1h_mtok": ("cache_write_1h", "cache_write_mtok"),
     "input_audio_mtok": ("input_audio", "input_mtok"),
+    "input_image_mtok": ("input_image", "input_mtok"),
     "output_reasoning_mtok": ("reasoning", "output_mtok"),
     "output_audio_mtok": ("output_audio", "output_mtok"),
 }
@@ -73,8 +80,18 @@ _PER_REQUEST = "requests_kcount"
 # Fees of tools that a request has to ask for; such requests have no bound and are priced nowhere.
 _TOOL_FEES = frozenset({"web_searches_kcount", "storage_searches_kcount"})
 
-# Cached audio is charged as audio, which is at least as dear: see `_is_bounded`.
-_CACHED_AUDIO = "cache_audio_read_mtok"
+# What is cached of these is charged as if it were not, which is at least as dear: `_is_bounded`.
+_CACHED_MEDIA: Mapping[str, str] = {
+    "cache_audio_read_mtok": "input_audio_mtok",
+    "cache_image_read_mtok": "input_image_mtok",
+}
+
+# The source's key for variants of a price -> the variants that are service tiers; None is all.
+# Others are no matter of the tier: a model's fast mode, another route of a reseller.
+_SERVICE_TIERS: Mapping[str, frozenset[str] | None] = {
+    "service_tier": None,
+    "processing": frozenset({BATCH}),
+}
 
 # Models that charge for more than the source's token rates say: searches they run unasked,
 # images and songs they make, audio whose rate is missing. The first entry of every provider, as
@@ -88,12 +105,32 @@ _SEARCHES_ITSELF = re.compile(r"\bsonar\b")
 
 def snapshot(as_of: date) -> price_book.Snapshot:
     """The snapshot of the installed genai-prices, dated `as_of`: the package bears no date."""
+    return snapshot_of(
+        genai_providers, source=f"genai-prices {genai_prices.__version__}", as_of=as_of
+    )
+
+
+def parse(body: bytes, *, as_of: date) -> price_book.Snapshot:
+    """The snapshot of the list that genai-prices publishes for updates.
+
+    Raises ValueError for what is no such list, or for one that this version cannot read.
+    """
+    # Not through the package's public updater: that reads URLs only, and into its own globals.
+    raw = json.loads(body, parse_float=Decimal)
+    providers = genai._providers_from_raw(raw)
+    return snapshot_of(providers, source=f"genai-prices, list of {as_of}", as_of=as_of)
+
+
+def snapshot_of(
+    providers: Iterable[genai.Provider], *, source: str, as_of: date
+) -> price_book.Snapshot:
+    """The snapshot of data in the form of genai-prices."""
     return price_book.Snapshot(
-        source=f"genai-prices {genai_prices.__version__}",
+        source=source,
         as_of=as_of,
         providers=tuple(
             _provider(provider)
-            for provider in sorted(genai_providers, key=lambda provider: provider.id)
+            for provider in sorted(providers, key=lambda provider: provider.id)
             if provider.id in PROVIDERS
         ),
     )
@@ -156,17 +193,20 @@ def _is_bounded(model: genai.ModelInfo, prices: genai.ModelPrice) -> bool:
         return False
     if _SEARCHES_ITSELF.search(model.id) and _PER_REQUEST not in stored:
         return False
-    if _CACHED_AUDIO in stored and stored[_CACHED_AUDIO] > stored["input_audio_mtok"]:
-        return False
     if any(isinstance(stored[key], genai.TieredPrices) for key in stored.keys() - set(_TIERED)):
         return False
-    return stored.keys() <= _RATES.keys() | _TOOL_FEES | {_PER_REQUEST, _CACHED_AUDIO}
+    for cached, whole in _CACHED_MEDIA.items():
+        if cached in stored and (whole not in stored or stored[cached] > stored[whole]):
+            return False
+    return stored.keys() <= _RATES.keys() | _TOOL_FEES | _CACHED_MEDIA.keys() | {_PER_REQUEST}
 
 
 def _dated_rates(model: genai.ModelInfo) -> Iterator[price_book.DatedRates]:
     last: price_book.DatedRates | None = None
     for since in (None, *sorted(_start_dates(model))):
-        rates = _dearest(_reachable(model, since))
+        prices = _reachable(model, since)
+        rates = _dearest(prices, price_book.DatedRates)
+        rates = msgspec.structs.replace(rates, service_tiers=_service_tiers(model, prices, since))
         if rates != last:
             yield msgspec.structs.replace(rates, since=since)
         last = rates
@@ -175,9 +215,55 @@ def _dated_rates(model: genai.ModelInfo) -> Iterator[price_book.DatedRates]:
 def _start_dates(model: genai.ModelInfo) -> set[date]:
     return {
         each.constraint.start_date
-        for each in _conditional(model)
+        for each in (*_conditional(model), *(model.price_variants or ()))
         if isinstance(each.constraint, genai.StartDateConstraint)
     }
+
+
+def _service_tiers(
+    model: genai.ModelInfo, standard: Sequence[genai.ModelPrice], on: date | None
+) -> dict[str, price_book.Rates]:
+    """The service tiers that are priced on a day; one that cannot be expressed is left out."""
+    tiers: dict[str, price_book.Rates] = {}
+    for name, variants in _variants(model).items():
+        changes = _changes(variants, on)
+        prices = [genai.ModelPrice(**{**vars(each), **changes}) for each in standard]
+        if changes and all(_is_bounded(model, price) for price in prices):
+            tiers[name] = _dearest(prices, price_book.Rates)
+    return tiers
+
+
+def _variants(model: genai.ModelInfo) -> dict[str, list[genai.PriceVariant]]:
+    """The variants of a price that are service tiers, by our name of the tier."""
+    found: dict[str, list[genai.PriceVariant]] = {}
+    for variant in model.price_variants or ():
+        (key, name), *others = variant.when.items()
+        if others or key not in _SERVICE_TIERS or name == AUTO or name in STANDARD_TIERS:
+            continue
+        names = _SERVICE_TIERS[key]
+        if names is None or name in names:
+            found.setdefault(name, []).append(variant)
+    return found
+
+
+def _changes(
+    variants: Sequence[genai.PriceVariant], on: date | None
+) -> dict[str, Decimal | genai.TieredPrices]:
+    """What the variants in force on a day say otherwise; of two, the first one is meant."""
+    changes: dict[str, Decimal | genai.TieredPrices] = {}
+    for variant in variants:
+        match variant.constraint:
+            case genai.TimeOfDateConstraint():
+                return {}  # the rates of some hours are none that bound a whole day
+            case genai.StartDateConstraint(start_date) if on is None or start_date > on:
+                continue
+            case None | genai.StartDateConstraint():
+                for key, value in vars(variant.prices).items():
+                    if value is not None:
+                        changes.setdefault(key, value)
+            case _:
+                assert_never(variant.constraint)
+    return changes
 
 
 def _reachable(model: genai.ModelInfo, on: date | None) -> Sequence[genai.ModelPrice]:
@@ -208,7 +294,7 @@ def _conditional(model: genai.ModelInfo) -> Sequence[genai.ConditionalPrice]:
     return model.prices
 
 
-def _dearest(prices: Sequence[genai.ModelPrice]) -> price_book.DatedRates:
+def _dearest(prices: Sequence[genai.ModelPrice], kind: type[_Rates]) -> _Rates:
     """The prices as one, rate by rate the dearest."""
     requests = max(_value(each, _PER_REQUEST, 0) or Decimal(0) for each in prices)
     table = {
@@ -218,7 +304,7 @@ def _dearest(prices: Sequence[genai.ModelPrice]) -> price_book.DatedRates:
             {"above": above, **_rates(prices, _TIERED, above + 1)} for above in _thresholds(prices)
         ],
     }
-    return msgspec.convert(table, price_book.DatedRates)
+    return msgspec.convert(table, kind)
 
 
 def _thresholds(prices: Sequence[genai.ModelPrice]) -> Sequence[int]:

@@ -6,9 +6,11 @@ part in any amount; `Decimal` only reads an operator's text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
+from types import MappingProxyType
 from typing import Self
 
 PER_TOKENS = 1_000_000
@@ -17,7 +19,20 @@ PER_TOKENS = 1_000_000
 MAX_PRICE_USD = 1_000_000
 """Dearer prices are refused as a mistake of units; the ledger's 64-bit sums rely on a bound."""
 
+AUTO = "auto"
+"""The service tier that leaves the choice to the provider; so does a request that names none."""
+
+BATCH = "batch"
+"""The service tier of requests sent in batches; one that is answered at once never gets there."""
+
+STANDARD_TIERS = frozenset({"default", "standard", "standard_only", "on_demand"})
+"""What providers call the service tier whose rates are the price itself."""
+
+# OpenAI, Google, Groq and Amazon sell it at or below the standard rates, which bound it therefore.
+_NEVER_DEARER = "flex"
+
 _DECIMALS = 9  # a nano-USD is 10**-9 USD
+_NO_TIERS: Mapping[str, Price] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +40,9 @@ class Usage:
     """The tokens of one attempt, counted as OpenAI does; all counts are 0 or more.
 
     `input_tokens` and `output_tokens` are totals. The others are parts of them: cache reads,
-    cache writes and audio of the input, reasoning and audio of the output;
-    `cache_write_1h_tokens` is the part of `cache_write_tokens` kept for an hour.
+    cache writes, audio and images of the input, reasoning and audio of the output;
+    `cache_write_1h_tokens` is the part of `cache_write_tokens` kept for an hour. `images` counts
+    the images that were sent, whatever tokens they took.
     """
 
     input_tokens: int
@@ -35,8 +51,10 @@ class Usage:
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     input_audio_tokens: int = 0
+    input_image_tokens: int = 0
     reasoning_tokens: int = 0
     output_audio_tokens: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +86,7 @@ class _Band:
     cache_write: int
     cache_write_1h: int
     input_audio: int
+    input_image: int
     output: int
     reasoning: int
     output_audio: int
@@ -77,16 +96,21 @@ class _Band:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Price:
-    """What a target charges: nano-USD per million tokens, and `per_request` nano-USD a request.
+    """What a target charges: nano-USD per million tokens, `per_request` and `image` nano-USD each.
 
-    None means that the part is charged like its whole: `cached_input`, `cache_write` and
-    `input_audio` like `input`, `cache_write_1h` like `cache_write`, `reasoning` and
-    `output_audio` like `output`. `tiers` are in ascending order of their threshold.
+    None means that the part is charged like its whole: `cached_input`, `cache_write`,
+    `input_audio` and `input_image` like `input`, `cache_write_1h` like `cache_write`, `reasoning`
+    and `output_audio` like `output`. `tiers` are in ascending order of their threshold.
+
+    `service_tiers` are the prices at which a provider serves the same model faster, slower or in
+    batches, by the name it answers with; each is complete, and has none of its own.
 
     `source` names where the price comes from; `as_of` is the date it holds from or, where the
-    source gives none, the date of the source. None for a price without any date.
+    source gives none, the date of the source; `known_at` is the date of the source, which vouched
+    for it then. None for a price without such a date.
 
-    Raises ValueError for a negative amount or tiers out of order.
+    Raises ValueError for a negative amount, tiers out of order, service tiers within service
+    tiers or under a name of the standard one.
     """
 
     input: int
@@ -97,10 +121,14 @@ class Price:
     cache_write: int | None = None
     cache_write_1h: int | None = None
     input_audio: int | None = None
+    input_image: int | None = None
     reasoning: int | None = None
     output_audio: int | None = None
+    image: int = 0
     per_request: int = 0
     tiers: tuple[Tier, ...] = ()
+    service_tiers: Mapping[str, Price] = field(default_factory=lambda: _NO_TIERS)
+    known_at: date | None = None
     _bands: tuple[_Band, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -115,8 +143,13 @@ class Price:
         bands: list[_Band] = []
         for tier in (base, *self.tiers):
             bands.append(self._band(tier, bands[-1] if bands else None))
-        if self.per_request < 0:
+        if min(self.per_request, self.image) < 0:
             raise ValueError(f"a price cannot be negative: {self!r}")
+        for name, price in self.service_tiers.items():
+            if name == AUTO or name in STANDARD_TIERS:
+                raise ValueError(f"the rates of the service tier {name!r} are those of the price")
+            if price.service_tiers:
+                raise ValueError(f"the service tier {name!r} cannot have service tiers itself")
         object.__setattr__(self, "_bands", tuple(bands))
 
     @classmethod
@@ -125,8 +158,41 @@ class Price:
         return cls(input=0, output=0, source=source)
 
     @property
+    def is_free(self) -> bool:
+        """Whether nothing is ever charged, in whatever service tier."""
+        charges = self.dearest_input, self.dearest_output, self.image, self.per_request
+        return not any(charges) and all(tier.is_free for tier in self.service_tiers.values())
+
+    def bounds(self, service_tier: str | None) -> bool:
+        """Whether every rate is known that a request for this service tier may be billed at.
+
+        A tier of unknown price may cost anything, but for one that is only ever a discount.
+        """
+        return (
+            service_tier is None
+            or service_tier in (AUTO, _NEVER_DEARER)
+            or service_tier in STANDARD_TIERS
+            or service_tier in self.service_tiers
+        )
+
+    def billed_at(self, service_tier: str | None) -> Price:
+        """The price in a service tier; the standard one where that has no rates of its own."""
+        return self.service_tiers.get(service_tier, self) if service_tier else self
+
+    def reachable(self, service_tier: str | None) -> tuple[Price, ...]:
+        """Every price at which a request for this service tier may be billed.
+
+        Where the tier is left to the provider, it may be any (OpenAI: the project's own); where
+        one is named, it is that or, as none is guaranteed, the standard one.
+        """
+        if service_tier is not None and service_tier != AUTO:
+            return self, self.billed_at(service_tier)
+        tiers = self.service_tiers.items()
+        return (self, *(price for name, price in tiers if name != BATCH))
+
+    @property
     def dearest_input(self) -> int:
-        """The dearest rate any input token can reach: over tiers, cache reads and writes, audio."""
+        """The dearest rate any input token can reach: over tiers, caches, audio and images."""
         return self._bands[-1].dearest_input
 
     @property
@@ -139,9 +205,11 @@ class Price:
         cache_write = _either(tier.cache_write, tier.input)
         cache_write_1h = _either(tier.cache_write_1h, cache_write)
         input_audio = _either(self.input_audio, tier.input)
+        input_image = _either(self.input_image, tier.input)
         reasoning = _either(self.reasoning, tier.output)
         output_audio = _either(self.output_audio, tier.output)
-        inputs = (tier.input, cached_input, cache_write, cache_write_1h, input_audio)
+        caches = (cached_input, cache_write, cache_write_1h)
+        inputs = (tier.input, *caches, input_audio, input_image)
         outputs = (tier.output, reasoning, output_audio)
         if min(*inputs, *outputs) < 0:
             raise ValueError(f"a price cannot be negative: {self!r}")
@@ -154,6 +222,7 @@ class Price:
             cache_write=cache_write,
             cache_write_1h=cache_write_1h,
             input_audio=input_audio,
+            input_image=input_image,
             output=tier.output,
             reasoning=reasoning,
             output_audio=output_audio,
@@ -168,30 +237,38 @@ class Price:
         return self._bands[0]
 
 
-def cost_nanousd(price: Price, usage: Usage) -> int:
-    """What `usage` costs, in nano-USD, rounded up once at the end.
+def cost_nanousd(price: Price, usage: Usage, *, service_tier: str | None = None) -> int:
+    """What `usage` costs in a service tier, in nano-USD, rounded up once at the end.
 
     Never more tokens are charged than the totals count. Where parts overlap (cached audio) or
-    exceed their whole, they are charged in the order: audio, cache writes, cache reads, rest;
-    providers do not report the overlap, and audio is the dearer of the two.
+    exceed their whole, they are charged in the order: audio, images, cache writes, cache reads,
+    rest; providers do not report the overlap, and audio is the dearer of the two.
     """
+    if price.service_tiers:
+        price = price.billed_at(service_tier)
     band = price._band_at(usage.input_tokens)
     total = _input_cost(price, band, usage) + _output_cost(price, band, usage)
-    return _per_token(total) + price.per_request
+    return _per_token(total) + usage.images * price.image + price.per_request
 
 
 def hold_nanousd(
-    price: Price, *, input_bound_tokens: int, max_output_tokens: int, n: int = 1
+    price: Price,
+    *,
+    input_bound_tokens: int,
+    max_output_tokens: int,
+    n: int = 1,
+    images: int = 0,
+    service_tier: str | None = None,
 ) -> int:
     """An upper bound, in nano-USD, of what an attempt can cost.
 
-    It holds for every usage of at most `input_bound_tokens` of input and, over all `n` answers,
-    `n * max_output_tokens` of output, however the tokens divide into cached, audio, reasoning.
+    It holds for every usage of at most `input_bound_tokens` of input, `images` images and, over
+    all `n` answers, `n * max_output_tokens` of output, however the tokens divide into cached,
+    audio, reasoning; in every service tier that `Price.reachable` names for the one asked for.
     Long-prompt tiers count only if the input bound can reach them.
     """
-    band = price._band_at(input_bound_tokens)
-    total = input_bound_tokens * band.dearest_input + max_output_tokens * n * band.dearest_output
-    return _per_token(total) + price.per_request
+    prices = price.reachable(service_tier) if price.service_tiers else (price,)
+    return max(_bound(each, input_bound_tokens, max_output_tokens * n, images) for each in prices)
 
 
 def parse_usd(value: int | float | str) -> int:
@@ -228,10 +305,18 @@ def format_usd(amount_nanousd: int) -> str:
     return f"{'-' if amount_nanousd < 0 else ''}${whole:,}.{decimals}"
 
 
+def _bound(price: Price, input_tokens: int, output_tokens: int, images: int) -> int:
+    band = price._band_at(input_tokens)
+    total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
+    return _per_token(total) + images * price.image + price.per_request
+
+
 def _input_cost(price: Price, band: _Band, usage: Usage) -> int:
     rest = usage.input_tokens
     audio = min(usage.input_audio_tokens, rest) if price.input_audio is not None else 0
     rest -= audio
+    image = min(usage.input_image_tokens, rest) if price.input_image is not None else 0
+    rest -= image
     write_1h = min(usage.cache_write_1h_tokens, rest)
     rest -= write_1h
     write = min(max(usage.cache_write_tokens - write_1h, 0), rest)
@@ -244,6 +329,7 @@ def _input_cost(price: Price, band: _Band, usage: Usage) -> int:
         + write * band.cache_write
         + write_1h * band.cache_write_1h
         + audio * band.input_audio
+        + image * band.input_image
     )
 
 

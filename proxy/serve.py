@@ -9,14 +9,15 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from proxy import catalog, config, discovery
+from proxy import catalog, config, discovery, price_list
+from proxy.clock import SystemClock
 from proxy.config import Config
 from proxy.data_folder import DataFolder
 from proxy.discovery import Found
@@ -25,7 +26,7 @@ from proxy.ledger.protocol import ApplyConfig, BudgetState, ConfigBudget
 from proxy.ledger.sync import open_ledger
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
-from proxy.targets import TargetTable, build_table
+from proxy.targets import CurrentTable, TargetTable, build_table
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
 
@@ -70,28 +71,28 @@ def data_path(options: Options, environ: Mapping[str, str]) -> str:
 
 
 def resolve(
-    loaded: Config, environ: Mapping[str, str], *, revision: int = 0
-) -> tuple[Config, TargetTable, tuple[Found, ...]]:
-    """The configuration with what was discovered, and its target table."""
+    loaded: Config, environ: Mapping[str, str], book: PriceBook, *, revision: int = 0
+) -> tuple[Config, CurrentTable, tuple[Found, ...]]:
+    """The configuration with what was discovered, and its target table, day by day."""
     known = catalog.load()
     found: tuple[Found, ...] = ()
     if loaded.discover:
         loaded, found = discovery.discover(loaded, known, environ)
     if not loaded.targets:
         loaded = discovery.with_demonstration(loaded)
-    today = datetime.now(UTC).date()
-    return (
-        loaded,
-        build_table(loaded, known, PriceBook.load(), today=today, revision=revision),
-        found,
-    )
+
+    def build(today: date) -> TargetTable:
+        return build_table(loaded, known, book, today=today, revision=revision)
+
+    return loaded, CurrentTable(build, SystemClock()), found
 
 
 def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     """Serve until told to stop; raises `StartError`."""
     loaded = load_config(options, environ)
-    loaded, table, found = resolve(loaded, environ)
     server = loaded.server
+    book, problem = price_list.load(Path(server.data))
+    loaded, table, found = resolve(loaded, environ, book)
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
     metrics = _prepare_metrics(data)
@@ -127,8 +128,13 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         raise
     with console.capture() as overview:
         _print_overview(
-            console, _address(listener), loaded, table, found, budgets, data, has_keys=has_keys
+            console, _address(listener), loaded, table(), found, budgets, data, has_keys=has_keys
         )
+        today = datetime.now(UTC).date()
+        for warning in filter(
+            None, (problem, price_list.staleness(table().targets.values(), today))
+        ):
+            console.print(warning, style="yellow", soft_wrap=True)
         if is_new_token:
             console.print(f"\nAdmin token (shown once, kept in {data.path}/admin-token):")
             console.print(token, soft_wrap=True)

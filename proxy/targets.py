@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,10 +22,11 @@ from policies import registry as policy_registry
 from policies.base import Candidate, Capability, Choice, Policy, Route
 from proxy import catalog
 from proxy import config as cfg
+from proxy.clock import Clock
 from proxy.errors import InvalidRequest
 from proxy.http import HeaderList
 from proxy.price_book import PriceBook
-from proxy.pricing import Price, parse_usd
+from proxy.pricing import AUTO, Price, parse_usd
 
 # What a target is taken to do where neither the configuration nor the catalogue says.
 TEXT_CAPABILITIES: frozenset[Capability] = frozenset(
@@ -56,14 +58,22 @@ class Target:
     demonstration: bool
     metric_name: str
     """The configured name behind which it is counted: bounded, whatever clients ask for."""
+    service_tier: str | None = None
+    """What the account is billed at where a request leaves the tier open; None if not known."""
+    reports_cost: bool = False
+    """Whether its own word of what an attempt cost is taken."""
+    meterable: bool = False
+    """Whether it stops generating and billing when a stream is closed early."""
 
     @cached_property
     def is_free(self) -> bool:
         """Whether nothing is ever charged here, so that nothing needs to be held."""
-        price = self.price
-        return price is not None and not (
-            price.dearest_input or price.dearest_output or price.per_request
-        )
+        return self.price is not None and self.price.is_free
+
+    def tier_of(self, asked: str | None) -> str | None:
+        """The service tier that a request asks for here, where the account settles open ones."""
+        leaves_it_open = asked is None or asked == AUTO
+        return self.service_tier or asked if leaves_it_open else asked
 
     @cached_property
     def candidate(self) -> Candidate:
@@ -196,6 +206,9 @@ class _Maker:
     name: str
     provider: cfg.Provider
     known: Mapping[str, catalog.Model]
+    unpriced: cfg.Unpriced
+    catalogued: catalog.Provider | None
+    """What is known of the service at this address, whatever name the configuration gives it."""
     book: PriceBook
     today: date
     wildcard: cfg.Target | None = None
@@ -245,14 +258,26 @@ class _Maker:
             ),
             demonstration=adapter is not None and adapter.demonstration,
             metric_name=metric_name or target.target,
+            service_tier=self.provider.service_tier,
+            reports_cost=_either(
+                self.provider.reports_cost,
+                self.catalogued is not None and self.catalogued.reports_cost,
+            ),
+            meterable=_either(
+                self.provider.meterable,
+                (adapter is not None and adapter.meterable)
+                or (self.catalogued is not None and self.catalogued.meterable),
+            ),
         )
 
     def _price(self, target: cfg.Target, model: str) -> Price | None:
         if target.price == "free":
             return Price.free(source="router.yaml")
-        if isinstance(target.price, cfg.Price):
-            return _operators_price(target.price)
-        return self.book.find(self._prices, model, self.today)
+        prices = [target.price] if isinstance(target.price, cfg.Price) else target.price or []
+        in_force = [each for each in prices if each.since is None or each.since <= self.today]
+        if in_force:
+            return in_force[-1].resolved()
+        return self.book.find(self._prices, model, self.today) or _price_of_unpriced(self.unpriced)
 
     def _capabilities(
         self, target: cfg.Target, known: catalog.Model | None, model: str
@@ -284,19 +309,25 @@ def _tiers(known: catalog.Model | None) -> frozenset[str]:
     return frozenset(known.tiers if known else ())
 
 
-def _operators_price(price: cfg.Price) -> Price:
-    def optional(amount: cfg.Amount | None) -> int | None:
-        return None if amount is None else parse_usd(amount)
+def _either(said: bool | None, otherwise: bool) -> bool:
+    return otherwise if said is None else said
 
-    return Price(
-        input=parse_usd(price.input),
-        output=parse_usd(price.output),
-        cached_input=optional(price.cached_input),
-        cache_write=optional(price.cache_write),
-        reasoning=optional(price.reasoning),
-        per_request=parse_usd(price.per_request),
-        source="router.yaml",
-    )
+
+def _price_of_unpriced(unpriced: cfg.Unpriced) -> Price | None:
+    match unpriced:
+        case "refuse":
+            return None
+        case "free":
+            return Price.free("unpriced: free (router.yaml)")
+        case cfg.Charge(per_request=amount):
+            source = "unpriced: charged per request (router.yaml)"
+            return Price(input=0, output=0, per_request=parse_usd(amount), source=source)
+
+
+def _at(known: catalog.Catalog, provider: cfg.Provider) -> catalog.Provider | None:
+    """The catalogue's entry of the service that a provider's requests really go to."""
+    host = urlsplit(provider.base_url or "").hostname
+    return next((p for p in known.providers if urlsplit(p.base_url).hostname == host), None)
 
 
 def build_table(
@@ -317,6 +348,8 @@ def build_table(
             name=name,
             provider=provider,
             known=catalogued.get(provider.prices or name, {}),
+            unpriced=config.unpriced if provider.unpriced is None else provider.unpriced,
+            catalogued=_at(known, provider),
             book=book,
             today=today,
         )
@@ -353,6 +386,32 @@ def build_table(
     return TargetTable(
         targets=targets, aliases=aliases, models=models, wildcards=wildcards, revision=revision
     )
+
+
+class CurrentTable:
+    """The target table of the day: made anew on the first look after a UTC day has begun.
+
+    Prices have dates, and a server may run for months. Targets do not change, so that an attempt
+    which goes on past midnight settles at the price that it was held at.
+    """
+
+    def __init__(self, build: Callable[[date], TargetTable], clock: Clock) -> None:
+        self._build = build
+        self._clock = clock
+        self._table = self._begin(clock.time())
+
+    def __call__(self) -> TargetTable:
+        """The table; blocks for milliseconds once a day."""
+        now = self._clock.time()
+        if not self._begins <= now < self._ends:
+            self._table = self._begin(now)
+        return self._table
+
+    def _begin(self, now: float) -> TargetTable:
+        today = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self._begins = today.timestamp()
+        self._ends = (today + timedelta(days=1)).timestamp()
+        return self._build(today.date())
 
 
 def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:

@@ -69,6 +69,12 @@ class Metrics:
             ("reason",),
             registry=own,
         )
+        self.unpriced = Counter(
+            "tollway_unpriced_attempts_total",
+            "Dispatches whose cost is not known, by target.",
+            ("target",),
+            registry=own,
+        )
         self.first_token = Histogram(
             "tollway_first_token_seconds",
             "Dispatch to first payload.",

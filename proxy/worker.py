@@ -37,7 +37,7 @@ from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
 from proxy.models import Models
 from proxy.own_key import OwnKey
-from proxy.targets import TargetTable
+from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition
 from proxy.wire import chat, embeddings
 
@@ -58,7 +58,7 @@ class Plan:
     """What every worker of one server needs; made once, before the workers are forked."""
 
     config: Config
-    table: TargetTable
+    table: CurrentTable
     data: DataFolder
     secret: bytes = field(repr=False)
     admin_token: str = field(repr=False)
@@ -195,7 +195,7 @@ def build_app(
         ledger=ledger,
         database=plan.data.path / "ledger.db",
         secret=plan.secret,
-        table=lambda: table,
+        table=table,
         providers=frozenset(plan.config.providers),
         clock=SystemClock(),
     )
@@ -204,7 +204,7 @@ def build_app(
     max_body = server.max_body_mb << 20
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
-    models = Models(auth=auth, table=lambda: table, created=int(time.time()))
+    models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
         if not server.open_metrics:

@@ -28,6 +28,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _TAGS = "tag:yaml.org,2002:"
 _SCALARS = frozenset(f"{_TAGS}{kind}" for kind in ("str", "int", "float", "bool", "null"))
 
+# YAML reads a date where it sees one. It stays the text that it is: settings that are dates read it
+# themselves, and a name that looks like one needs no quotes.
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
+
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -142,6 +146,8 @@ class _Values:
         return self._scalar(node, path)
 
     def _scalar(self, node: yaml.Node, path: Path_) -> Any:
+        if node.tag == f"{_TAGS}timestamp" and _DATE.match(node.value):
+            return node.value
         if node.tag not in _SCALARS or not isinstance(node, yaml.ScalarNode):
             tag = node.tag.removeprefix(_TAGS)
             problem = f"is read as {tag!r}, which has no place here; quote it, or remove its tag"

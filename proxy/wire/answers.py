@@ -12,10 +12,12 @@ from proxy.pricing import Usage
 from proxy.wire import failures
 from proxy.wire import usage as wire_usage
 from proxy.wire.surrogates import without_lone
+from proxy.wire.usage import ReportedCost
 
 
 class _Answer(msgspec.Struct):
     usage: Any = None
+    service_tier: Any = None
     error: Any = None
 
 
@@ -41,29 +43,44 @@ Answer = TypeVar("Answer", bound=_Answer)
 class Facts:
     """What an answer says of itself; `usage` is None where it reports none.
 
-    `output_bytes` stands for the generated text where its tokens must be estimated.
+    `output_bytes` stands for the generated text where its tokens must be estimated. `cost` is
+    read only where it is asked for.
     """
 
     usage: Usage | None
     output_bytes: int
+    service_tier: str | None = None
+    cost: ReportedCost | None = None
 
 
-def read_chat(body: bytes) -> Facts:
-    """Check a chat completion; raises `MalformedAnswer`, or `UpstreamError` for an error in it."""
+def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:
+    """Check a chat completion; raises `MalformedAnswer`, or `UpstreamError` for an error in it.
+
+    `reads_cost` says that this provider's own word of the cost counts.
+    """
     answer = _read(body, _chat)
     if not answer.choices:
         raise MalformedAnswer("the provider's answer has no choices")
     members = (raw for choice in answer.choices for raw in choice.message.values())
     output = sum(len(memoryview(raw)) for raw in members)
-    return Facts(usage=wire_usage.reported(answer.usage), output_bytes=output)
+    return _facts(answer, body, output_bytes=output, reads_cost=reads_cost)
 
 
-def read_embeddings(body: bytes) -> Facts:
+def read_embeddings(body: bytes, *, reads_cost: bool = False) -> Facts:
     """Check an embeddings answer; raises like `read_chat`."""
     answer = _read(body, _embeddings)
     if not answer.data:
         raise MalformedAnswer("the provider's answer has no embeddings")
-    return Facts(usage=wire_usage.reported(answer.usage), output_bytes=0)
+    return _facts(answer, body, output_bytes=0, reads_cost=reads_cost)
+
+
+def _facts(answer: _Answer, body: bytes, *, output_bytes: int, reads_cost: bool) -> Facts:
+    return Facts(
+        usage=wire_usage.reported(answer.usage),
+        output_bytes=output_bytes,
+        service_tier=wire_usage.service_tier(answer.service_tier, answer.usage),
+        cost=wire_usage.reported_cost(body) if reads_cost else None,
+    )
 
 
 def _read(body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:

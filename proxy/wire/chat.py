@@ -29,7 +29,6 @@ PRINTED_TOKENS_PER_BYTE = 3
 
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking"})
 _FUNCTION_TOOLS = frozenset({"function", "custom"})
-_TEXT_TIERS = frozenset({"auto", "default", "flex", "standard_only"})
 _BOUNDED_MODALITIES = frozenset({"text", "audio"})
 # Parameters whose cost no length of the request bounds: searches and documents that are fetched
 # and billed, predicted text that is billed as output though it was refused, other models.
@@ -42,6 +41,7 @@ _UNBOUNDED = (
     "models",
     "data_sources",  # Azure
     "compound_custom",  # Groq
+    "speed",  # Anthropic's fast mode, at several times the price
 )
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
@@ -105,9 +105,10 @@ _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 class ChatRequest:
     """A chat request: its body, and what we had to know of it.
 
-    `text_bytes` is the size of the body without images and other media, `media` counts those, and
-    `added_tokens` bounds what a template adds to the text. `unbounded` names the parameter, if
-    any, whose cost has no upper bound that we could hold.
+    `text_bytes` is the size of the body without images and other media, `media` counts those, of
+    which `images` are images, and `added_tokens` bounds what a template adds to the text.
+    `unbounded` names the parameter, if any, whose cost has no upper bound that we could hold;
+    whether the `service_tier` has one depends on the target's price.
     """
 
     body: Body
@@ -121,6 +122,8 @@ class ChatRequest:
     max_output_tokens: int | None
     n: int
     unbounded: str | None
+    images: int = 0
+    service_tier: str | None = None
 
     endpoint: Literal["chat"] = "chat"
 
@@ -188,6 +191,8 @@ def parse(raw: bytes) -> ChatRequest:
         max_output_tokens=max(maxima) if maxima else None,
         n=fields.n or 1,
         unbounded=content.unbounded or _unbounded(body, fields),
+        images=content.images,
+        service_tier=fields.service_tier,
     )
 
 
@@ -196,6 +201,7 @@ class _Content:
 
     def __init__(self) -> None:
         self.media = 0
+        self.images = 0
         self.media_bytes = 0
         self.printed_bytes = 0
         self.kinds: set[Capability] = set()
@@ -232,6 +238,7 @@ class _Content:
         if is_image or not _is_nothing(part.image_url):
             self.kinds.add("vision")
             self.media += 1
+            self.images += 1
             self.media_bytes += _size(part.image_url)
         if part.type == "input_audio" or not _is_nothing(part.input_audio):
             self._hold_unbounded("audio", part.input_audio, f"{path}.input_audio")
@@ -282,8 +289,6 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
             return f"tools[{index}].type"
     if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
         return "modalities"
-    if fields.service_tier is not None and fields.service_tier not in _TEXT_TIERS:
-        return "service_tier"
     return next((n for n in _UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
 
 

@@ -84,7 +84,8 @@ class Stream:
     """The state of one stream: what was learned, seen and counted so far.
 
     `stream_id`, `model` and `created` fill in for an upstream that leaves them out. A stream that
-    does not learn templates decodes every event; what comes out says the same.
+    does not learn templates decodes every event; what comes out says the same. `reads_cost` says
+    that this provider's own word of the cost counts.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Stream:
         model: str,
         created: int,
         learns: bool = True,
+        reads_cost: bool = False,
     ) -> None:
         self._wants_usage = wants_usage
         self._identity: Chunk = {}
@@ -104,7 +106,10 @@ class Stream:
         self._room = _MAX_TEMPLATES if learns else 0
         self._choices: dict[int, _ChoiceState] = {}
         self._usage_chunk: Chunk | None = None
+        self._reads_cost = reads_cost
         self.usage: Usage | None = None
+        self.cost: wire_usage.ReportedCost | None = None
+        self.service_tier: str | None = None
         self.output_bytes = 0
         """Bytes of text, reasoning and tool arguments seen so far."""
         self.has_payload = False
@@ -159,6 +164,8 @@ class Stream:
         _raise_error(chunk)
         self._take_identity(chunk)
         has_usage = self._take_usage(chunk)
+        if has_usage and self._reads_cost:
+            self.cost = wire_usage.reported_cost(payload) or self.cost
         choices = self._repair_choices(chunk.get("choices"))
         if not choices:
             return b""
@@ -188,6 +195,8 @@ class Stream:
         found = chunk.get("usage")
         if found is None and isinstance(chunk.get("x_groq"), dict):
             found = chunk["x_groq"].get("usage")
+        tier = wire_usage.service_tier(chunk.get("service_tier"), found)
+        self.service_tier = tier or self.service_tier
         if isinstance(found, dict):
             usage = wire_usage.reported(found)
             if usage is not None or self._usage_chunk is None:

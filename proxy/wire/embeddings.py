@@ -64,6 +64,8 @@ class EmbeddingsRequest:
     max_output_tokens: int | None = 0
     n: int = 1
     unbounded: str | None = None
+    images: int = 0
+    service_tier: str | None = None
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens."""

@@ -1,13 +1,97 @@
-"""Token counts as providers report them, and what we say where they do not."""
+"""Token counts and costs as providers report them, and what we say where they do not."""
 
 from __future__ import annotations
 
-from proxy.pricing import Usage
+from dataclasses import dataclass
+from decimal import Decimal
+
+import msgspec
+
+from proxy.pricing import Usage, nanousd
+from proxy.wire.surrogates import without_lone
 
 # Above any real request, below what arithmetic or a database column could choke on.
 _MOST_TOKENS = 10**10
+# Above what any request costs: a number in another unit, or no cost at all.
+_MOST_USD = 10_000
 # English averages four bytes a token; the error per language is in docs/money.md.
 BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportedCost:
+    """What a provider says that an attempt cost, in nano-USD, rounded up.
+
+    None where what it says cannot be true; `problem` tells why.
+    """
+
+    nanousd: int | None
+    problem: str = ""
+
+
+class _CostDetails(msgspec.Struct):
+    upstream_inference_cost: Decimal | None = None
+
+
+class _Cost(msgspec.Struct):
+    cost: Decimal | None = None
+    is_byok: bool | None = None
+    cost_details: _CostDetails | None = None
+
+
+class _Holder(msgspec.Struct):
+    usage: _Cost | None = None
+
+
+# Numbers become decimals from their text, with no float in between.
+_holder = msgspec.json.Decoder(_Holder)
+
+
+def reported_cost(body: bytes) -> ReportedCost | None:
+    """The cost in the usage object of an answer or a chunk; None where it tells none.
+
+    Source: OpenRouter, "Usage Accounting". `cost` is what the account there is charged. Where the
+    request went to the operator's own account at the provider ("bring your own key"), that is
+    only OpenRouter's fee, often 0, and `upstream_inference_cost` comes on top of it; elsewhere
+    that is a part of `cost`.
+    """
+    try:
+        usage = _decode(body).usage
+    except (msgspec.DecodeError, RecursionError):
+        return ReportedCost(nanousd=None, problem="a cost that is no number")
+    if usage is None or usage.cost is None:
+        return None
+    upstream = None if usage.cost_details is None else usage.cost_details.upstream_inference_cost
+    amounts = [usage.cost] if upstream is None else [usage.cost, upstream]
+    for amount in amounts:
+        if not amount.is_finite() or not 0 <= amount <= _MOST_USD:
+            return ReportedCost(nanousd=None, problem=f"a cost of {str(amount)[:50]} USD")
+    # An answer that does not say whose key it was: a part is never more than its whole.
+    is_byok = usage.is_byok
+    if is_byok is None:
+        is_byok = upstream is not None and upstream > usage.cost
+    if not is_byok:
+        return ReportedCost(nanousd=nanousd(usage.cost))
+    if upstream is None:
+        return ReportedCost(nanousd=None, problem="a fee alone, without the provider's cost")
+    return ReportedCost(nanousd=nanousd(usage.cost) + nanousd(upstream))
+
+
+def _decode(body: bytes) -> _Holder:
+    try:
+        return _holder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return _holder.decode(without_lone(body))
+
+
+def service_tier(answer: object, usage: object) -> str | None:
+    """The service tier that an answer or a chunk names, beside its usage or in it (Anthropic)."""
+    if isinstance(answer, str) and answer:
+        return answer
+    within = usage.get("service_tier") if isinstance(usage, dict) else None
+    return within if isinstance(within, str) and within else None
 
 
 def reported(usage: object) -> Usage | None:
@@ -34,10 +118,16 @@ def reported(usage: object) -> Usage | None:
         or _part(usage, "prompt_cache_hit_tokens")  # DeepSeek
     )
     cached = min(cached, input_tokens)
+    written = min(_part(into, "cache_write_tokens"), input_tokens - cached)
     return Usage(
         input_tokens=input_tokens,
         cached_tokens=cached,
-        cache_write_tokens=min(_part(into, "cache_write_tokens"), input_tokens - cached),
+        cache_write_tokens=written,
+        # As Anthropic splits what it wrote, where a gateway in between keeps its words.
+        cache_write_1h_tokens=min(
+            _part(usage.get("cache_creation"), "ephemeral_1h_input_tokens"), written
+        ),
+        input_image_tokens=min(_part(into, "image_tokens"), input_tokens),
         input_audio_tokens=min(_part(into, "audio_tokens"), input_tokens),
         output_tokens=output_tokens,
         reasoning_tokens=min(_part(out, "reasoning_tokens"), output_tokens),

@@ -89,7 +89,48 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "  - target: up/m", "targets[1]:", "taken"),
         (HEAD + "    price: {input: -1}", "targets[0].price.input:", "0"),
         (HEAD + "    price: {input: .nan}", "targets[0].price.input:", "finite"),
-        (HEAD + "    price: {inputs: 1}", "targets[0].price.inputs:", "input, output"),
+        (HEAD + "    price: {inputs: 1}", "targets[0].price.inputs:", "from, image, input, "),
+        (
+            HEAD + "    price: [{from: 2026-12-01, input: 1}, {input: 2}]",
+            "targets[0].price[1].from:",
+            "a day after",
+        ),
+        (
+            HEAD + "    price:\n      - {input: 1, from: 2026-12-01}\n"
+            "      - {input: 2, from: 2026-12-01}",
+            "router.yaml:7: targets[0].price[1].from:",
+            "a day after",
+        ),
+        (HEAD + "    price: []", "targets[0].price:", "empty"),
+        (HEAD + "    price: {input: 1, from: soon}", "targets[0].price.from:", "date"),
+        (
+            HEAD + "    price: {input: 1, tiers: [{above_input_tokens: 5, input: 1, output: -2}]}",
+            "targets[0].price.tiers[0].output:",
+            "between 0",
+        ),
+        (
+            HEAD + "    price: {input: 1, tiers: [{above_input_tokens: 5, input: 1, output: 2}, "
+            "{above_input_tokens: 5, input: 1, output: 2}]}",
+            "targets[0].price.tiers[1].above_input_tokens:",
+            "above the last",
+        ),
+        (
+            HEAD + "    price: {input: 1, service_tiers: {flex: {input: .nan}}}",
+            "targets[0].price.service_tiers.flex.input:",
+            "finite",
+        ),
+        (
+            HEAD + "    price: {input: 1, service_tiers: {default: {input: 1}}}",
+            "targets[0].price.service_tiers:",
+            "'default'",
+        ),
+        ("unpriced: gratis", "unpriced:", "refuse, free or a mapping"),
+        ("unpriced: {per_request: -1}", "unpriced.per_request:", "between 0"),
+        (
+            "providers: {up: {base_url: 'http://h', unpriced: {per_token: 1}}}",
+            "providers.up.unpriced.per_token:",
+            "per_request",
+        ),
         (HEAD + "    price: cheap", "targets[0].price:", "expected free or a mapping"),
         (HEAD + "    price: {output: 1}", "targets[0].price.input:", "missing"),
         (HEAD + "    price: {input: yes}", "targets[0].price.input:", "bool"),

@@ -143,6 +143,7 @@ def test_names_that_mean_more_than_a_model_are_left_out() -> None:
     ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
     with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
         found_config, _ = discover(_config(), catalog.load(), {}, {"ollama": server.port})
+    assert found_config.providers["ollama"].meterable
     assert [(target.target, target.tiers) for target in found_config.targets] == [
         ("ollama/hf.co/a/b:Q4", ["local"]),
         ("ollama/bge-m3", []),

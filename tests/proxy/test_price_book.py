@@ -20,6 +20,7 @@ from proxy.price_book import (
     Model,
     PriceBook,
     Provider,
+    Rates,
     Snapshot,
     StartsWith,
     TierRates,
@@ -158,10 +159,12 @@ def test_every_rate_reaches_the_price() -> None:
         cache_write=4,
         cache_write_1h=5,
         input_audio=6,
+        input_image=15,
         reasoning=7,
         output_audio=8,
         per_request=9,
         tiers=(tier,),
+        service_tiers={"flex": Rates(input=16, output=17)},
     )
     prices = book_of(Model(id="1", match=Equals("a"), rates=(everything,)))
     assert prices.find("acme", "a", TODAY) == Price(
@@ -171,9 +174,14 @@ def test_every_rate_reaches_the_price() -> None:
         cache_write=4,
         cache_write_1h=5,
         input_audio=6,
+        input_image=15,
         reasoning=7,
         output_audio=8,
         per_request=9,
+        service_tiers={
+            "flex": Price(input=16, output=17, source="prices 1.0", as_of=TODAY, known_at=TODAY)
+        },
+        known_at=TODAY,
         tiers=(
             Tier(
                 above_input_tokens=7,
@@ -316,3 +324,33 @@ def test_a_file_that_is_no_snapshot_is_refused(tmp_path: Path) -> None:
     wrong.write_text('{"source":"x","as_of":"2026-11-20","providers":[],"surprise":1}')
     with pytest.raises(msgspec.ValidationError, match="surprise"):
         PriceBook.load(wrong)
+
+
+@pytest.mark.parametrize(
+    ("provider", "problem"),
+    [
+        (Provider(id="acme", fallback=("nobody",), models=()), "nobody"),
+        (
+            Provider(
+                id="acme",
+                models=(
+                    Model(id="1", match=AnyOf((Equals("a"), AllOf((Matches("("),)))), rates=()),
+                ),
+            ),
+            "pattern",
+        ),
+        (
+            Provider(id="acme", models=(Model(id="1", match=Equals("a"), rates=(rates(-1),)),)),
+            "neg",
+        ),
+    ],
+)
+def test_a_snapshot_on_which_lookups_would_fail_is_told_apart(
+    provider: Provider, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        book(provider).check()
+
+
+def test_the_packaged_snapshot_is_whole() -> None:
+    PriceBook.load().check()

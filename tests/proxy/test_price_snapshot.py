@@ -11,7 +11,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy.price_book import SNAPSHOT, DatedRates, Model, PriceBook, Provider, Snapshot
+from proxy.price_book import (
+    SNAPSHOT,
+    AnyOf,
+    DatedRates,
+    Equals,
+    Model,
+    PriceBook,
+    Provider,
+    Rates,
+    Snapshot,
+    StartsWith,
+)
 from proxy.price_snapshot import main, render
 from proxy.pricing import PER_TOKENS, Usage, cost_nanousd
 
@@ -171,7 +182,7 @@ def priced() -> Iterator[tuple[types.Provider, types.ModelInfo, Model]]:
                 yield *origins[provider.id, model.id], model
 
 
-def sample_usages(rates: DatedRates) -> Iterator[Usage]:
+def sample_usages(rates: Rates) -> Iterator[Usage]:
     yield Usage(input_tokens=1000, output_tokens=0)
     yield Usage(input_tokens=1234, output_tokens=567)
     yield Usage(
@@ -180,6 +191,7 @@ def sample_usages(rates: DatedRates) -> Iterator[Usage]:
         cache_write_tokens=20_003,
         cache_write_1h_tokens=7_001,
         input_audio_tokens=12_345,
+        input_image_tokens=2_345,
         output_tokens=4_099,
         reasoning_tokens=1_111,
         output_audio_tokens=777,
@@ -209,7 +221,11 @@ def moments(model: types.ModelInfo, since: date | None) -> list[datetime]:
 
 
 def bill_nanousd(
-    provider: types.Provider, model: types.ModelInfo, usage: Usage, at: datetime
+    provider: types.Provider,
+    model: types.ModelInfo,
+    usage: Usage,
+    at: datetime,
+    context: dict[str, str] | None = None,
 ) -> Decimal:
     counts = types.Usage(
         input_tokens=usage.input_tokens,
@@ -218,11 +234,18 @@ def bill_nanousd(
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
         input_audio_tokens=usage.input_audio_tokens,
         cache_audio_read_tokens=0,
+        input_image_tokens=usage.input_image_tokens,
+        cache_image_read_tokens=0,
         output_tokens=usage.output_tokens,
         output_reasoning_tokens=usage.reasoning_tokens,
         output_audio_tokens=usage.output_audio_tokens,
     )
-    return model.calc_price(counts, provider, genai_request_timestamp=at).total_price * NANO
+    return (
+        model.calc_price(
+            counts, provider, genai_request_timestamp=at, price_context=context
+        ).total_price
+        * NANO
+    )
 
 
 def test_every_price_bills_what_its_source_bills_rounded_up() -> None:
@@ -243,6 +266,106 @@ def test_every_price_bills_what_its_source_bills_rounded_up() -> None:
                     assert cost < bill + tokens / PER_TOKENS + 1, case
                 compared += 1
     assert compared > 5000
+
+
+VARIANTS = {"batch": {"processing": "batch"}}
+
+
+def test_every_service_tier_bills_what_its_source_bills_rounded_up() -> None:
+    compared = 0
+    for provider, origin, model in priced():
+        for rates in model.rates:
+            for name, tier in rates.service_tiers.items():
+                price = rates.price(source="", known_at=LONG_AGO).billed_at(name)
+                assert price.input == tier.input
+                for usage in sample_usages(tier):
+                    context = VARIANTS.get(name, {"service_tier": name})
+                    bill = max(
+                        bill_nanousd(provider, origin, usage, at, context)
+                        for at in moments(origin, rates.since)
+                    )
+                    cost = cost_nanousd(price, usage)
+                    tokens = Decimal(usage.input_tokens + usage.output_tokens)
+                    case = (provider.id, model.id, rates.since, name, usage)
+                    assert bill <= cost < bill + tokens / PER_TOKENS + 1, case
+                    compared += 1
+    assert compared > 500
+
+
+def test_a_variant_in_force_becomes_a_service_tier() -> None:
+    model = model_info(
+        prices=mtok(input="2", output="4", cache_read="1"),
+        price_variants=[
+            types.PriceVariant({"service_tier": "flex"}, mtok(input="1", output="2")),
+            types.PriceVariant(
+                {"processing": "batch"},
+                mtok(input="1"),
+                types.StartDateConstraint(date(2026, 5, 1)),
+            ),
+            types.PriceVariant({"service_tier": "default"}, types.ModelPrice()),
+            types.PriceVariant({"speed": "fast"}, mtok(input="9")),
+            types.PriceVariant({"service_tier": "flex", "route": "eu"}, mtok(input="9")),
+            types.PriceVariant({"processing": "slow"}, mtok(input="9")),
+            types.PriceVariant(
+                {"service_tier": "hourly"},
+                mtok(input="9"),
+                types.TimeOfDateConstraint(
+                    datetime(2026, 1, 1, 1, tzinfo=UTC).timetz(),
+                    datetime(2026, 1, 1, 4, tzinfo=UTC).timetz(),
+                ),
+            ),
+            # What our rates cannot express is left out, as a tier of unknown price.
+            types.PriceVariant({"service_tier": "odd"}, mtok(output_citation="1")),
+        ],
+    )
+    first, later = translated(model).rates
+    flex = Rates(input=NANO, output=2 * NANO, cached_input=NANO)
+    assert (first.since, first.service_tiers) == (None, {"flex": flex})
+    assert later.since == date(2026, 5, 1)
+    assert later.service_tiers == {
+        "flex": flex,
+        "batch": Rates(input=NANO, output=4 * NANO, cached_input=NANO),
+    }
+
+
+def test_of_two_variants_of_a_tier_the_first_in_force_is_meant() -> None:
+    start = types.StartDateConstraint(date(2027, 1, 1))
+    flex = {"service_tier": "flex"}
+    model = model_info(
+        prices=mtok(input="4", output="4"),
+        price_variants=[
+            types.PriceVariant(flex, mtok(input="1"), start),
+            types.PriceVariant(flex, mtok(input="2", output="2")),
+        ],
+    )
+    now, later = (rates.service_tiers["flex"] for rates in translated(model).rates)
+    assert (now.input, now.output) == (2 * NANO, 2 * NANO)
+    assert (later.input, later.output) == (1 * NANO, 2 * NANO)
+
+
+def test_the_published_list_is_read_with_every_digit() -> None:
+    listed = (
+        b'[{"id": "openai", "name": "OpenAI", "api_pattern": "x", "models": ['
+        b'{"id": "m", "match": {"or": [{"equals": "m"}, {"starts_with": "m-"}]},'
+        b' "context_window": 9, "prices": {"input_mtok": 0.1234567891, "output_mtok": 2},'
+        b' "price_variants": [{"when": {"service_tier": "flex"}, "prices": {"input_mtok": 0.05}}]'
+        b'}]}, {"id": "unheard-of", "name": "x", "api_pattern": "x", "models": []}]'
+    )
+    snapshot = price_source.parse(listed, as_of=date(2026, 12, 1))
+    assert snapshot.as_of == date(2026, 12, 1)
+    (provider,) = snapshot.providers
+    assert provider.models[1] == Model(
+        id="m",
+        match=AnyOf((Equals("m"), StartsWith("m-"))),
+        context=9,
+        rates=(
+            DatedRates(
+                input=123_456_790,
+                output=2 * NANO,
+                service_tiers={"flex": Rates(input=50_000_000, output=2 * NANO)},
+            ),
+        ),
+    )
 
 
 def names(provider: Provider) -> Iterator[str]:

@@ -26,8 +26,12 @@ optional_rates = st.none() | rates
 counts = st.integers(0, 10**9)
 
 
+TIER_NAMES = ("flex", "priority", "batch", "ultrafast")
+asked_tiers = st.none() | st.sampled_from(["auto", "default", "unheard-of", *TIER_NAMES])
+
+
 @st.composite
-def prices(draw: st.DrawFn) -> Price:
+def prices(draw: st.DrawFn, *, nested: bool = False) -> Price:
     thresholds = draw(st.lists(st.integers(0, 10**6), unique=True, max_size=3).map(sorted))
     return Price(
         input=draw(rates),
@@ -36,8 +40,10 @@ def prices(draw: st.DrawFn) -> Price:
         cache_write=draw(optional_rates),
         cache_write_1h=draw(optional_rates),
         input_audio=draw(optional_rates),
+        input_image=draw(optional_rates),
         reasoning=draw(optional_rates),
         output_audio=draw(optional_rates),
+        image=draw(st.integers(0, 10**12)),
         per_request=draw(st.integers(0, 10**12)),
         tiers=tuple(
             Tier(
@@ -50,6 +56,9 @@ def prices(draw: st.DrawFn) -> Price:
             )
             for threshold in thresholds
         ),
+        service_tiers={}
+        if nested
+        else draw(st.dictionaries(st.sampled_from(TIER_NAMES), prices(nested=True), max_size=2)),
         source="test",
     )
 
@@ -216,24 +225,120 @@ def test_amounts_beyond_what_a_float_holds_are_exact() -> None:
     assert cost_nanousd(price, usage) == (3 * 10**15 + 1) * 10**12
 
 
-@given(prices(), usages(), counts, st.integers(1, 128))
+@given(prices(), usages(), counts, st.integers(1, 128), asked_tiers, st.data())
 def test_a_hold_covers_every_usage_within_its_bounds(
-    price: Price, usage: Usage, unused: int, n: int
+    price: Price, usage: Usage, unused: int, n: int, asked: str | None, data: st.DataObject
 ) -> None:
     hold = hold_nanousd(
         price,
         input_bound_tokens=usage.input_tokens + unused,
         max_output_tokens=-(-usage.output_tokens // n),
         n=n,
+        images=usage.images,
+        service_tier=asked,
     )
-    assert 0 <= cost_nanousd(price, usage) <= hold
+    leaves_it_open = asked in (None, "auto")
+    answered = [None, "default", *(set(TIER_NAMES) - {"batch"} if leaves_it_open else {asked})]
+    served = data.draw(st.sampled_from(sorted(answered, key=str)))
+    assert 0 <= cost_nanousd(price, usage, service_tier=served) <= hold
 
 
-@given(prices(), counts, counts)
+@given(prices(nested=True), counts, counts)
 def test_a_hold_is_never_above_the_dearest_rates(price: Price, bound: int, maximum: int) -> None:
     most = bound * price.dearest_input + maximum * price.dearest_output
     hold = hold_nanousd(price, input_bound_tokens=bound, max_output_tokens=maximum)
     assert hold <= -(-most // 1_000_000) + price.per_request
+
+
+def _flat(rate: int, **fields: Any) -> Price:
+    return Price(input=rate, output=rate, source="test", **fields)
+
+
+TIERED = _flat(
+    10 * DOLLAR,
+    service_tiers={
+        "flex": _flat(5 * DOLLAR),
+        "priority": _flat(20 * DOLLAR),
+        "batch": _flat(90 * DOLLAR),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rate"),
+    [
+        (None, 20),  # the account's own choice
+        ("auto", 20),
+        ("default", 10),
+        ("standard_only", 10),
+        ("flex", 10),  # not guaranteed
+        ("priority", 20),
+        ("batch", 90),
+        ("unheard-of", 10),
+    ],
+)
+def test_a_hold_covers_the_tiers_that_a_request_can_reach(asked: str | None, rate: int) -> None:
+    hold = hold_nanousd(TIERED, input_bound_tokens=1, max_output_tokens=0, service_tier=asked)
+    assert hold == rate * 1000
+
+
+@pytest.mark.parametrize(
+    ("served", "rate"),
+    [(None, 10), ("auto", 10), ("default", 10), ("flex", 5), ("priority", 20), ("scale", 10)],
+)
+def test_a_cost_is_taken_at_the_tier_that_served(served: str | None, rate: int) -> None:
+    usage = Usage(input_tokens=1, output_tokens=1)
+    assert cost_nanousd(TIERED, usage, service_tier=served) == 2 * rate * 1000
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "unknown"),
+    [
+        (None, True, True),
+        ("auto", True, True),
+        ("default", True, True),
+        ("on_demand", True, True),
+        ("flex", True, True),  # a discount wherever it is sold
+        ("priority", True, False),
+        ("scale", False, False),
+    ],
+)
+def test_only_a_tier_of_known_price_has_a_bound(
+    asked: str | None, known: bool, unknown: bool
+) -> None:
+    assert TIERED.bounds(asked) is known
+    assert _flat(1).bounds(asked) is unknown
+
+
+def test_images_are_charged_by_the_piece_or_by_their_tokens() -> None:
+    price = _flat(1 * DOLLAR, image=7, input_image=3 * DOLLAR, cached_input=0)
+    usage = Usage(
+        input_tokens=10, input_image_tokens=4, cached_tokens=10, output_tokens=0, images=2
+    )
+    assert cost_nanousd(price, usage) == 4 * 3000 + 2 * 7
+    hold = hold_nanousd(price, input_bound_tokens=10, max_output_tokens=0, images=2)
+    assert hold == 10 * 3000 + 2 * 7
+
+
+@pytest.mark.parametrize(
+    ("price", "is_free"),
+    [
+        (Price.free("test"), True),
+        (_flat(0, service_tiers={"priority": _flat(0)}), True),
+        (_flat(0, service_tiers={"priority": _flat(1)}), False),
+        (_flat(0, image=1), False),
+        (_flat(0, per_request=1), False),
+        (_flat(0, reasoning=1), False),
+    ],
+)
+def test_free_is_what_never_charges(price: Price, is_free: bool) -> None:
+    assert price.is_free is is_free
+
+
+@pytest.mark.parametrize("tiers", [{"default": _flat(1)}, {"auto": _flat(1)}, {"flex": TIERED}])
+def test_service_tiers_that_mean_nothing_are_refused(tiers: dict[str, Price]) -> None:
+    with pytest.raises(ValueError, match="service tier"):
+        _flat(1, service_tiers=tiers)
 
 
 def test_a_hold_ignores_tiers_out_of_the_prompts_reach() -> None:

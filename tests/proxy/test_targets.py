@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 
 import pytest
 
@@ -8,8 +8,15 @@ from proxy import catalog, config
 from proxy.discovery import with_demonstration
 from proxy.errors import InvalidRequest
 from proxy.price_book import PriceBook
-from proxy.pricing import Price
-from proxy.targets import Target, TargetTable, VirtualModel, build_table, is_embedder
+from proxy.pricing import Price, Tier, parse_usd
+from proxy.targets import (
+    CurrentTable,
+    Target,
+    TargetTable,
+    VirtualModel,
+    build_table,
+    is_embedder,
+)
 from proxy.yaml_file import YamlFile
 
 BASE = """\
@@ -31,9 +38,9 @@ models:
 """
 
 
-def _table(text: str = BASE) -> TargetTable:
+def _table(text: str = BASE, today: date = date(2026, 11, 20)) -> TargetTable:
     built = config.build(YamlFile.parse(text, "router.yaml"), {})
-    return build_table(built, catalog.load(), PriceBook.load(), today=date(2026, 11, 20))
+    return build_table(built, catalog.load(), PriceBook.load(), today=today)
 
 
 def _target(table: TargetTable, name: str) -> Target:
@@ -197,3 +204,197 @@ def test_a_demonstration_gives_way_to_anything_real() -> None:
     assert _virtual(table, "auto").targets == ()
     assert table.has_real_targets
     assert _target(table, "tollway/demo").demonstration
+
+
+def test_every_rate_of_the_file_reaches_the_price() -> None:
+    text = """\
+providers: {a: {base_url: "http://a/v1"}}
+targets:
+  - target: a/m
+    price:
+      from: 2026-01-01
+      input: 1
+      output: 2
+      cached_input: 0.1
+      cache_write: 1.25
+      cache_write_1h: 2
+      reasoning: 3
+      input_audio: 4
+      input_image: 5
+      output_audio: 6
+      image: 0.007
+      per_request: 0.008
+      tiers: [{above_input_tokens: 200000, input: 2, output: 4, cached_input: 0.2}]
+      service_tiers: {flex: {input: 0.5, output: 1}, priority: {input: 2, output: 4}}
+"""
+    nano = 10**9
+    assert _target(_table(text), "a/m").price == Price(
+        input=nano,
+        output=2 * nano,
+        cached_input=nano // 10,
+        cache_write=nano * 5 // 4,
+        cache_write_1h=2 * nano,
+        reasoning=3 * nano,
+        input_audio=4 * nano,
+        input_image=5 * nano,
+        output_audio=6 * nano,
+        image=nano * 7 // 1000,
+        per_request=nano * 8 // 1000,
+        tiers=(
+            Tier(
+                above_input_tokens=200_000, input=2 * nano, output=4 * nano, cached_input=nano // 5
+            ),
+        ),
+        service_tiers={
+            "flex": Price(input=nano // 2, output=nano, source="router.yaml"),
+            "priority": Price(input=2 * nano, output=4 * nano, source="router.yaml"),
+        },
+        source="router.yaml",
+        as_of=date(2026, 1, 1),
+    )
+
+
+DATED = """\
+providers: {a: {base_url: "http://a/v1", prices: openai}}
+targets:
+  - target: a/gpt-4o
+    price: [{from: 2026-12-01, input: 7}, {from: 2027-01-01, input: 8}]
+  - target: a/mine
+    price: [{input: 1}, {from: 2026-12-01, input: 2}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("today", "known", "mine"),
+    [
+        (date(2026, 11, 30), "2.5", "1"),  # until the first date the snapshot has its say
+        (date(2026, 12, 1), "7", "2"),
+        (date(2026, 12, 31), "7", "2"),
+        (date(2027, 1, 1), "8", "2"),
+    ],
+)
+def test_the_price_in_force_on_the_day_applies(today: date, known: str, mine: str) -> None:
+    table = _table(DATED, today)
+    prices = [_target(table, name).price for name in ("a/gpt-4o", "a/mine")]
+    assert [price and price.input for price in prices] == [parse_usd(known), parse_usd(mine)]
+
+
+class _Clock:
+    """Unix time, moved by hand."""
+
+    def __init__(self, *moment: int) -> None:
+        self.set(*moment)
+
+    def set(self, *moment: int) -> None:
+        self._now = datetime(*moment, tzinfo=UTC).timestamp()  # type: ignore[arg-type,misc]
+
+    def time(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._now
+
+
+def test_a_running_server_takes_a_price_up_on_its_day() -> None:
+    clock = _Clock(2026, 11, 30, 23, 59, 59)
+    tables = CurrentTable(lambda today: _table(DATED, today), clock)
+
+    def price() -> int:
+        found = _target(tables(), "a/mine").price
+        assert found
+        return found.input
+
+    before = _target(tables(), "a/mine")
+    assert price() == parse_usd(1)
+    assert tables() is tables()
+    clock.set(2026, 12, 1)
+    assert price() == parse_usd(2)
+    # What is under way keeps the target, and with it the price, that it was held at.
+    assert before.price
+    assert before.price.input == parse_usd(1)
+    clock.set(2026, 11, 30, 12)  # a clock that was set back
+    assert price() == parse_usd(1)
+
+
+UNPRICED = """\
+unpriced: free
+providers:
+  a: {base_url: "http://a/v1"}
+  b: {base_url: "http://b/v1", unpriced: {per_request: 0.01}}
+  c: {base_url: "http://c/v1", unpriced: refuse, prices: openai}
+targets:
+  - {target: a/x}
+  - {target: b/*}
+  - {target: c/x}
+  - {target: c/gpt-4o}
+"""
+
+
+def test_the_narrowest_word_on_unpriced_targets_counts() -> None:
+    table = _table(UNPRICED)
+    free, charged = _target(table, "a/x").price, _target(table, "b/anything").price
+    assert free == Price.free("unpriced: free (router.yaml)")
+    assert charged
+    assert (charged.input, charged.output, charged.per_request) == (0, 0, 10**7)
+    assert "unpriced" in charged.source
+    assert _target(table, "c/x").price is None
+    assert _target(table, "c/gpt-4o").price
+
+
+def test_without_a_word_on_them_unpriced_targets_have_no_price() -> None:
+    table = _table(UNPRICED.replace("unpriced: free\n", ""))
+    assert _target(table, "a/x").price is None
+
+
+FLAGS = """\
+providers:
+  mine: {base_url: "https://api.openai.com/v1"}
+  openrouter: {base_url: "http://10.0.0.5/v1"}
+  router: {base_url: "https://openrouter.ai/api/v1"}
+  told: {base_url: "http://10.0.0.6/v1", meterable: true, reports_cost: true}
+  doubted: {base_url: "https://api.openai.com/v1", meterable: false}
+  demo: {adapter: scripted}
+targets:
+  - {target: mine/m}
+  - {target: openrouter/m}
+  - {target: router/m}
+  - {target: told/m}
+  - {target: doubted/m}
+  - {target: demo/m}
+"""
+
+
+@pytest.mark.parametrize(
+    ("provider", "meterable", "reports_cost"),
+    [
+        ("mine", True, False),
+        ("openrouter", False, False),  # by name only: nobody knows what listens there
+        ("router", False, True),
+        ("told", True, True),
+        ("doubted", False, False),
+        ("demo", True, False),
+    ],
+)
+def test_what_is_known_of_a_service_goes_by_its_address(
+    provider: str, meterable: bool, reports_cost: bool
+) -> None:
+    target = _target(_table(FLAGS), f"{provider}/m")
+    assert (target.meterable, target.reports_cost) == (meterable, reports_cost)
+
+
+@pytest.mark.parametrize(
+    ("asked", "account", "tier"),
+    [
+        (None, None, None),
+        ("auto", None, "auto"),
+        (None, "default", "default"),
+        ("auto", "priority", "priority"),
+        ("flex", "priority", "flex"),
+    ],
+)
+def test_the_account_settles_the_tier_that_a_request_leaves_open(
+    asked: str | None, account: str | None, tier: str | None
+) -> None:
+    setting = f", service_tier: {account}" if account else ""
+    text = f'providers: {{a: {{base_url: "http://a/v1"{setting}}}}}\ntargets: [{{target: a/m}}]\n'
+    assert _target(_table(text), "a/m").tier_of(asked) == tier

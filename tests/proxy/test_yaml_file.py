@@ -87,7 +87,7 @@ def test_anchors_of_plain_values_are_understood() -> None:
         ("a: !!set {x}", "file.yaml:1: a: is read as 'set'"),
         ("a: !!binary aGk=", "file.yaml:1: a: is read as 'binary'"),
         ("a: !!str [1]", "file.yaml:1: a: is read as 'str'"),
-        ("a: 2026-11-20", "file.yaml:1: a: is read as 'timestamp'"),
+        ("a: 2026-11-20 10:00:00", "file.yaml:1: a: is read as 'timestamp'"),
         ("a: !!int x", "file.yaml:1: a: is no number"),
         ("a: !!float x", "file.yaml:1: a: is no number"),
         ("a: " + "1" * 5000, "file.yaml:1: a: is no number"),
@@ -203,3 +203,7 @@ def test_missing_and_empty_variables_are_named(text: str) -> None:
 def test_what_only_looks_like_a_variable_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="only"):
         expand(text, {"A": "1"})
+
+
+def test_a_date_is_the_text_that_it_is() -> None:
+    assert YamlFile.parse("from: 2026-12-01", "x").value == {"from": "2026-12-01"}

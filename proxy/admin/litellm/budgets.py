@@ -25,13 +25,13 @@ from proxy.ledger.protocol import Budgets, BudgetSettings, BudgetState, CreateBu
 _SCOPE = "template:"
 
 
-class NewBudget(MoneyFields, frozen=True, kw_only=True):
+class LiteLlmNewBudget(MoneyFields, frozen=True, kw_only=True):
     """`/budget/new`. Limits on requests and tokens are set on the key or the team."""
 
     budget_id: BudgetId | None = None
 
 
-class ChangedBudget(MoneyFields, frozen=True, kw_only=True):
+class LiteLlmChangedBudget(MoneyFields, frozen=True, kw_only=True):
     """`/budget/update`."""
 
     budget_id: str
@@ -81,7 +81,7 @@ class LiteLlmBudgets:
             operation("GET", "/budget/list", self.list_budget_ids, tag="litellm"),
         ]
 
-    async def new_budget(self, body: NewBudget) -> LiteLlmBudget:
+    async def new_budget(self, body: LiteLlmNewBudget) -> LiteLlmBudget:
         """Make a template that keys and teams can refer to."""
         budget_id = body.budget_id or f"budget_{secrets.token_hex(6)}"
         limits = {field: limit for field, limit in body.limits().items() if limit is not None}
@@ -109,7 +109,7 @@ class LiteLlmBudgets:
         """Every template."""
         return await self._all()
 
-    async def update_budget_id(self, body: ChangedBudget) -> LiteLlmBudget:
+    async def update_budget_id(self, body: LiteLlmChangedBudget) -> LiteLlmBudget:
         """Change a template, and the budgets of all that refer to it."""
         limits = body.limits()
         before = await self._one(body.budget_id)

@@ -49,7 +49,7 @@ class TeamFields(ReferringFields, frozen=True, kw_only=True):
     max_parallel_requests: Rate | UnsetType | None = UNSET
 
 
-class NewTeam(TeamFields, frozen=True, kw_only=True):
+class LiteLlmNewTeam(TeamFields, frozen=True, kw_only=True):
     """`/team/new`."""
 
     team_id: GroupId | None = None
@@ -156,7 +156,7 @@ class LiteLlmTeams:
             operation("POST", "/team/unblock", self.unblock_team, tag="litellm"),
         ]
 
-    async def new_team(self, body: NewTeam) -> LiteLlmTeam:
+    async def new_team(self, body: LiteLlmNewTeam) -> LiteLlmTeam:
         """Make a team."""
         changes = {"name": body.team_id or "", **await self._changes(body, Limits())}
         op = CreateGroup(

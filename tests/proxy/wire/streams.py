@@ -64,7 +64,9 @@ STOP = chunk({}, "stop")
 USAGE_CHUNK = {**HEAD, "choices": [], "usage": USAGE}
 
 
-def stream(*, wants_usage: bool = False, learns: bool = True) -> chunks.Stream:
+def stream(
+    *, wants_usage: bool = False, learns: bool = True, reads_cost: bool = False
+) -> chunks.Stream:
     """A stream that has seen nothing yet."""
     return chunks.Stream(
         wants_usage=wants_usage,
@@ -72,6 +74,7 @@ def stream(*, wants_usage: bool = False, learns: bool = True) -> chunks.Stream:
         model="fallback-model",
         created=1234567890,
         learns=learns,
+        reads_cost=reads_cost,
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from adapters.base import AdapterError, MalformedAnswer, UpstreamError
 from proxy.pricing import Usage
 from proxy.wire.answers import read_chat, read_embeddings
+from proxy.wire.usage import ReportedCost
 
 MESSAGE = {"role": "assistant", "content": "Hello"}
 
@@ -25,6 +26,29 @@ def test_usage_and_size_of_a_chat_answer() -> None:
     facts = read_chat(chat_answer(usage={"prompt_tokens": 3, "completion_tokens": 2}))
     assert facts.usage == Usage(input_tokens=3, output_tokens=2)
     assert 5 <= facts.output_bytes < 50
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.25}
+
+
+def test_a_cost_is_read_only_where_the_providers_word_counts() -> None:
+    body = chat_answer(usage=USAGE)
+    assert read_chat(body).cost is None
+    assert read_chat(body, reads_cost=True).cost == ReportedCost(nanousd=250_000_000)
+    assert read_chat(chat_answer(), reads_cost=True).cost is None
+    vectors = b'{"data":[{}],"usage":{"prompt_tokens":3,"total_tokens":3,"cost":1e-8}}'
+    assert read_embeddings(vectors).cost is None
+    assert read_embeddings(vectors, reads_cost=True).cost == ReportedCost(nanousd=10)
+
+
+def test_the_service_tier_of_an_answer() -> None:
+    assert read_chat(chat_answer(service_tier="flex", usage=USAGE)).service_tier == "flex"
+    assert read_chat(chat_answer(service_tier={"odd": 1})).service_tier is None
+
+
+def test_lone_surrogates_do_not_hide_the_cost() -> None:
+    body = chat_answer(usage=USAGE).replace(b"Hello", b"\\ud83d")
+    assert read_chat(body, reads_cost=True).cost == ReportedCost(nanousd=250_000_000)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ def test_null_is_the_same_as_absent(name: str) -> None:
     assert upstream(asked)[name] is None
 
 
+def test_the_service_tier_and_the_images_of_a_request_are_known() -> None:
+    parts = [IMAGE, {"type": "text", "text": "and"}, IMAGE]
+    asked = request(service_tier="priority", messages=[{"role": "user", "content": parts}])
+    assert (asked.service_tier, asked.images, asked.media) == ("priority", 2, 2)
+    assert (request().service_tier, request().images) == (None, 0)
+
+
 # --- what is known of a request -------------------------------------------------------------------
 
 
@@ -159,8 +166,8 @@ def test_needs_follow_from_the_fields(fields: dict[str, Any], needs: set[str]) -
         ({"models": ["dearer/model"]}, "models"),
         ({"search_parameters": {"mode": "on"}}, "search_parameters"),
         ({"enable_search": True}, "enable_search"),
+        ({"speed": "fast"}, "speed"),
         ({"data_sources": [{"type": "azure_search"}]}, "data_sources"),
-        ({"service_tier": "priority"}, "service_tier"),
         ({"modalities": ["text", "image"]}, "modalities"),
         ({"tools": [{"function": {"name": "f"}}, {"type": "web_search"}]}, "tools[1].type"),
         (
@@ -205,6 +212,7 @@ def test_a_part_whose_cost_no_bytes_bound_is_named(part: dict[str, Any], param: 
         {"plugins": []},
         {"service_tier": "auto"},
         {"service_tier": "flex"},
+        {"service_tier": "priority"},  # the target's price tells whether it has a bound
         {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
         {"messages": [{"role": "user", "content": [IMAGE]}]},
         {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]},

@@ -366,6 +366,26 @@ def test_of_usages_that_repeat_the_last_counts() -> None:
     assert relay.usage == Usage(input_tokens=9, output_tokens=9)
 
 
+@pytest.mark.parametrize(("reads_cost", "expected"), [(True, 250_000_000), (False, None)])
+def test_the_cost_of_the_last_usage_is_read_where_the_providers_word_counts(
+    reads_cost: bool, expected: int | None
+) -> None:
+    relay = stream(reads_cost=reads_cost)
+    for item in (*CANONICAL, {**USAGE_CHUNK, "usage": {**USAGE, "cost": 0.25}}, USAGE_CHUNK):
+        relay.feed(encode(item))
+    assert (relay.cost and relay.cost.nanousd) == expected
+
+
+def test_the_service_tier_is_the_last_that_was_named() -> None:
+    relay = stream()
+    for item in (ROLE, say("a", service_tier="auto"), say("b", service_tier="auto")):
+        relay.feed(encode(item))
+    assert relay.service_tier == "auto"
+    for item in (say("c", service_tier="flex"), say("d", service_tier=None), STOP):
+        relay.feed(encode(item))
+    assert relay.service_tier == "flex"
+
+
 def test_bytes_of_output_are_counted_for_every_kind_of_text() -> None:
     relay = stream()
     relay.feed(encode(chunk({"reasoning_content": "é"})))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.pricing import Usage
-from proxy.wire.usage import estimated, reported
+from proxy.wire.usage import (
+    ReportedCost,
+    estimated,
+    reported,
+    reported_cost,
+    service_tier,
+)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +73,21 @@ from proxy.wire.usage import estimated, reported
             },
             Usage(input_tokens=10, output_tokens=5, input_audio_tokens=4, output_audio_tokens=3),
         ),
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cache_write_tokens": 60, "image_tokens": 30},
+                "cache_creation": {"ephemeral_1h_input_tokens": 90},
+            },
+            Usage(
+                input_tokens=100,
+                output_tokens=5,
+                cache_write_tokens=60,
+                cache_write_1h_tokens=60,
+                input_image_tokens=30,
+            ),
+        ),
         # parts are never more than their whole, and details that are none do not cost the totals
         (
             {
@@ -118,7 +140,16 @@ def test_what_cannot_be_true_is_no_usage(said: object) -> None:
 
 _counts = st.integers(-5, 10**12) | st.none() | st.booleans() | st.floats() | st.text(max_size=3)
 _details = st.dictionaries(
-    st.sampled_from(["cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens"]),
+    st.sampled_from(
+        [
+            "cached_tokens",
+            "cache_write_tokens",
+            "audio_tokens",
+            "image_tokens",
+            "reasoning_tokens",
+            "ephemeral_1h_input_tokens",
+        ]
+    ),
     _counts,
 )
 
@@ -132,6 +163,7 @@ _details = st.dictionaries(
             "total_tokens": _counts,
             "cached_tokens": _counts,
             "prompt_tokens_details": _details | _counts,
+            "cache_creation": _details | _counts,
             "completion_tokens_details": _details | _counts,
         },
     )
@@ -143,7 +175,9 @@ def test_whatever_is_reported_parts_stay_within_their_whole(said: dict[str, Any]
     assert usage.input_tokens == said["prompt_tokens"] > 0
     assert usage.output_tokens >= (said.get("completion_tokens") or 0)
     assert 0 <= usage.cached_tokens + usage.cache_write_tokens <= usage.input_tokens
+    assert 0 <= usage.cache_write_1h_tokens <= usage.cache_write_tokens
     assert 0 <= usage.input_audio_tokens <= usage.input_tokens
+    assert 0 <= usage.input_image_tokens <= usage.input_tokens
     assert 0 <= usage.reasoning_tokens <= usage.output_tokens
     assert 0 <= usage.output_audio_tokens <= usage.output_tokens
 
@@ -157,3 +191,84 @@ def test_an_estimate_is_never_nothing(
 ) -> None:
     usage = estimated(input_tokens, output_bytes)
     assert (usage.input_tokens, usage.output_tokens) == expected
+
+
+def told(cost: str, rest: str = "") -> ReportedCost | None:
+    return reported_cost(f'{{"id": "x", "usage": {{"cost": {cost}{rest}}}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    ("cost", "nanousd"),
+    [
+        ("0", 0),
+        ("0.0042", 4_200_000),
+        ("0.00000285", 2_850),
+        ("1e-9", 1),
+        ("1.1e-9", 2),  # rounded up
+        ("0.1", 100_000_000),  # which as a float is a little more
+        ("0.30000000000000000000000000001", 300_000_001),
+        ("10000", 10_000 * 10**9),
+        ("1e-999999999", 1),
+    ],
+)
+def test_a_reported_cost_is_read_to_the_last_digit(cost: str, nanousd: int) -> None:
+    assert told(cost) == ReportedCost(nanousd=nanousd)
+
+
+@pytest.mark.parametrize("cost", ["-0.01", "10000.01", "1e999999", '"NaN"', '"x"', "true", "[]"])
+def test_a_cost_that_cannot_be_true_is_not_believed(cost: str) -> None:
+    believed = told(cost)
+    assert believed is not None
+    assert believed.nanousd is None
+    assert believed.problem
+
+
+@pytest.mark.parametrize("body", [b'{"id": "x"}', b'{"usage": null}', b'{"usage": {"cost": null}}'])
+def test_no_cost_is_no_report(body: bytes) -> None:
+    assert reported_cost(body) is None
+
+
+@pytest.mark.parametrize(
+    ("cost", "is_byok", "upstream", "nanousd"),
+    [
+        # Both as observed: a part of the charge, and a charge of its own.
+        ("0.00000285", "false", "0.00000285", 2_850),
+        ("0", "true", "0.00000285", 2_850),
+        ("0.95", "null", "19", 19_950_000_000),  # the example of the documentation
+        ("0.5", "null", "0.4", 500_000_000),
+        ("0.5", "false", "0.6", 500_000_000),  # a discount of the reseller
+        ("0.05", "true", "1", 1_050_000_000),
+        ("0.05", "true", "null", None),
+        ("0.05", "true", "-1", None),
+    ],
+)
+def test_on_an_account_of_ones_own_the_providers_charge_comes_on_top(
+    cost: str, is_byok: str, upstream: str, nanousd: int | None
+) -> None:
+    rest = f', "is_byok": {is_byok}, "cost_details": {{"upstream_inference_cost": {upstream}}}'
+    believed = told(cost, rest)
+    assert believed is not None
+    assert believed.nanousd == nanousd
+
+
+@given(st.decimals(0, 10_000, places=12))
+def test_a_reported_cost_is_never_rounded_down(cost: Decimal) -> None:
+    believed = told(str(cost))
+    assert believed is not None
+    assert believed.nanousd is not None
+    assert 0 <= believed.nanousd - cost * 10**9 < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "usage", "tier"),
+    [
+        ("priority", {}, "priority"),
+        (None, {"service_tier": "standard"}, "standard"),
+        ("flex", {"service_tier": "standard"}, "flex"),
+        (None, {}, None),
+        ("", None, None),
+        (5, {"service_tier": 5}, None),
+    ],
+)
+def test_the_tier_that_an_answer_names(answer: object, usage: object, tier: str | None) -> None:
+    assert service_tier(answer, usage) == tier
