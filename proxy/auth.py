@@ -14,29 +14,53 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from proxy.errors import Forbidden, MissingKey, WrongKey
+from proxy.addresses import Network, client_address, is_in, parse_network
+from proxy.clock import Clock
+from proxy.errors import (
+    ApiError,
+    Forbidden,
+    KeyBlocked,
+    KeyExpired,
+    MissingKey,
+    NetworkRefused,
+    WrongKey,
+)
 from proxy.http import Exchange
-from proxy.ledger.protocol import KeyRecord
+from proxy.ledger.protocol import AtCap, GroupRecord, KeyRecord
 
 KEY_PREFIX = "sk-tw-"
+# Whether a key ever existed is nobody's business.
+_UNKNOWN = "the API key is unknown or revoked"
 _LOOPBACK_NAMES = frozenset({"localhost"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who asks, and which budgets' scopes that touches. `models` empty means any model."""
+    """Who asks: what they may ask for, and which scopes' budgets and limits that touches."""
 
     key_id: str
+    """Empty for the anonymous caller."""
     name: str
-    models: frozenset[str]
     scopes: tuple[str, ...]
+    team_id: str = ""
+    models: tuple[frozenset[str], ...] = ()
+    """What the key, its team and its organisation allow, where they restrict it at all."""
+    endpoints: frozenset[str] = frozenset()
+    """As `Attempt.endpoint` names them; empty is all."""
+    at_cap: AtCap = "downgrade"
+    clamp: bool = False
+    tags: tuple[str, ...] = ()
 
     def may_name(self, model: str) -> bool:
         """Whether this caller may ask for the model by this name."""
-        return not self.models or model in self.models
+        return all(model in allowed for allowed in self.models)
+
+    def may_use(self, endpoint: str) -> bool:
+        """Whether this caller may use the endpoint."""
+        return not self.endpoints or endpoint in self.endpoints
 
 
-ANONYMOUS = Caller(key_id="", name="anonymous", models=frozenset(), scopes=("global", "anonymous"))
+ANONYMOUS = Caller(key_id="", name="anonymous", scopes=("global", "anonymous"))
 
 
 def scope_problem(scope: str, keys: Iterable[KeyRecord]) -> str | None:
@@ -64,12 +88,24 @@ def hint(key: str) -> str:
     return f"{key[: len(KEY_PREFIX) + 2]}…{key[-4:]}"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Known:
+    """What follows from a key and its groups, for as long as none of them changes."""
+
+    record: KeyRecord
+    team: GroupRecord | None
+    organisation: GroupRecord | None
+    caller: Caller
+    refusal: tuple[type[ApiError], str] | None
+    networks: tuple[Network, ...]
+
+
 class Auth:
     """Turns the headers of a request into a `Caller`.
 
-    `keys` is the ledger's live table. While it is empty and `allow_anonymous` holds, a caller
-    needs no key; whatever the client's SDK insists on sending is accepted, except what looks like
-    one of our own keys.
+    `keys` and `groups` are the ledger's live tables. While there are no keys and `allow_anonymous`
+    holds, a caller needs none; whatever the client's SDK insists on sending is accepted, except
+    what looks like one of our own keys.
     """
 
     def __init__(
@@ -77,17 +113,27 @@ class Auth:
         *,
         secret: bytes,
         keys: Callable[[], Mapping[bytes, KeyRecord]],
+        groups: Callable[[], Mapping[str, GroupRecord]],
         allow_anonymous: bool,
+        clock: Clock,
         hosts: frozenset[str] = frozenset(),
+        trusted_proxies: tuple[Network, ...] = (),
     ) -> None:
         self._secret = secret
         self._keys = keys
+        self._groups = groups
         self._allow_anonymous = allow_anonymous
+        self._clock = clock
         self._hosts = _LOOPBACK_NAMES | hosts
-        self._callers: dict[KeyRecord, Caller] = {}
+        self._trusted_proxies = trusted_proxies
+        self._known: dict[bytes, _Known] = {}
 
     def identify(self, exchange: Exchange) -> Caller:
-        """The caller; raises `MissingKey`, `WrongKey` or, for a web page, `Forbidden`."""
+        """The caller.
+
+        Raises `MissingKey` or `WrongKey`; where the key is right, `KeyExpired`, `KeyBlocked` or
+        `NetworkRefused`; and `Forbidden` for a web page without one.
+        """
         key = _sent_key(exchange)
         keys = self._keys()
         if not keys and self._allow_anonymous and not (key or "").startswith(KEY_PREFIX):
@@ -98,23 +144,63 @@ class Auth:
                 "no API key was sent; send 'Authorization: Bearer <key>' "
                 "(keys are made with 'tollway keys create')"
             )
-        record = keys.get(digest(key, self._secret))
+        sent = digest(key, self._secret)
+        record = keys.get(sent)
         if record is None or record.revoked_at is not None:
-            raise WrongKey("the API key is unknown or revoked")
-        return self._caller(record)
+            raise WrongKey(_UNKNOWN)
+        if sent != record.digest and not self._is_in_overlap(sent, record):
+            raise WrongKey(_UNKNOWN)
+        known = self._what_follows(sent, record)
+        if known.refusal is not None:
+            error, message = known.refusal
+            raise error(message)
+        expires_at = record.settings.expires_at
+        if expires_at is not None and self._clock.time() >= expires_at:
+            raise KeyExpired("the API key has expired")
+        if known.networks:
+            self._check_network(exchange, known.networks)
+        return known.caller
 
-    def _caller(self, record: KeyRecord) -> Caller:
-        caller = self._callers.get(record)
-        if caller is None:
-            if len(self._callers) > 100_000:
-                self._callers.clear()
-            caller = self._callers[record] = Caller(
-                key_id=record.key_id,
-                name=record.name,
-                models=frozenset(record.models),
-                scopes=("global", f"key:{record.key_id}"),
+    def _is_in_overlap(self, sent: bytes, record: KeyRecord) -> bool:
+        """Whether it is the secret from before the key was rotated, and still accepted."""
+        return sent == record.previous_digest and self._clock.time() < record.previous_until
+
+    def _what_follows(self, sent: bytes, record: KeyRecord) -> _Known:
+        groups = self._groups()
+        team_id = record.settings.team_id
+        team = groups.get(team_id) if team_id else None
+        organisation_id = team.settings.organisation_id if team is not None else ""
+        organisation = groups.get(organisation_id) if organisation_id else None
+        known = self._known.get(sent)
+        # A changed record is another object: nothing is ever changed in place.
+        if (
+            known is None
+            or known.record is not record
+            or known.team is not team
+            or known.organisation is not organisation
+        ):
+            if len(self._known) > 100_000:
+                self._known.clear()
+            known = self._known[sent] = _Known(
+                record=record,
+                team=team,
+                organisation=organisation,
+                caller=_caller(record, team, organisation),
+                refusal=_refusal(record, team, organisation),
+                networks=tuple(parse_network(text) for text in record.settings.networks),
             )
-        return caller
+        return known
+
+    def _check_network(self, exchange: Exchange, networks: tuple[Network, ...]) -> None:
+        peer = exchange.scope.get("client")
+        forwarded = [
+            value.decode("latin-1")
+            for name, value in exchange.scope["headers"]
+            if name == b"x-forwarded-for"
+        ]
+        address = client_address(peer[0] if peer else None, forwarded, self._trusted_proxies)
+        if address is None or not is_in(address, networks):
+            raise NetworkRefused(f"the API key may not be used from {address or 'here'}")
 
     def _check_local(self, exchange: Exchange) -> None:
         """No web page may spend the user's money.
@@ -144,6 +230,51 @@ class Auth:
             return name in self._hosts or ipaddress.ip_address(name or "").is_loopback
         except ValueError:
             return False
+
+
+def _caller(
+    record: KeyRecord, team: GroupRecord | None, organisation: GroupRecord | None
+) -> Caller:
+    settings = record.settings
+    scopes = ["global"]
+    if organisation is not None:
+        scopes.append(f"organisation:{organisation.group_id}")
+    if team is not None:
+        scopes.append(f"team:{team.group_id}")
+    scopes.append(f"key:{record.key_id}")
+    groups = (group.settings.models for group in (team, organisation) if group is not None)
+    return Caller(
+        key_id=record.key_id,
+        name=settings.name,
+        team_id=settings.team_id,
+        scopes=tuple(scopes),
+        models=tuple(frozenset(models) for models in (settings.models, *groups) if models),
+        endpoints=frozenset(settings.endpoints),
+        at_cap=settings.at_cap,
+        clamp=settings.clamp,
+        tags=settings.tags,
+    )
+
+
+def _refusal(
+    record: KeyRecord, team: GroupRecord | None, organisation: GroupRecord | None
+) -> tuple[type[ApiError], str] | None:
+    """Why the key is not served, whatever it asks for; a group that is not there serves nobody."""
+    if record.settings.blocked:
+        return KeyBlocked, "the API key is blocked"
+    for kind, group_id, group in (
+        ("team", record.settings.team_id, team),
+        (
+            "organisation",
+            team.settings.organisation_id if team is not None else "",
+            organisation,
+        ),
+    ):
+        if group_id and (group is None or group.deleted_at is not None):
+            return KeyBlocked, f"the API key's {kind} no longer exists"
+        if group is not None and group.settings.blocked:
+            return KeyBlocked, f"the API key's {kind} is blocked"
+    return None
 
 
 def _sent_key(exchange: Exchange) -> str | None:

@@ -18,6 +18,7 @@ from adapters import registry as adapter_registry
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import budgets, catalog, pricing
+from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile, expand
@@ -52,6 +53,8 @@ class Server(_Strict, frozen=True):
     max_body_mb: _Positive = 32
     hosts: list[str] = []
     """`Host` names an anonymous caller may use besides the loopback ones."""
+    trusted_proxies: list[str] = []
+    """Networks (CIDR) of reverse proxies whose `X-Forwarded-For` is believed."""
     open_metrics: bool = False
     """Serve `/metrics` without the admin token."""
     access_log: bool = True
@@ -318,9 +321,6 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         name: _convert(file, ("models", name), value, VirtualModel)
         for name, value in (top.models or {}).items()
     }
-    budgets = [
-        _convert(file, ("budgets", i), value, Budget) for i, value in enumerate(top.budgets or [])
-    ]
     config = Config(
         source=file.name,
         server=_convert(file, ("server",), top.server or {}, Server),
@@ -328,7 +328,10 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         providers=providers,
         targets=targets,
         models=models,
-        budgets=budgets,
+        budgets=[
+            _convert(file, ("budgets", i), value, Budget)
+            for i, value in enumerate(top.budgets or [])
+        ],
         unpriced=top.unpriced,
     )
     _check(file, config)
@@ -421,6 +424,11 @@ def _problem(message: str, owner: Any, found: Any) -> str:
 
 
 def _check(file: YamlFile, config: Config) -> None:
+    for i, network in enumerate(config.server.trusted_proxies):
+        try:
+            parse_network(network)
+        except ValueError as error:
+            raise file.error(("server", "trusted_proxies", i), str(error)) from None
     _check_unpriced(file, ("unpriced",), config.unpriced)
     for name, provider in config.providers.items():
         _check_provider(file, name, provider)

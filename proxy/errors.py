@@ -7,7 +7,11 @@
     |  |- BodyTooSlow
     |  |- ContextTooLong      no target's context holds the request
     |- MissingKey, WrongKey   who asks is unknown
+    |- KeyExpired             the key was right, until its time was over
+    |- KeyBlocked             the key, its team or its organisation is blocked
+    |- NetworkRefused         the key may not be used from this address
     |- Forbidden              who asks may not
+    |  |- EndpointForbidden   this key may not use this endpoint
     |- UnknownModel           no such model, or none that this key may name
     |- NotFound, WrongMethod  no such URL; no such method there
     |- Conflict               the resource is managed elsewhere
@@ -99,8 +103,24 @@ class WrongKey(ApiError):
     """The key is unknown, revoked, or contradicts another in the same request."""
 
 
+class KeyExpired(ApiError):
+    """The key was right, until its time was over."""
+
+
+class KeyBlocked(ApiError):
+    """The key, its team or its organisation is blocked, until the operator takes that back."""
+
+
+class NetworkRefused(ApiError):
+    """The key may not be used from the address it was sent from."""
+
+
 class Forbidden(ApiError):
     """Who asks is known, and may not."""
+
+
+class EndpointForbidden(Forbidden):
+    """This key may not use this endpoint."""
 
 
 class UnknownModel(ApiError):
@@ -192,7 +212,11 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     ContextTooLong: (400, "invalid_request_error", "context_length_exceeded"),
     MissingKey: (401, "invalid_request_error", None),
     WrongKey: (401, "invalid_request_error", "invalid_api_key"),
+    KeyExpired: (401, "invalid_request_error", "expired_api_key"),
+    KeyBlocked: (401, "invalid_request_error", "blocked_api_key"),
+    NetworkRefused: (401, "invalid_request_error", "ip_not_authorized"),
     Forbidden: (403, "invalid_request_error", "forbidden"),
+    EndpointForbidden: (403, "invalid_request_error", "missing_scope"),
     UnknownModel: (404, "invalid_request_error", "model_not_found"),
     NotFound: (404, "invalid_request_error", "not_found"),
     WrongMethod: (405, "invalid_request_error", "method_not_allowed"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from proxy.auth import Auth
 from proxy.engine import Engine, Request
+from proxy.errors import EndpointForbidden
 from proxy.http import Exchange
 
 
@@ -24,4 +25,6 @@ class Inference:
         """Answer one request; raises `ApiError` while nothing of the reply has left."""
         caller = self._auth.identify(exchange)
         request = self._parse(await exchange.read_body(self._max_body))
+        if not caller.may_use(request.endpoint):
+            raise EndpointForbidden(f"this API key may not use the endpoint {request.endpoint!r}")
         await self._engine.serve(exchange, caller, request)

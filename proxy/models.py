@@ -30,7 +30,7 @@ class Models:
         table = self._table()
         named = [model.name for model in table.listed()]
         # A key may be made out to aliases and bare names, which the table does not list.
-        named += sorted(caller.models.difference(named))
+        named += sorted(frozenset().union(*caller.models).difference(named))
         found = ((name, table.find(name)) for name in named if caller.may_name(name))
         shown = [self._shown(model, name) for name, model in found if model is not None]
         await exchange.reply(200, msgspec.json.encode({"object": "list", "data": shown}))

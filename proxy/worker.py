@@ -20,8 +20,10 @@ import uvicorn
 
 from adapters import registry
 from adapters.base import Adapter
-from proxy.admin.api import PREFIX as ADMIN_PREFIX
-from proxy.admin.api import AdminApi
+from proxy.addresses import parse_network
+from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
+from proxy.admin.app import AdminApi
+from proxy.admin.books import Books
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
 from proxy.clock import SystemClock
@@ -33,6 +35,7 @@ from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
 from proxy.models import Models
+from proxy.own_key import OwnKey
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition
 from proxy.wire import chat, embeddings
@@ -167,8 +170,11 @@ def build_app(
     auth = Auth(
         secret=plan.secret,
         keys=lambda: ledger.keys,
+        groups=lambda: ledger.groups,
         allow_anonymous=plan.allow_anonymous,
+        clock=SystemClock(),
         hosts=frozenset(server.hosts),
+        trusted_proxies=tuple(map(parse_network, server.trusted_proxies)),
     )
     engine = Engine(
         table=table,
@@ -180,13 +186,16 @@ def build_app(
         first_payload_s=server.first_payload_s,
         hear_out_s=server.hear_out_s,
     )
-    admin = AdminApi(
-        token=plan.admin_token,
-        secret=plan.secret,
+    books = Books(
         ledger=ledger,
         database=plan.data.path / "ledger.db",
+        secret=plan.secret,
         table=table,
+        providers=frozenset(plan.config.providers),
+        clock=SystemClock(),
     )
+    admin = AdminApi(books, token=plan.admin_token)
+    own_key = OwnKey(auth=auth, books=books)
     max_body = server.max_body_mb << 20
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
@@ -205,6 +214,7 @@ def build_app(
         "/v1/chat/completions": {"POST": chats.post},
         "/v1/embeddings": {"POST": vectors.post},
         "/v1/models": {"GET": models.list},
+        "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
         **health_routes(problem),
     }
@@ -212,7 +222,7 @@ def build_app(
         routes=routes,
         models=models,
         rest=admin.application(),
-        rest_prefixes=(ADMIN_PREFIX,),
+        rest_prefixes=ADMIN_PREFIXES,
         metrics=metrics,
     )
 

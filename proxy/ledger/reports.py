@@ -150,6 +150,16 @@ def attempts(path: Path, limit: int) -> list[AttemptRow]:
         return [_attempt_row(row) for row in rows]
 
 
+def spent_by_day(path: Path, key_id: str) -> dict[str, int]:
+    """What a key spent on each day (UTC), nano-USD. Raises `LedgerUnavailable`."""
+    sql = (
+        "SELECT date(started_at, 'unixepoch') AS day, sum(cost_nanousd) FROM spend "
+        "WHERE key_id = ? GROUP BY day"
+    )
+    with _reading(path) as db:
+        return dict(db.execute(sql, (key_id,)).fetchall())
+
+
 def _attempt_row(row: dict[str, Any]) -> AttemptRow:
     return AttemptRow(**{**row, "priced": bool(row["priced"]), "estimated": bool(row["estimated"])})
 
