@@ -56,15 +56,15 @@ class Desk:
             clock=SystemClock(),
         )
         self.app = AdminApi(self.books, token=TOKEN).application()
-        self._run(self.ledger.connect())
+        self.run(self.ledger.connect())
 
     def close(self) -> None:
-        self._run(self.ledger.aclose())
+        self.run(self.ledger.aclose())
 
     def ask(
         self, method: str, path: str, body: object = None, *, token: str | None = TOKEN
     ) -> httpx2.Response:
-        return self._run(self._ask(method, path, body, token))
+        return self.run(self._ask(method, path, body, token))
 
     def get(self, path: str) -> Any:
         return self._good(self.ask("GET", path))
@@ -85,11 +85,11 @@ class Desk:
         return reply.status_code, error["param"], error["message"]
 
     def call(self, op: AdminOp) -> AdminReply:
-        return self._run(self.ledger.call(op))
+        return self.run(self.ledger.call(op))
 
     def spend(self, key_id: str, cost: int, *, hold: int | None = None, scopes: str = "") -> int:
         """One attempt made with a key, settled; its number."""
-        return self._run(self._spend(key_id, cost, cost if hold is None else hold, scopes))
+        return self.run(self._spend(key_id, cost, cost if hold is None else hold, scopes))
 
     async def _spend(self, key_id: str, cost: int, hold: int, scopes: str) -> int:
         attempt = msgspec.structs.replace(
@@ -127,7 +127,7 @@ class Desk:
         assert reply.status_code < 300, reply.text
         return reply.json()
 
-    def _run(self, coroutine: Any) -> Any:
+    def run(self, coroutine: Any) -> Any:
         async def limited() -> Any:
             async with asyncio.timeout(30):
                 return await coroutine

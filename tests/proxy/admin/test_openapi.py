@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import openapi_spec_validator
@@ -44,6 +45,15 @@ def test_it_has_every_route_and_no_other(document: Any, shared_desk: Desk) -> No
         if operation["tags"] != ["callers"]
     }
     assert documented == routes - {("GET", OPENAPI_PATH)}
+
+
+def test_every_route_is_in_the_docs(document: Any) -> None:
+    text = (Path(__file__).parents[3] / "docs/admin.md").read_text()
+    paths = [
+        (m, p) for m, p, operation in _operations(document) if operation["tags"] != ["callers"]
+    ]
+    missing = [f"{m} {p}" for m, p in paths if not re.search(rf"`{m} {re.escape(p)}[`?]", text)]
+    assert not missing
 
 
 def test_operations_have_names_of_their_own(document: Any) -> None:
