@@ -6,20 +6,18 @@ understood only where secrets and URLs stand. Reading a configuration touches no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 import msgspec
 
 from adapters import registry as adapter_registry
 from policies import registry as policy_registry
 from policies.base import Capability
-from proxy import catalog, pricing
+from proxy import budgets, catalog, pricing
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.pricing import parse_usd
@@ -38,7 +36,6 @@ _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 LONGEST_NAME = 256
-_KEY_SCOPE = re.compile(r"key:\S+\Z")
 T = TypeVar("T")
 
 
@@ -63,6 +60,8 @@ class Server(_Strict, frozen=True):
     access_log: bool = True
     drain_s: _Seconds = 30.0
     """How long requests in flight may take to finish when the server stops."""
+    hear_out_s: _Seconds = 60.0
+    """How long a provider that bills the whole answer is heard out when its client has left."""
     keep_alive_s: _Positive = 75
     first_payload_s: _Seconds = 15.0
     """After this long without a payload a stream starts with status 200 and keep-alive comments."""
@@ -156,6 +155,15 @@ Unpriced = Charge | Literal["refuse", "free"]
 """What becomes of a target without a known price."""
 
 
+class Limits(_Strict, frozen=True):
+    """How fast a target or a provider may be asked; minutes are the last sixty seconds."""
+
+    requests_per_minute: _Positive | None = None
+    tokens_per_minute: _Positive | None = None
+    concurrent: _Positive | None = None
+    """Requests at the same time."""
+
+
 class Provider(_Strict, frozen=True):
     """An account or server upstream."""
 
@@ -179,6 +187,8 @@ class Provider(_Strict, frozen=True):
     """Whether the cost in its usage objects is what it charges; unset, as the catalogue says."""
     meterable: bool | None = None
     """Whether it stops billing a stream that is closed; unset, as adapter and catalogue say."""
+    limits: Limits = Limits()
+    """For all its targets together."""
     deadlines: Deadlines = Deadlines()
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
@@ -204,6 +214,16 @@ class Target(_Strict, frozen=True):
     vector_space: str | None = None
     image_tokens: _Positive = 50_000
     """The most input tokens that one image can take."""
+    limits: Limits = Limits()
+
+
+class DowngradeTier(_Strict, frozen=True):
+    """What a virtual model is from a share of a spent budget on."""
+
+    at_percent: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    targets: Annotated[list[str], msgspec.Meta(min_length=1)]
+    policy: str | None = None
+    """The model's own if unset."""
 
 
 class VirtualModel(_Strict, frozen=True):
@@ -213,22 +233,31 @@ class VirtualModel(_Strict, frozen=True):
     """`provider/model`, `provider/*` or `tier:NAME`, in order."""
     policy: str = "ordered"
     description: str = ""
+    downgrade: list[DowngradeTier] = []
 
 
 class Budget(_Strict, frozen=True):
     """A limit on a scope over a window."""
 
     limit_usd: Amount
-    scope: str = "global"
-    """`global`, `anonymous` or `key:<id>`."""
-    window: Literal["day", "week", "month", "lifetime"] = "day"
+    scope: str | list[str] = "global"
+    """Of an attempt: `global`, `key:<id>`, `user:*` …; of a list every one must apply."""
+    window: str = "day"
     mode: Literal["hard", "soft"] = "hard"
     timezone: str = "UTC"
+    holds: Literal["sliced", "full"] = "sliced"
+    """What streams that can be metered hold: a slice ahead of what has flowed, or their maximum."""
+    name: str = ""
 
     @property
     def limit_nanousd(self) -> int:
         """The limit in nano-USD."""
         return parse_usd(self.limit_usd)
+
+    @property
+    def joined_scope(self) -> str:
+        """The scope as the ledger writes it."""
+        return self.scope if isinstance(self.scope, str) else budgets.AND.join(self.scope)
 
 
 class Config(_Strict, frozen=True):
@@ -415,6 +444,7 @@ def _check(file: YamlFile, config: Config) -> None:
             )
         for i, target_name in enumerate(model.targets):
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
+        _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
     for i, budget in enumerate(config.budgets):
         _check_budget(file, ("budgets", i), budget)
 
@@ -476,8 +506,8 @@ def _check_target(
         raise file.error(
             (*path, "target"), f"there is no provider {provider!r}; add it under 'providers'"
         )
-    for field in ("alias", "model", "tiers", "vector_space"):
-        if model == "*" and getattr(target, field):
+    for field in ("alias", "model", "tiers", "vector_space", "limits"):
+        if model == "*" and getattr(target, field) not in (None, [], Limits()):
             raise file.error((*path, field), "is of one target, and 'provider/*' stands for many")
     _check_name(file, (*path, "target"), target.target)
     for name in (target.target, *target.alias):
@@ -558,18 +588,35 @@ def _discoverable() -> set[str]:
     return {*LOCAL_SERVERS, *(provider.id for provider in catalog.load().providers)}
 
 
+def _check_downgrades(
+    file: YamlFile, path: Path_, model: VirtualModel, config: Config, names: set[str]
+) -> None:
+    shares: set[int] = set()
+    for i, tier in enumerate(model.downgrade):
+        if tier.at_percent in shares:
+            raise file.error((*path, i, "at_percent"), f"{tier.at_percent} is there twice")
+        shares.add(tier.at_percent)
+        if tier.policy is not None and tier.policy not in policy_registry.names():
+            known = ", ".join(policy_registry.names())
+            raise file.error(
+                (*path, i, "policy"), f"unknown policy {tier.policy!r}; known: {known}"
+            )
+        for j, target_name in enumerate(tier.targets):
+            _check_reference(file, (*path, i, "targets", j), target_name, config, names)
+
+
 def _check_budget(file: YamlFile, path: Path_, budget: Budget) -> None:
-    if budget.scope not in ("global", "anonymous") and not _KEY_SCOPE.match(budget.scope):
-        raise file.error(
-            (*path, "scope"), f"unknown scope {budget.scope!r}; known: global, anonymous, key:<id>"
-        )
+    problem = budgets.scope_problem(budget.joined_scope)
+    if problem is not None:
+        raise file.error((*path, "scope"), problem)
+    problem = budgets.window_problem(budget.window)
+    if problem is not None:
+        raise file.error((*path, "window"), problem)
     _check_amount(file, (*path, "limit_usd"), budget.limit_usd)
     try:
-        ZoneInfo(budget.timezone)
-    except (KeyError, ValueError, OSError):
-        raise file.error(
-            (*path, "timezone"), f"unknown time zone {budget.timezone!r}; e.g. Europe/Berlin"
-        ) from None
+        budgets.time_zone(budget.timezone)
+    except ValueError as error:
+        raise file.error((*path, "timezone"), str(error)) from None
 
 
 def _check_amount(file: YamlFile, path: Path_, amount: Amount | None) -> None:

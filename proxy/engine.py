@@ -27,8 +27,10 @@ from adapters.base import (
 from policies.base import Denial, Question, Route
 from policies.constraints import eligible
 from proxy import pricing
+from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
+from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
     LedgerDown,
@@ -38,11 +40,13 @@ from proxy.errors import (
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
-from proxy.ledger.protocol import Attempt, Outcome, Settlement
+from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
-from proxy.refusals import denied, refused_money
+from proxy.metering import SLICE_TOKENS, Capped, Meter
+from proxy.rate_headers import rate_headers
+from proxy.refusals import cap_reason, denied, refused_money
 from proxy.relay import StreamReply, relay
-from proxy.targets import Target, TargetTable
+from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire import answers, chunks, embeddings
 from proxy.wire import usage as wire_usage
@@ -58,6 +62,10 @@ _SLICE_TOKENS = 256
 # Where a target's own maximum is not known: small enough for every model in use.
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
 LEAST_OUTPUT_TOKENS = 256
+LEAST_CLAMPED_TOKENS = 16
+"""A request is not sent for an answer that could not be longer than this."""
+
+CLAMP_HEADER = b"x-tollway-clamp"
 # Few texts have more tokens than half their bytes: digits and emoji do.
 _BYTES_PER_TOKEN_AT_MOST = 2
 
@@ -83,6 +91,17 @@ class Job:
     """It has waited for held money once, which is all the waiting it does."""
     unsent: Settlement | None = None
     """Of an attempt that failed: it goes to the ledger together with the next hold."""
+    scopes: tuple[str, ...] = ()
+    """Of the caller and of what the request says of itself; targets add theirs."""
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    """Limits of the caller, as of the last hold."""
+    downgrade: str = ""
+    """The tier that a spent budget has brought the virtual model down to."""
+    clamp: int | None = None
+    """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
+    is_gone: bool = False
+    """The client left, and the provider is heard out for what it bills."""
     virtual_model: str = ""
     policy: str = ""
 
@@ -96,7 +115,12 @@ class Tried:
     default_max: int | None
     """The maximum written into the request; None leaves it as it is."""
     hold_nanousd: int
+    """The most it can cost."""
+    held_nanousd: int
+    """What it held to begin with."""
     dispatched_at: float
+    meter: Meter | None = None
+    """What raises its hold as it flows; None where all of it is held."""
     first_token_s: float | None = None
     status: int = 0
     """The HTTP status of its answer, 0 while there is none."""
@@ -105,6 +129,26 @@ class Tried:
     told: answers.Facts | chunks.Stream | None = None
     """What the provider said of the cost: its service tier, and in some cases the sum itself."""
     answer_headers: Mapping[str, str] = field(default_factory=dict)
+    last_events: bytes = b""
+    """What the client is still to get of a stream that a budget cut."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Bounds:
+    """What an attempt can cost, in nano-USD; `least` and `token` where it can be metered.
+
+    `base` is for its input, `token` for one token of output, `least` what it can begin with;
+    `floor` what it has cost at least if its worker dies early.
+    """
+
+    most: int
+    floor: int
+    base: int = 0
+    token: int = 0
+    least: int | None = None
+
+
+_NOTHING = _Bounds(most=0, floor=0)
 
 
 class Responder(Protocol):
@@ -127,9 +171,8 @@ class Engine:
         log: RequestLog,
         clock: Clock,
         first_payload_s: float,
-        has_hard_budget: Callable[[tuple[str, ...]], bool],
+        hear_out_s: float,
     ) -> None:
-        self._has_hard_budget = has_hard_budget
         self._table = table
         self._adapters = adapters
         self._ledger = ledger
@@ -137,6 +180,8 @@ class Engine:
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
+        self._hear_out_s = hear_out_s
+        self._downgrades = Downgrades(ledger)
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
@@ -154,10 +199,11 @@ class Engine:
             request_id=exchange.request_id,
             began_at=exchange.began_at,
         )
-        route = self._route(job)
+        job.scopes = scopes_of(caller, exchange, request.user, request.tags)
+        route = await self._route(job)
         task = asyncio.current_task()
         assert task is not None
-        watcher = exchange.watch(task.cancel)
+        watcher = exchange.watch(partial(self._client_gone, job, task))
         try:
             if request.stream:
                 await self._serve_stream(job, route)
@@ -169,19 +215,32 @@ class Engine:
             watcher.cancel()
             exchange.on_end = partial(self._write_log, job)
 
+    def _client_gone(self, job: Job, task: asyncio.Task[None]) -> None:
+        """Give the request up; or hear a provider out that bills the whole answer all the same."""
+        tried = job.last
+        if tried is not None and tried.settlement is None and tried.target.bills_when_left:
+            job.is_gone = True
+            asyncio.get_running_loop().call_later(self._hear_out_s, task.cancel)
+        else:
+            task.cancel()
+
     # --- routing ---------------------------------------------------------------------------
 
-    def decide(self, caller: Caller, request: Request) -> tuple[str, Route | Denial]:
-        """The route of a request and the virtual model it asked for ("" where it named a target).
-
-        Pure but for the snapshot of the table; raises `UnknownModel`.
-        """
+    def find(self, caller: Caller, request: Request) -> Target | VirtualModel:
+        """What a request asks for; raises `UnknownModel`."""
         found = self.table.find(request.model)
         if found is None or not caller.may_name(request.model):
             raise UnknownModel(
                 f"the model {request.model[:100]!r} does not exist or this key may not use it",
                 param="model",
             )
+        return found
+
+    def decide(self, found: Target | VirtualModel, request: Request) -> tuple[str, Route | Denial]:
+        """The route of a request and the virtual model it asked for ("" where it named a target).
+
+        Pure but for the snapshot of the table.
+        """
         if isinstance(found, Target):
             return "", found.route_for(request.endpoint)
         question = Question(
@@ -200,8 +259,11 @@ class Engine:
         choices = found.policy.decide(question, accepted)
         return found.name, Route(policy=found.policy.name, choices=choices, rejections=rejections)
 
-    def _route(self, job: Job) -> Route:
-        job.virtual_model, decision = self.decide(job.caller, job.request)
+    async def _route(self, job: Job) -> Route:
+        found = self.find(job.caller, job.request)
+        if isinstance(found, VirtualModel) and found.downgrades:
+            found, job.downgrade = await self._downgrades.choose(found, job.scopes)
+        job.virtual_model, decision = self.decide(found, job.request)
         if isinstance(decision, Denial):
             raise denied(job.request.model, decision)
         job.policy = decision.policy
@@ -232,6 +294,8 @@ class Engine:
                     tried = await self._reserve(job, target, choice.reason)
                 except _Refusal as error:
                     refusal = refusal or error.answer
+                    if error.ends_the_route:
+                        raise self._last_word(job, failure, refusal) from None
                     break
                 try:
                     await self._dispatch(job, tried, respond)
@@ -241,13 +305,18 @@ class Engine:
                         continue  # once more on a fresh connection, as an attempt of its own
                     break
                 return
-            if failure is not None and not failure.retry_elsewhere:
+            if failure is not None and (job.is_gone or not failure.retry_elsewhere):
                 break
+        raise self._last_word(job, failure, refusal)
+
+    def _last_word(
+        self, job: Job, failure: AdapterError | None, refusal: ApiError | None
+    ) -> ApiError:
         if failure is not None:
             assert job.last is not None
-            raise from_upstream(failure, job.last.target.name) from None
+            return from_upstream(failure, job.last.target.name)
         assert refusal is not None
-        raise refusal
+        return refusal
 
     async def _dispatch(self, job: Job, tried: Tried, respond: Responder) -> None:
         """One attempt, settled when this returns or raises."""
@@ -260,6 +329,7 @@ class Engine:
                 max_tokens_field=target.max_tokens_field,
                 default_max=tried.default_max,
                 ask_usage=target.stream_usage,
+                clamp=job.clamp,
             ),
             stream=request.stream,
             deadlines=target.deadlines,
@@ -278,38 +348,61 @@ class Engine:
                 self._settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
             raise
 
-    def _default_max(self, job: Job, target: Target) -> int | None:
+    def _default_max(self, request: Request, target: Target, scopes: tuple[str, ...]) -> int | None:
         """The maximum to write into a request that has none: only where a hard budget needs it."""
-        if isinstance(job.request, EmbeddingsRequest) or target.price is None or target.is_free:
+        if isinstance(request, EmbeddingsRequest) or target.price is None or target.is_free:
             return None
-        if not self._has_hard_budget(job.caller.scopes):
+        if not self._ledger.hard_scopes.cover(scopes):
             return None
-        return _most_output(job.request, target)
+        return _most_output(request, target)
 
     # --- money -----------------------------------------------------------------------------
 
     async def _reserve(self, job: Job, target: Target, reason: str) -> Tried:
-        default_max = self._default_max(job, target)
-        hold, floor = self._hold(job.request, target, default_max)
-        unbounded = _unbounded(job.request, target)
+        """Hold what an attempt needs; with a smaller maximum if that helps, and is wanted."""
+        job.clamp = None
+        try:
+            return await self._reserve_once(job, target, reason)
+        except _Refusal as refusal:
+            job.clamp = self._affordable(job, target, refusal.refused)
+            if job.clamp is None:
+                raise
+        return await self._reserve_once(job, target, reason)
+
+    async def _reserve_once(self, job: Job, target: Target, reason: str) -> Tried:
+        request, caller = job.request, job.caller
+        scopes = (*job.scopes, *target.scopes)
+        if job.virtual_model:
+            scopes = (*scopes, f"model:{job.virtual_model}")
+        default_max = self._default_max(request, target, scopes)
+        bounds = self._bounds(
+            request,
+            target,
+            request.max_output_tokens if job.clamp is None else job.clamp,
+            default_max,
+            metered=request.stream and target.meterable and caller.at_cap != "finish",
+        )
+        unbounded = _unbounded(request, target)
         job.attempts += 1
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
             request_id=job.request_id,
             number=job.attempts,
-            endpoint=job.request.endpoint,
-            key_id=job.caller.key_id,
+            endpoint=request.endpoint,
+            key_id=caller.key_id,
             virtual_model=job.virtual_model,
             target=target.name,
             provider=target.provider,
             policy=job.policy,
             route_reason=reason,
-            scopes=job.caller.scopes,
-            hold_nanousd=hold,
-            floor_nanousd=floor,
+            scopes=scopes,
+            hold_nanousd=bounds.most,
+            floor_nanousd=bounds.floor,
             deadline=int(self._clock.time()) + ORPHAN_DEADLINE_S,
             revision=self.table.revision,
             priced=target.price is not None and (target.is_free or unbounded is None),
+            least_nanousd=bounds.least,
+            tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
         )
         try:
             settles, job.unsent = job.unsent, None
@@ -319,7 +412,7 @@ class Engine:
             job.has_waited |= error.refused.held
             self._metrics.refusals.labels(error.refused.reason).inc()
             answer = refused_money(error.refused, target, unbounded=unbounded, clock=self._clock)
-            raise _Refusal(answer) from None
+            raise _Refusal(answer, error.refused, caller) from None
         except LedgerUnavailable as error:
             job.attempts -= 1
             raise LedgerDown(
@@ -329,32 +422,70 @@ class Engine:
         if not attempt.priced:
             self._note_unpriced(target, unbounded)
         job.remaining_nanousd = reserved.remaining_nanousd
+        job.requests, job.tokens = reserved.requests, reserved.tokens
         job.last = Tried(
             id=attempt.attempt,
             target=target,
             default_max=default_max,
-            hold_nanousd=hold,
+            hold_nanousd=bounds.most,
+            held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
             dispatched_at=time.perf_counter(),
         )
+        if reserved.hold_nanousd is not None:
+            job.last.meter = Meter(
+                base=bounds.base,
+                token=bounds.token,
+                held=reserved.hold_nanousd,
+                most=bounds.most,
+                extend=partial(self._ledger.extend, attempt.attempt),
+            )
         return job.last
 
-    def _hold(self, request: Request, target: Target, default_max: int | None) -> tuple[int, int]:
-        """The most an attempt can cost, and what it has cost at least if its worker dies early."""
+    def _affordable(self, job: Job, target: Target, refused: Refused) -> int | None:
+        """The largest maximum that fits into the budget which refused; None where it is no use."""
+        wants = job.caller.clamp or job.exchange.header(CLAMP_HEADER) == "true"
+        request, budget = job.request, refused.budget
+        if not wants or refused.reason != "budget" or budget is None:
+            return None
+        bounds = self._bounds(request, target, request.max_output_tokens, None, metered=True)
+        if not bounds.token:
+            return None
+        tokens = (budget.left_nanousd - bounds.base) // (bounds.token * request.n)
+        return tokens if tokens >= LEAST_CLAMPED_TOKENS else None
+
+    def _bounds(
+        self,
+        request: Request,
+        target: Target,
+        maximum: int | None,
+        default_max: int | None,
+        *,
+        metered: bool,
+    ) -> _Bounds:
+        """What an attempt can cost, with the `default_max` where it has no maximum."""
         if target.price is None or target.is_free:
-            return 0, 0
-        output = request.max_output_tokens
-        if output is None:
-            output = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-        hold = pricing.hold_nanousd(
+            return _NOTHING
+        bound = partial(
+            pricing.hold_nanousd,
             target.price,
             input_bound_tokens=request.input_bound(target.image_tokens),
-            max_output_tokens=output,
-            n=request.n,
             images=request.images,
             service_tier=target.tier_of(request.service_tier),
         )
+        if maximum is None:
+            maximum = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+        most = bound(max_output_tokens=maximum, n=request.n)
         seen = wire_usage.estimated(request.input_tokens, 4 * _SLICE_TOKENS)
-        return hold, min(hold, self._cost(request, target, seen))
+        floor = min(most, self._cost(request, target, seen))
+        if not metered:
+            return _Bounds(most=most, floor=floor)
+        base = bound(max_output_tokens=0)
+        # Rounded up by itself: a sum of these is never less than the price of the whole.
+        token = -(-(bound(max_output_tokens=pricing.PER_TOKENS) - base) // pricing.PER_TOKENS)
+        if not token:
+            return _Bounds(most=most, floor=floor)
+        least = min(most, base + SLICE_TOKENS * token)
+        return _Bounds(most=most, floor=floor, base=base, token=token, least=least)
 
     def _cost(
         self, request: Request, target: Target, usage: pricing.Usage, served_tier: str | None = None
@@ -402,10 +533,13 @@ class Engine:
         *,
         estimated: bool,
         cost_nanousd: int | None = None,
+        uncertain_nanousd: int = 0,
         error: str = "",
         falls_back: bool = False,
     ) -> None:
         assert tried.settlement is None
+        if job.is_gone and outcome == "ok":
+            outcome = "client_gone"
         total_s = time.perf_counter() - tried.dispatched_at
         first = tried.first_token_s
         cost = self._billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
@@ -419,12 +553,15 @@ class Engine:
                 usage.cached_tokens,
                 usage.output_tokens,
                 usage.reasoning_tokens,
+                usage.cache_write_tokens,
+                usage.cache_write_1h_tokens,
             ),
             estimated=estimated,
             status=tried.status,
             first_token_us=None if first is None else int(first * 1e6),
             total_us=int(total_s * 1e6),
             error=error[:500],
+            uncertain_nanousd=uncertain_nanousd,
         )
         if falls_back:
             job.unsent = tried.settlement
@@ -433,10 +570,17 @@ class Engine:
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
 
     def _settle_answered(
-        self, job: Job, tried: Tried, usage: pricing.Usage | None, output_bytes: int
+        self,
+        job: Job,
+        tried: Tried,
+        usage: pricing.Usage | None,
+        output_bytes: int,
+        output_events: int = 0,
     ) -> None:
         if usage is None:
-            self._settle_estimated(job, tried, "ok", "", output_bytes=output_bytes)
+            self._settle_estimated(
+                job, tried, "ok", "", output_bytes=output_bytes, output_events=output_events
+            )
         else:
             self._settle(job, tried, "ok", usage, estimated=False)
 
@@ -448,10 +592,14 @@ class Engine:
         error: str,
         *,
         output_bytes: int,
+        output_events: int = 0,
         falls_back: bool = False,
     ) -> None:
-        """Without the provider's own word: what was seen, never more than was held."""
-        usage = wire_usage.estimated(job.request.input_tokens, output_bytes)
+        """Without the provider's own word: what was seen, never more than it could cost.
+
+        What a provider may bill besides, because nobody heard it out, stays held for a while.
+        """
+        usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
         cost = min(self._cost(job.request, tried.target, usage), tried.hold_nanousd)
         self._settle(
             job,
@@ -460,6 +608,7 @@ class Engine:
             usage,
             estimated=True,
             cost_nanousd=cost,
+            uncertain_nanousd=tried.hold_nanousd - cost if job.is_gone else 0,
             error=error,
             falls_back=falls_back,
         )
@@ -540,6 +689,10 @@ class Engine:
 
         try:
             await self._try_each(job, route, respond)
+            # Here, where the upstream is closed: however slowly the client reads, it generates
+            # nothing more.
+            if job.last is not None and job.last.last_events:
+                await reply.finish(job.last.last_events)
         except ApiError as error:
             if not job.exchange.started:
                 raise
@@ -565,13 +718,20 @@ class Engine:
             tried.first_token_s = time.perf_counter() - tried.dispatched_at
             job.upstream_s += tried.first_token_s
 
-        def on_progress(output_bytes: int) -> None:
-            seen = wire_usage.estimated(request.input_tokens, output_bytes + 4 * _SLICE_TOKENS)
+        def on_progress() -> None:
+            output_bytes = stream.output_bytes + 4 * _SLICE_TOKENS
+            seen = wire_usage.estimated(request.input_tokens, output_bytes, stream.output_events)
             cost = min(self._cost(request, tried.target, seen), tried.hold_nanousd)
             self._ledger.set_floor(tried.id, cost)
 
+        meter = tried.meter
         try:
-            await relay(answer, stream, reply, on_first=on_first, on_progress=on_progress)
+            await relay(
+                answer, stream, reply, on_first=on_first, on_progress=on_progress, meter=meter
+            )
+        except Capped as capped:
+            usage = self._settle_broken(job, tried, stream, "capped", "")
+            tried.last_events = stream.cap(cap_reason(capped.budget), wire_usage.shown(usage))
         except AdapterError as error:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
@@ -582,16 +742,31 @@ class Engine:
             self._settle_broken(job, tried, stream, *_cut_short(error))
             raise
         else:
-            self._settle_answered(job, tried, stream.usage, stream.output_bytes)
+            self._settle_answered(
+                job, tried, stream.usage, stream.output_bytes, stream.output_events
+            )
             await reply.finish(stream.end())
+        finally:
+            if meter is not None:
+                meter.close()
 
     def _settle_broken(
         self, job: Job, tried: Tried, stream: chunks.Stream, outcome: Outcome, error: str
-    ) -> None:
+    ) -> pricing.Usage:
+        """Settle a stream that was cut, and say what it must have taken."""
         if stream.usage is not None and stream.is_finished:
             self._settle(job, tried, outcome, stream.usage, estimated=False, error=error)
         else:
-            self._settle_estimated(job, tried, outcome, error, output_bytes=stream.output_bytes)
+            self._settle_estimated(
+                job,
+                tried,
+                outcome,
+                error,
+                output_bytes=stream.output_bytes,
+                output_events=stream.output_events,
+            )
+        assert tried.usage is not None
+        return tried.usage
 
     def _headers(self, job: Job, *, chosen: bool = True) -> HeaderList:
         """Reply headers; without those of a target while another may still be chosen."""
@@ -607,15 +782,25 @@ class Engine:
         if job.remaining_nanousd is not None:
             remaining = _remaining(job)
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (remaining / 1e9)))
+        if job.downgrade:
+            headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
+        has_limits = job.requests is not None or job.tokens is not None
+        if has_limits:
+            headers += rate_headers(job.requests, job.tokens)
         tried = job.last
         if tried is None or not chosen:
             return headers
         headers += tried.target.reply_headers
+        if job.clamp is not None:
+            headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
         if tried.settlement is not None:
             cost = tried.settlement.cost_nanousd
             headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
         for name, value in tried.answer_headers.items():
-            if name.startswith(_PASSED_ON):
+            if has_limits and name.startswith("x-ratelimit-"):
+                name = f"x-tollway-upstream-{name.removeprefix('x-')}"
+                headers.append((name.encode(), value.encode("latin-1", "replace")))
+            elif name.startswith(_PASSED_ON):
                 headers.append((name.encode(), value.encode("latin-1", "replace")))
             elif name == "x-request-id":
                 headers.append(
@@ -665,9 +850,20 @@ def _most_output(request: Request, target: Target) -> int:
 class _Refusal(Exception):
     """The ledger refused an attempt; `answer` is what the client gets if no target is left."""
 
-    def __init__(self, answer: ApiError) -> None:
+    def __init__(self, answer: ApiError, refused: Refused, caller: Caller) -> None:
         super().__init__(answer.message)
         self.answer = answer
+        self.refused = refused
+        self._caller = caller
+
+    @property
+    def ends_the_route(self) -> bool:
+        """Whether no other target can help, or the caller wants none."""
+        if self.refused.rate is not None:
+            return not self.refused.rate.scope.startswith(("target:", "provider:"))
+        return self.refused.reason == "key_revoked" or (
+            self.refused.reason == "budget" and self._caller.at_cap == "stop"
+        )
 
 
 def _remaining(job: Job) -> int:
@@ -676,7 +872,7 @@ def _remaining(job: Job) -> int:
     tried = job.last
     if tried is None or tried.settlement is None:
         return job.remaining_nanousd
-    return job.remaining_nanousd + tried.hold_nanousd - tried.settlement.cost_nanousd
+    return job.remaining_nanousd + tried.held_nanousd - tried.settlement.cost_nanousd
 
 
 def _cut_short(error: BaseException) -> tuple[Outcome, str]:

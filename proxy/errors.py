@@ -17,6 +17,7 @@
     |- Conflict               the resource is managed elsewhere
     |- BudgetExhausted        the money is spent
     |- BudgetBusy             the money is held by requests in flight
+    |- RateLimited            too many requests or tokens a minute, or requests at a time
     |- LedgerDown             money cannot be counted, so none is spent
     |- NoTarget               no configured target can take the request
     |- UpstreamRefused        the provider says the request is at fault (its own status and words)
@@ -146,6 +147,10 @@ class BudgetBusy(ApiError):
     """What is left of a budget is held by requests in flight."""
 
 
+class RateLimited(ApiError):
+    """A limit on requests or tokens a minute, or on requests at a time, is reached."""
+
+
 class LedgerDown(ApiError):
     """Money cannot be counted right now, so nothing is dispatched."""
 
@@ -218,6 +223,7 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     Conflict: (409, "invalid_request_error", "conflict"),
     BudgetExhausted: (429, "insufficient_quota", "insufficient_quota"),
     BudgetBusy: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
+    RateLimited: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
     LedgerDown: (503, "server_error", "ledger_unavailable"),
     NoTarget: (503, "server_error", "no_target"),
     UpstreamRefused: (400, "invalid_request_error", None),

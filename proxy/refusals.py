@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from policies.base import Denial
 from proxy.clock import Clock
@@ -14,9 +15,10 @@ from proxy.errors import (
     Forbidden,
     InvalidRequest,
     NoTarget,
+    RateLimited,
     WrongKey,
 )
-from proxy.ledger.protocol import BudgetState, Refused
+from proxy.ledger.protocol import BudgetState, RateRefusal, Refused
 from proxy.pricing import format_usd
 from proxy.targets import Target
 
@@ -45,6 +47,8 @@ def refused_money(
     """
     if refused.reason == "key_revoked":
         return WrongKey("the API key is unknown or revoked")
+    if refused.rate is not None:
+        return _too_fast(refused.rate)
     if refused.reason == "unpriced":
         return _unpriced(target, unbounded)
     budget = refused.budget
@@ -83,9 +87,47 @@ def _unpriced(target: Target, unbounded: str | None) -> ApiError:
     )
 
 
+def cap_reason(budget: BudgetState | None) -> dict[str, Any]:
+    """Why a stream was cut: the `tollway` object of its last chunk."""
+    if budget is None:
+        return {"reason": "ledger_unavailable"}
+    return {
+        "reason": "budget_exhausted",
+        "scope": budget.scope,
+        "window": budget.settings.window,
+        "limit": format_usd(budget.settings.limit_nanousd),
+        "opens_at": None if budget.opens_at is None else _utc(budget.opens_at),
+        "message": f"{_describe(budget)} has no more for this answer",
+    }
+
+
+def _too_fast(rate: RateRefusal) -> ApiError:
+    what = {
+        "requests": f"{rate.limit} requests a minute",
+        "tokens": f"{rate.limit} tokens a minute",
+        "concurrent": f"{rate.limit} requests at a time",
+    }[rate.kind]
+    if not rate.retry_ms:
+        return RateLimited(
+            f"the request alone is larger than the limit of {rate.scope!r}, {what}",
+            headers={"x-should-retry": "false"},
+        )
+    seconds = -(-rate.retry_ms // 1_000)
+    return RateLimited(
+        f"{rate.scope!r} has reached its limit of {what}; try again in {seconds} s",
+        headers={"retry-after": str(seconds), "retry-after-ms": str(rate.retry_ms)},
+    )
+
+
 def _describe(budget: BudgetState) -> str:
-    window = "lifetime" if budget.window == "lifetime" else f"{budget.window}'s"
-    return f"the {window} budget of {budget.scope!r} ({format_usd(budget.limit_nanousd)})"
+    limit = format_usd(budget.settings.limit_nanousd)
+    return f"the budget of {budget.scope!r} ({limit} {_per(budget.settings.window)})"
+
+
+def _per(window: str) -> str:
+    if window == "lifetime":
+        return "in all"
+    return f"in {window}" if window[0].isdigit() else f"a {window}"
 
 
 def _utc(seconds: int) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol
 from adapters.base import Answer, ConnectionLost, MalformedAnswer
 from proxy.errors import ApiError
 from proxy.http import Exchange, HeaderList
+from proxy.metering import Meter
 from proxy.wire import chunks
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -89,12 +90,13 @@ async def relay(
     reply: StreamReply,
     *,
     on_first: Callable[[], None],
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[], None],
+    meter: Meter | None = None,
 ) -> None:
     """Relay a stream up to its last event, which the caller sends when the attempt is settled.
 
-    `on_first` is called when the first payload is about to leave, `on_progress` now and then with
-    the bytes of output so far. Raises `AdapterError`s; returns only after a whole stream.
+    `on_first` is called when the first payload is about to leave, `on_progress` now and then.
+    Raises `AdapterError`s, and `Capped` by the `meter`; returns only after a whole stream.
     """
     waiting = b""
     batches = 0
@@ -112,9 +114,11 @@ async def relay(
                 raise MalformedAnswer("the provider's stream has no content after 256 KiB")
         if failure is not None:
             raise failure
+        if meter is not None and not stream.is_finished:
+            await meter.follow(stream.output_events, stream.output_bytes)
         batches += 1
         if batches % _PROGRESS_EVERY == 0:
-            on_progress(stream.output_bytes)
+            on_progress()
     if not stream.has_payload:
         raise MalformedAnswer("the provider's stream ended without any content")
     if not stream.is_finished:

@@ -22,7 +22,13 @@ from proxy.config import Config
 from proxy.data_folder import DataFolder
 from proxy.discovery import Found
 from proxy.errors import StartError
-from proxy.ledger.protocol import ApplyConfig, BudgetState, ConfigBudget
+from proxy.ledger.protocol import (
+    ApplyConfig,
+    BudgetSettings,
+    BudgetState,
+    ConfigBudget,
+    Limits,
+)
 from proxy.ledger.sync import open_ledger
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
@@ -171,20 +177,33 @@ def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[Budget
     """Tell the ledger the configuration's budgets. Anonymous callers always have one."""
     budgets = [
         ConfigBudget(
-            scope=budget.scope,
-            window=budget.window,
-            limit_nanousd=budget.limit_nanousd,
-            mode=budget.mode,
-            timezone=budget.timezone,
+            budget.joined_scope,
+            BudgetSettings(
+                limit_nanousd=budget.limit_nanousd,
+                window=budget.window,
+                mode=budget.mode,
+                timezone=budget.timezone,
+                holds=budget.holds,
+                name=budget.name,
+            ),
         )
         for budget in loaded.budgets
     ]
-    if not any(b.scope in ("anonymous", "global") and b.mode == "hard" for b in budgets):
+    if not any(b.scope in ("anonymous", "global") and b.settings.mode == "hard" for b in budgets):
         limit = parse_usd(DEFAULT_ANONYMOUS_USD_PER_DAY)
-        budgets.append(ConfigBudget(scope="anonymous", window="day", limit_nanousd=limit))
+        default = BudgetSettings(limit_nanousd=limit, window="day")
+        budgets.append(ConfigBudget("anonymous", default))
     with open_ledger(data.path) as ledger:
-        ledger.call(ApplyConfig(0, tuple(budgets)))
+        ledger.call(ApplyConfig(0, tuple(budgets), limits=_limits(loaded)))
         return bool(ledger.keys()), ledger.budgets()
+
+
+def _limits(loaded: Config) -> dict[str, Limits]:
+    """The limits of targets and providers, by scope."""
+    limits = {f"target:{target.target}": target.limits for target in loaded.targets}
+    limits |= {f"provider:{name}": each.limits for name, each in loaded.providers.items()}
+    wanted = {scope: Limits(*msgspec.structs.astuple(said)) for scope, said in limits.items()}
+    return {scope: said for scope, said in wanted.items() if said != Limits()}
 
 
 def _address(listener: socket.socket) -> str:
@@ -218,8 +237,9 @@ def _print_overview(
     for budget in budgets:
         applies = budget.scope != "anonymous" or not has_keys
         if applies:
-            limit, spent = format_usd(budget.limit_nanousd), format_usd(budget.spent_nanousd)
-            grid.add_row("budget", f"{budget.scope}: {limit} per {budget.window}, {spent} spent")
+            settings = budget.settings
+            limit, spent = format_usd(settings.limit_nanousd), format_usd(budget.spent_nanousd)
+            grid.add_row("budget", f"{budget.scope}: {limit} per {settings.window}, {spent} spent")
     grid.add_row("callers", "with a key" if has_keys else "anybody on this machine, without a key")
     console.print(grid)
     if not table.has_real_targets:

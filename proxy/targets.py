@@ -34,6 +34,8 @@ TEXT_CAPABILITIES: frozenset[Capability] = frozenset(
 )
 # `nomic-embed-text`, `bge-m3`, `multilingual-e5-large`, `all-minilm`, `gte-large` ...
 _EMBEDDER = re.compile(r"embed|\b(bge|gte|e5|minilm)\b")
+# OpenAI's o1, o3, o4-mini, gpt-5 …, xAI's grok-4, Google's gemini-2.5 and later.
+_HIDES_REASONING = re.compile(r"\b(o[1-9]|gpt-[5-9]|grok-[4-9]|gemini-(2\.[5-9]|[3-9]))\b")
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
 
@@ -63,7 +65,12 @@ class Target:
     reports_cost: bool = False
     """Whether its own word of what an attempt cost is taken."""
     meterable: bool = False
-    """Whether it stops generating and billing when a stream is closed early."""
+    """Whether it stops generating and billing when a stream is closed early.
+
+    And shows what it generates: the hold of a stream follows what was seen.
+    """
+    bills_when_left: bool = False
+    """Whether it is known to finish, and bill, an answer that nobody reads any more."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -74,6 +81,11 @@ class Target:
         """The service tier that a request asks for here, where the account settles open ones."""
         leaves_it_open = asked is None or asked == AUTO
         return self.service_tier or asked if leaves_it_open else asked
+
+    @cached_property
+    def scopes(self) -> tuple[str, str]:
+        """The scopes whose budgets and limits it is under."""
+        return f"target:{self.name}", f"provider:{self.provider}"
 
     @cached_property
     def candidate(self) -> Candidate:
@@ -118,6 +130,8 @@ class VirtualModel:
     description: str
     policy: Policy
     targets: tuple[Target, ...]
+    downgrades: tuple[Downgrade, ...] = ()
+    """What it is from a share of a spent budget on, in ascending order."""
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -133,6 +147,14 @@ class VirtualModel:
         """
         real_first = sorted(self.targets, key=lambda target: target.demonstration)
         return next((t.vector_space for t in real_first if t.vector_space is not None), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downgrade:
+    """A virtual model as it is when `at_percent` of a budget is spent."""
+
+    at_percent: int
+    model: VirtualModel
 
 
 class TargetTable:
@@ -263,11 +285,16 @@ class _Maker:
                 self.provider.reports_cost,
                 self.catalogued is not None and self.catalogued.reports_cost,
             ),
-            meterable=_either(
-                self.provider.meterable,
-                (adapter is not None and adapter.meterable)
-                or (self.catalogued is not None and self.catalogued.meterable),
-            ),
+            meterable=self._is_meterable(adapter) and not hides_reasoning(model),
+            bills_when_left=self.provider.meterable is False
+            or (self.catalogued is not None and not self._is_meterable(adapter)),
+        )
+
+    def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
+        return _either(
+            self.provider.meterable,
+            (adapter is not None and adapter.meterable)
+            or (self.catalogued is not None and self.catalogued.meterable),
         )
 
     def _price(self, target: cfg.Target, model: str) -> Price | None:
@@ -298,6 +325,11 @@ class _Maker:
         if "embeddings" not in capabilities:
             return None
         return target.vector_space or (known.vector_space if known else None) or model
+
+
+def hides_reasoning(model: str) -> bool:
+    """Whether a model bills reasoning that it does not show, going by its name."""
+    return _HIDES_REASONING.search(model.lower()) is not None
 
 
 def is_embedder(model: str) -> bool:
@@ -380,6 +412,7 @@ def build_table(
             description=model.description,
             policy=policy_registry.make(model.policy),
             targets=_resolve(model.targets, table),
+            downgrades=_downgrades(name, model, table),
         )
         for name, model in config.models.items()
     }
@@ -412,6 +445,23 @@ class CurrentTable:
         self._begins = today.timestamp()
         self._ends = (today + timedelta(days=1)).timestamp()
         return self._build(today.date())
+
+
+def _downgrades(name: str, model: cfg.VirtualModel, table: TargetTable) -> tuple[Downgrade, ...]:
+    """The model's cheaper selves."""
+    made = (
+        Downgrade(
+            at_percent=tier.at_percent,
+            model=VirtualModel(
+                name=name,
+                description=model.description,
+                policy=policy_registry.make(tier.policy or model.policy),
+                targets=_resolve(tier.targets, table),
+            ),
+        )
+        for tier in model.downgrade
+    )
+    return tuple(sorted(made, key=lambda tier: tier.at_percent))
 
 
 def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:

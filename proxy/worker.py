@@ -31,7 +31,6 @@ from proxy.config import Config, Provider
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.errors import StartError
-from proxy.hard_budgets import HardBudgets
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
@@ -85,15 +84,13 @@ async def _serve(
     server_settings = plan.config.server
     ledger = LedgerClient(plan.data.path, name=f"worker-{number}")
     await ledger.connect()
-    hard_budgets = HardBudgets(ledger)
-    keeping_current = asyncio.create_task(hard_budgets.keep_current())
     adapters = {
         name: make_adapter(name, provider) for name, provider in plan.config.providers.items()
     }
     log = RequestLog(on=server_settings.access_log)
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, hard_budgets, adapters, log),
+            build_app(plan, ledger, adapters, log),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -118,7 +115,6 @@ async def _serve(
     finally:
         await server.end_tasks()
         log.flush()
-        keeping_current.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SETTLEMENTS_S):
                 await ledger.drained()
@@ -164,7 +160,6 @@ class _Server(uvicorn.Server):
 def build_app(
     plan: Plan,
     ledger: LedgerClient,
-    hard_budgets: HardBudgets,
     adapters: Mapping[str, Adapter],
     log: RequestLog,
 ) -> App:
@@ -189,7 +184,7 @@ def build_app(
         log=log,
         clock=SystemClock(),
         first_payload_s=server.first_payload_s,
-        has_hard_budget=hard_budgets.cover,
+        hear_out_s=server.hear_out_s,
     )
     books = Books(
         ledger=ledger,

@@ -5,7 +5,7 @@ Field names and ranges: OpenAI's API reference, "Create chat completion".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +14,8 @@ from policies.base import Capability
 from proxy.errors import InvalidRequest
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
+from proxy.wire.tags import Change
+from proxy.wire.tags import read as read_tags
 
 MAX_OUTPUT_TOKENS = 10_000_000
 
@@ -124,6 +126,10 @@ class ChatRequest:
     unbounded: str | None
     images: int = 0
     service_tier: str | None = None
+    user: str | None = None
+    tags: tuple[str, ...] = ()
+    withheld: Change = field(default_factory=dict)
+    """Members that are ours, and what is left of them for the provider."""
 
     endpoint: Literal["chat"] = "chat"
 
@@ -140,15 +146,25 @@ class ChatRequest:
         return self.text_bytes + self.added_tokens + self.media * image_tokens
 
     def upstream_body(
-        self, model: str, *, max_tokens_field: str, default_max: int | None, ask_usage: bool
+        self,
+        model: str,
+        *,
+        max_tokens_field: str,
+        default_max: int | None,
+        ask_usage: bool,
+        clamp: int | None = None,
     ) -> bytes:
         """What goes upstream: the client's members with `model` and what money needs changed.
 
         `default_max` is given where the output must be bounded: it is the maximum of a request
-        that sets none. `ask_usage` says that the provider understands `stream_options`.
+        that sets none; `clamp` takes the place of whatever it sets. `ask_usage` says that the
+        provider understands `stream_options`.
         """
-        changes: dict[str, bytes | None] = {"model": msgspec.json.encode(model)}
-        if default_max is not None and not self._sets_maximum(max_tokens_field):
+        changes: dict[str, bytes | None] = {"model": msgspec.json.encode(model), **self.withheld}
+        if clamp is not None:
+            changes["max_tokens"] = changes["max_completion_tokens"] = None
+            changes[max_tokens_field] = b"%d" % clamp
+        elif default_max is not None and not self._sets_maximum(max_tokens_field):
             changes[max_tokens_field] = b"%d" % (self.max_output_tokens or default_max)
         if not ask_usage:
             changes["stream_options"] = None
@@ -177,6 +193,7 @@ def parse(raw: bytes) -> ChatRequest:
     content = _Content()
     for index, message in enumerate(fields.messages):
         content.scan(message, f"messages[{index}]")
+    named, withheld = read_tags(body)
     maxima = [m for m in (fields.max_tokens, fields.max_completion_tokens) if m is not None]
     return ChatRequest(
         body=body,
@@ -193,6 +210,9 @@ def parse(raw: bytes) -> ChatRequest:
         unbounded=content.unbounded or _unbounded(body, fields),
         images=content.images,
         service_tier=fields.service_tier,
+        user=fields.user,
+        tags=named,
+        withheld=withheld,
     )
 
 

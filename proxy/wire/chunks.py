@@ -112,6 +112,8 @@ class Stream:
         self.service_tier: str | None = None
         self.output_bytes = 0
         """Bytes of text, reasoning and tool arguments seen so far."""
+        self.output_events = 0
+        """In so many events."""
         self.has_payload = False
         """True once something was relayed that an answer consists of."""
 
@@ -150,8 +152,27 @@ class Stream:
         self._set_identity(self._usage_chunk)
         return event(_encode(self._usage_chunk)) + DONE
 
+    def cap(self, reason: Chunk, usage: Chunk) -> bytes:
+        """The last events of a stream that was cut because a budget had no more for it.
+
+        Each choice that is open ends with `length`; `reason` stands beside them as `tollway`.
+        `usage` is ours: the provider's never came.
+        """
+        chunk: Chunk = {}
+        self._set_identity(chunk)
+        open_choices = [i for i, state in self._choices.items() if not state.finish] or [0]
+        chunk["choices"] = [
+            {"index": index, "delta": {}, "finish_reason": "length"} for index in open_choices
+        ]
+        chunk["tollway"] = reason
+        events = event(_encode(chunk))
+        if self._wants_usage:
+            events += event(_encode({**chunk, "choices": [], "usage": usage}))
+        return events + DONE
+
     def _apply(self, template: _Template, payload: bytes, end: int) -> bytes:
         self._room = _MAX_TEMPLATES
+        self.output_events += 1
         text = payload[template.start : end]
         self.output_bytes += len(text) if b"\\" not in text else _size(_unescaped(text))
         if template.call is not None:
@@ -257,6 +278,7 @@ class Stream:
             if not said or name == "role":
                 continue
             self.has_payload = True
+            self.output_events += 1
             if name == "tool_calls":
                 self.output_bytes += sum(_size_of_call(entry) for entry in said)
             else:

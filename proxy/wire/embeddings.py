@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +16,8 @@ import msgspec
 from policies.base import Capability
 from proxy.errors import InvalidRequest
 from proxy.wire.body import Body
+from proxy.wire.tags import Change
+from proxy.wire.tags import read as read_tags
 
 MAX_INPUTS = 2048
 # What a model may add to each item: special tokens, and the prefix that tells queries from texts.
@@ -32,6 +34,7 @@ class _Fields(msgspec.Struct):
     input: msgspec.Raw
     encoding_format: Format | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    user: str | None = None
 
 
 _fields = msgspec.json.Decoder(_Fields)
@@ -56,6 +59,9 @@ class EmbeddingsRequest:
     items: int
     input_tokens: int
     token_bound: int
+    user: str | None = None
+    tags: tuple[str, ...] = ()
+    withheld: Change = field(default_factory=dict)
 
     endpoint: Literal["embeddings"] = "embeddings"
     needs: frozenset[Capability] = _NEEDS
@@ -72,10 +78,16 @@ class EmbeddingsRequest:
         return self.token_bound
 
     def upstream_body(
-        self, model: str, *, max_tokens_field: str, default_max: int | None, ask_usage: bool
+        self,
+        model: str,
+        *,
+        max_tokens_field: str,
+        default_max: int | None,
+        ask_usage: bool,
+        clamp: int | None = None,
     ) -> bytes:
         """What goes upstream: the client's members with `model` changed."""
-        return self.body.join({"model": msgspec.json.encode(model)})
+        return self.body.join({"model": msgspec.json.encode(model), **self.withheld})
 
 
 def parse(raw: bytes) -> EmbeddingsRequest:
@@ -83,6 +95,7 @@ def parse(raw: bytes) -> EmbeddingsRequest:
     body = Body.parse(raw)
     fields = body.decode(_fields)
     items, estimate, most = _measure(_decode_input(fields.input))
+    named, withheld = read_tags(body)
     return EmbeddingsRequest(
         body=body,
         model=fields.model,
@@ -90,6 +103,9 @@ def parse(raw: bytes) -> EmbeddingsRequest:
         items=items,
         input_tokens=estimate,
         token_bound=most + ITEM_TOKENS * items,
+        user=fields.user,
+        tags=named,
+        withheld=withheld,
     )
 
 

@@ -135,11 +135,24 @@ def reported(usage: object) -> Usage | None:
     )
 
 
-def estimated(input_tokens: int, output_bytes: int) -> Usage:
-    """What an answer without usage must have taken; at least one input token."""
+def estimated(input_tokens: int, output_bytes: int, output_events: int = 0) -> Usage:
+    """What an answer without usage must have taken; at least one input token.
+
+    Providers stream about a token an event, and never less than one.
+    """
     return Usage(
-        input_tokens=max(1, input_tokens), output_tokens=-(-output_bytes // BYTES_PER_TOKEN)
+        input_tokens=max(1, input_tokens),
+        output_tokens=max(output_events, -(-output_bytes // BYTES_PER_TOKEN)),
     )
+
+
+def shown(usage: Usage) -> dict[str, int]:
+    """A usage object of our own."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
 
 
 def _count(value: object) -> int | None:

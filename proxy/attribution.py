@@ -1,0 +1,64 @@
+"""Whom a request is for, besides its key: the end user and the tags that budgets know it by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from proxy import budgets
+from proxy.auth import Caller
+from proxy.errors import InvalidRequest
+from proxy.http import Exchange
+
+USER_HEADER = b"x-tollway-user"
+TAGS_HEADER = b"x-tollway-tags"
+
+LONGEST_NAME = 128
+MOST_TAGS = 16
+
+
+def scopes_of(
+    caller: Caller, exchange: Exchange, user: str | None, tags: Iterable[str]
+) -> tuple[str, ...]:
+    """The scopes that a request adds to its caller's; the headers go before the body.
+
+    Raises `InvalidRequest` for tags that cannot be. A user is whatever the client says it is: what
+    cannot stand in a scope is known there by its digest.
+    """
+    headers = exchange.headers
+    if USER_HEADER in headers:
+        user = exchange.header(USER_HEADER)
+    sent = exchange.header(TAGS_HEADER)
+    if sent is not None:
+        tags = (*tags, *filter(None, (tag.strip() for tag in sent.split(","))))
+    if not user and not tags and not caller.tags:
+        return caller.scopes
+    scopes = list(caller.scopes)
+    if user:
+        scopes.append(f"user:{user if _is_plain(user) else _digest(user)}")
+    distinct = dict.fromkeys((*caller.tags, *tags))
+    if len(distinct) > MOST_TAGS:
+        raise InvalidRequest(f"a request has at most {MOST_TAGS} tags", param="metadata.tags")
+    for tag in distinct:
+        if not _is_plain(tag):
+            raise InvalidRequest(
+                f"{tag[:100]!r} cannot be a tag: 1 to {LONGEST_NAME} printable characters, "
+                f"no white space around them, no {budgets.AND!r}, not {budgets.EACH!r}",
+                param="metadata.tags",
+            )
+        scopes.append(f"tag:{tag}")
+    return tuple(scopes)
+
+
+def _is_plain(name: str) -> bool:
+    return (
+        0 < len(name) <= LONGEST_NAME
+        and name.isprintable()
+        and name == name.strip()
+        and budgets.AND not in name
+        and name != budgets.EACH
+    )
+
+
+def _digest(name: str) -> str:
+    return "sha256-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]

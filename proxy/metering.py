@@ -1,0 +1,122 @@
+"""How a stream's hold follows what has flowed: a slice ahead, extended before it is used up.
+
+A token of output is counted as one event, and as one more for each two bytes that an event has
+beyond four: providers send about a token an event, and what they send in larger pieces has seldom
+as much as a token to two bytes. The hold stays ahead of that count by what a provider may have
+generated and we have not seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Protocol
+
+from proxy.ledger.errors import BudgetRefused, LedgerError
+from proxy.ledger.protocol import BudgetState, Reserved
+
+SLICE_TOKENS = 64
+"""The least that a stream holds ahead of what was counted."""
+
+LOW_TOKENS = 40
+"""With less than this ahead, more is asked for."""
+
+UNSEEN_TOKENS = 12
+"""What may be on its way from the provider: with no more than this ahead, it has to stop."""
+
+_BYTES_OF_AN_EVENT = 4
+_RETRY_S = 0.05
+_RETRIES = 10
+
+
+class Capped(Exception):
+    """The stream must end here: the budget has no more for it. `budget` None: nobody answers."""
+
+    def __init__(self, budget: BudgetState | None) -> None:
+        super().__init__("the budget has no more for this stream")
+        self.budget = budget
+
+
+class Extend(Protocol):
+    """Raises a hold, as `LedgerClient.extend` does."""
+
+    def __call__(self, hold_nanousd: int, most_nanousd: int) -> Awaitable[Reserved]:
+        """Ask for at least `hold_nanousd` in all, and up to `most_nanousd`."""
+
+
+def counted(events: int, output_bytes: int) -> int:
+    """An upper estimate of the tokens in so many events of output."""
+    return events + max(0, output_bytes - _BYTES_OF_AN_EVENT * events) // 2
+
+
+class Meter:
+    """The hold of one stream. `base` is what its input costs at most, `token` one of output.
+
+    Amounts are nano-USD; `most` is what the whole answer can cost, `token` above 0.
+    """
+
+    def __init__(self, *, base: int, token: int, held: int, most: int, extend: Extend) -> None:
+        self._base = base
+        self._token = token
+        self._held = held
+        self._most = most
+        self._extend = extend
+        self._asking: asyncio.Task[None] | None = None
+        self._refused: BudgetRefused | None = None
+
+    @property
+    def held_nanousd(self) -> int:
+        """What is held now."""
+        return self._held
+
+    async def follow(self, events: int, output_bytes: int) -> None:
+        """See to it that what comes next is held as well. Raises `Capped` where it cannot be.
+
+        Returns at once while there is enough; asks for more beside the stream while there is some;
+        and stops the stream for the answer where there is none.
+        """
+        if self._held >= self._most:
+            return
+        used = counted(events, output_bytes)
+        ahead = (self._held - self._base) // self._token - used
+        if ahead > LOW_TOKENS:
+            return
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask(used))
+        if ahead <= UNSEEN_TOKENS:
+            await self._wait(used)
+
+    def close(self) -> None:
+        """Ask for nothing any more."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    async def _wait(self, used: int) -> None:
+        """Wait for money; what others hold for a moment may come free."""
+        for _ in range(_RETRIES):
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask(used))
+            await self._asking
+            if self._is_ahead(used):
+                return
+            if self._refused is None or not self._refused.refused.held:
+                break
+            await asyncio.sleep(_RETRY_S)
+        raise Capped(self._refused.refused.budget if self._refused is not None else None)
+
+    def _is_ahead(self, used: int) -> bool:
+        return (self._held - self._base) // self._token - used > UNSEEN_TOKENS
+
+    async def _ask(self, used: int) -> None:
+        wanted = min(self._most, self._base + (used + SLICE_TOKENS) * self._token)
+        try:
+            answer = await self._extend(wanted, self._most)
+        except BudgetRefused as refused:
+            self._refused = refused
+        except LedgerError:
+            self._refused = None
+        else:
+            self._refused = None
+            self._held = self._most if answer.hold_nanousd is None else answer.hold_nanousd
+        finally:
+            self._asking = None
