@@ -321,9 +321,6 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         name: _convert(file, ("models", name), value, VirtualModel)
         for name, value in (top.models or {}).items()
     }
-    budgets = [
-        _convert(file, ("budgets", i), value, Budget) for i, value in enumerate(top.budgets or [])
-    ]
     config = Config(
         source=file.name,
         server=_convert(file, ("server",), top.server or {}, Server),
@@ -331,7 +328,10 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         providers=providers,
         targets=targets,
         models=models,
-        budgets=budgets,
+        budgets=[
+            _convert(file, ("budgets", i), value, Budget)
+            for i, value in enumerate(top.budgets or [])
+        ],
         unpriced=top.unpriced,
     )
     _check(file, config)

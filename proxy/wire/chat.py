@@ -96,6 +96,7 @@ class _Fields(msgspec.Struct):
     logprobs: bool | None = None
     modalities: list[str] | None = None
     service_tier: str | None = None
+    user: str | None = None
 
 
 _fields = msgspec.json.Decoder(_Fields)
