@@ -85,7 +85,8 @@ def digest(key: str, secret: bytes) -> bytes:
 
 def hint(key: str) -> str:
     """Enough of a key to tell it from others, too little to use it."""
-    return f"{key[: len(KEY_PREFIX) + 2]}…{key[-4:]}"
+    shown = len(KEY_PREFIX) + 2 if key.startswith(KEY_PREFIX) else len("sk-")
+    return f"{key[:shown]}…{key[-4:]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,11 +167,12 @@ class Auth:
         return sent == record.previous_digest and self._clock.time() < record.previous_until
 
     def _what_follows(self, sent: bytes, record: KeyRecord) -> _Known:
-        groups = self._groups()
-        team_id = record.settings.team_id
-        team = groups.get(team_id) if team_id else None
-        organisation_id = team.settings.organisation_id if team is not None else ""
-        organisation = groups.get(organisation_id) if organisation_id else None
+        team = organisation = None
+        if record.settings.team_id:
+            groups = self._groups()
+            team = groups.get(record.settings.team_id)
+            if team is not None and team.settings.organisation_id:
+                organisation = groups.get(team.settings.organisation_id)
         known = self._known.get(sent)
         # A changed record is another object: nothing is ever changed in place.
         if (

@@ -32,7 +32,8 @@ def _ask(server: Tollway, method: str, path: str, body: object = None) -> Any:
 
 
 def test_a_team_with_a_budget_spends_it_and_no_more(server: Tollway) -> None:
-    team = _ask(server, "POST", "/team/new", {"team_alias": "a", "max_budget": 0.0002})["team_id"]
+    asked = {"team_alias": "a", "max_budget": 0.0008}
+    team = _ask(server, "POST", "/team/new", asked)["team_id"]
     made = _ask(
         server,
         "POST",
@@ -40,11 +41,11 @@ def test_a_team_with_a_budget_spends_it_and_no_more(server: Tollway) -> None:
         {"team_id": team, "max_budget": 5, "budget_duration": "30d", "models": ["up/m1"]},
     )
     headers = {"authorization": f"Bearer {made['key']}"}
-    replies = [server.chat("up/m1", headers=headers, max_tokens=7) for _ in range(12)]
+    replies = [server.chat("up/m1", headers=headers, max_tokens=7) for _ in range(34)]
     codes = [reply.status_code for reply in replies]
     admitted = codes.count(200)
-    assert 1 <= admitted <= 8  # 25 micro-USD each
-    assert codes == [200] * admitted + [429] * (12 - admitted)
+    assert 1 <= admitted <= 32  # 25 micro-USD each
+    assert codes == [200] * admitted + [429] * (34 - admitted)
     assert f"team:{team}" in replies[-1].json()["error"]["message"]
     info = _ask(server, "GET", f"/key/info?key={made['key']}")["info"]
     spent = 0.000025 * admitted
