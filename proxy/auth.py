@@ -135,11 +135,20 @@ class Auth:
         Raises `MissingKey` or `WrongKey`; where the key is right, `KeyExpired`, `KeyBlocked` or
         `NetworkRefused`; and `Forbidden` for a web page without one.
         """
+        known = self._identified(exchange)
+        return ANONYMOUS if known is None else known.caller
+
+    def record(self, exchange: Exchange) -> KeyRecord | None:
+        """The caller's key, None of an anonymous one; raises as `identify` does."""
+        known = self._identified(exchange)
+        return None if known is None else known.record
+
+    def _identified(self, exchange: Exchange) -> _Known | None:
         key = _sent_key(exchange)
         keys = self._keys()
         if not keys and self._allow_anonymous and not (key or "").startswith(KEY_PREFIX):
             self._check_local(exchange)
-            return ANONYMOUS
+            return None
         if key is None:
             raise MissingKey(
                 "no API key was sent; send 'Authorization: Bearer <key>' "
@@ -160,7 +169,7 @@ class Auth:
             raise KeyExpired("the API key has expired")
         if known.networks:
             self._check_network(exchange, known.networks)
-        return known.caller
+        return known
 
     def _is_in_overlap(self, sent: bytes, record: KeyRecord) -> bool:
         """Whether it is the secret from before the key was rotated, and still accepted."""
