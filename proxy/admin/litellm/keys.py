@@ -16,7 +16,7 @@ from proxy.admin.books import Books
 from proxy.admin.limits import Rate
 from proxy.admin.litellm.bodies import LiteLlmBody
 from proxy.admin.litellm.budgets import LiteLlmBudget, shown_template
-from proxy.admin.litellm.durations import duration_of, expiry, seconds
+from proxy.admin.litellm.durations import duration_of, expiry, overlap_s
 from proxy.admin.litellm.money import Money, ReferringFields, Standings
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Body, Shown, Usd, iso, usd, usd_or_none
@@ -241,9 +241,9 @@ class LiteLlmKeys:
     async def regenerate_key(self, body: RegeneratedKey) -> LiteLlmSecretKey:
         """Give a key a new secret."""
         record = await self._find(body.key)
-        overlap_s = seconds(body.grace_period, "grace_period") if body.grace_period else 0
+        grace_s = overlap_s(body.grace_period, "grace_period") if body.grace_period else 0
         key, digest, hint = self._books.new_key()
-        op = RotateKey(0, record.key_id, digest, hint, overlap_s)
+        op = RotateKey(0, record.key_id, digest, hint, grace_s)
         return await self._with_secret((await self._books.call(op, KeyChanged)).key, key)
 
     async def list_tokens(self, query: KeyListQuery) -> KeyPage:

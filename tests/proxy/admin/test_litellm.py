@@ -171,6 +171,11 @@ def test_a_key_is_blocked_regenerated_listed_and_deleted(desk: Desk) -> None:
     desk.post("/key/generate", {"key_alias": "b"})
     assert desk.post("/key/block", {"key": made["key"]})["blocked"]
     assert not desk.post("/key/unblock", {"key": made["key"]})["blocked"]
+    for forever in ("999999999w", "1mo", "soon"):
+        refused = desk.refusal(
+            "POST", "/key/regenerate", {"key": made["key"], "grace_period": forever}
+        )
+        assert refused[:2] == (400, "grace_period")
     again = desk.post("/key/regenerate", {"key": made["key"], "grace_period": "1h"})
     assert again["token"] == made["token"]
     assert again["key"] != made["key"]
@@ -198,6 +203,8 @@ def test_a_key_is_blocked_regenerated_listed_and_deleted(desk: Desk) -> None:
         ("/key/generate", {"budget_duration": "1d"}, 400, "budget_duration"),
         ("/key/generate", {"max_budget": 1, "budget_duration": "1y"}, 400, "budget_duration"),
         ("/key/generate", {"duration": "tomorrow"}, 400, "duration"),
+        ("/key/generate", {"duration": "999999999w"}, 400, "duration"),
+        ("/key/generate", {"max_budget": 10**8}, 400, "max_budget"),
         ("/key/generate", {"budget_id": "none"}, 400, "budget_id"),
         ("/key/generate", {"team_id": "none"}, 400, "team_id"),
         ("/key/generate", {"models": ["nobody"]}, 400, "models"),
