@@ -75,6 +75,15 @@ class Metrics:
             ("target",),
             registry=own,
         )
+        self.alerts = Counter(
+            "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
+        )
+        self.alert_deliveries = Counter(
+            "tollway_alert_deliveries_total",
+            "Tries to deliver an alert to a webhook, by outcome.",
+            ("outcome",),
+            registry=own,
+        )
         self.first_token = Histogram(
             "tollway_first_token_seconds",
             "Dispatch to first payload.",
