@@ -15,17 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy import __version__, auth, config, price_list, price_refresh, serve
+from proxy import budgets as budget_rules
 from proxy.data_folder import DataFolder
 from proxy.errors import StartError
 from proxy.ledger import reports
 from proxy.ledger.errors import LedgerError
 from proxy.ledger.protocol import (
     Budgets,
+    BudgetSettings,
     BudgetState,
     CreateBudget,
     CreateKey,
-    KeyBudget,
     KeyChanged,
+    KeySettings,
     Mode,
     UpdateBudget,
     UpdateKey,
@@ -120,16 +122,15 @@ def create_key(
     data: DataOption = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
-    limit = None if budget is None else KeyBudget(_window(window), _amount(budget))
+    own = () if budget is None else (BudgetSettings(_amount(budget), window=_window(window)),)
     folder = _folder(config, data)
     key = auth.new_key()
     op = CreateKey(
         0,
         digest=auth.digest(key, folder.secret()),
-        name=name,
         hint=auth.hint(key),
-        models=tuple(model or ()),
-        budget=limit,
+        settings=KeySettings(name=name, models=tuple(model or ())),
+        budgets=own,
     )
     with open_ledger(folder.path) as ledger:
         changed = ledger.call(op)
@@ -154,8 +155,10 @@ def list_keys(
     table = _table("id", "name", "key", "models", "created", "revoked")
     for key in keys:
         revoked = "" if key.revoked_at is None else _when(key.revoked_at)
-        models = ", ".join(key.models) or "all"
-        table.add_row(key.key_id, key.name, key.hint, models, _when(key.created_at), revoked)
+        models = ", ".join(key.settings.models) or "all"
+        table.add_row(
+            key.key_id, key.settings.name, key.hint, models, _when(key.created_at), revoked
+        )
     console.print(table)
 
 
@@ -185,10 +188,9 @@ def create_budget(
     op = CreateBudget(
         0,
         scope=scope,
-        window=_window(window),
-        limit_nanousd=_amount(limit),
-        mode=_mode(mode),
-        timezone=timezone,
+        settings=BudgetSettings(
+            _amount(limit), window=_window(window), mode=_mode(mode), timezone=timezone
+        ),
     )
     with open_ledger(_folder(config, data).path) as ledger:
         problem = auth.scope_problem(scope, ledger.keys())
@@ -225,8 +227,10 @@ def update_budget(
     op = UpdateBudget(
         0,
         budget_id=budget_id,
-        limit_nanousd=None if limit is None else _amount(limit),
-        mode=None if mode is None else _mode(mode),
+        changes={
+            **({} if limit is None else {"limit_nanousd": _amount(limit)}),
+            **({} if mode is None else {"mode": _mode(mode)}),
+        },
         deleted=delete,
     )
     with open_ledger(_folder(config, data).path) as ledger:
@@ -318,8 +322,10 @@ def _amount(text: str) -> int:
 
 
 def _window(text: str) -> Window:
-    window: Window = _convert(text, Window, "--window")
-    return window
+    problem = budget_rules.window_problem(text)
+    if problem is not None:
+        raise StartError(f"--window: {problem}")
+    return text
 
 
 def _mode(text: str) -> Mode:
@@ -361,9 +367,9 @@ def _table(*texts: str, numbers: Sequence[str] = ()) -> Table:
 def _print_budgets(budgets: tuple[BudgetState, ...]) -> None:
     table = _table("budget", "scope", "window", "mode", numbers=("limit", "spent", "held", "left"))
     for b in budgets:
-        left = b.limit_nanousd - b.spent_nanousd - b.held_nanousd
-        amounts = map(format_usd, (b.limit_nanousd, b.spent_nanousd, b.held_nanousd, left))
-        table.add_row(str(b.budget_id), b.scope, b.window, b.mode, *amounts)
+        limit, left = b.settings.limit_nanousd, b.left_nanousd
+        amounts = map(format_usd, (limit, b.spent_nanousd, b.held_nanousd, left))
+        table.add_row(str(b.budget_id), b.scope, b.settings.window, b.settings.mode, *amounts)
     console.print(table)
 
 
