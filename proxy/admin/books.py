@@ -54,6 +54,8 @@ class Books:
             reply = await self.ledger.call(op)
         except LedgerUnavailable as error:
             raise _down(error) from None
+        except (OverflowError, ValueError) as error:
+            raise InvalidRequest(f"something in this is too large to be kept: {error}") from None
         except LedgerRefusal as error:
             raise _FAILURES[error.code](str(error)) from None
         assert isinstance(reply, kind)

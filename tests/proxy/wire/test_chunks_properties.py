@@ -120,7 +120,9 @@ def _tool_call(draw: st.DrawFn, habits: _Habits, calls: list[tuple[str, str]]) -
     if habits.ids == "always" or (begins and habits.ids == "once"):
         entry["id"] = f"id-{number}"
     function = {"arguments": piece}
-    if begins or habits.names == "always":
+    # A name with nothing after arguments that are complete is how other servers begin a call.
+    is_idle = not piece and calls[-1][1].endswith("}")
+    if begins or (habits.names == "always" and not is_idle):
         function["name"] = name
     return {**entry, "type": "function", "function": function}
 
