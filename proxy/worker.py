@@ -40,7 +40,7 @@ from proxy.ledger.protocol import AlertsDelivered
 from proxy.models import Models
 from proxy.own_key import OwnKey
 from proxy.targets import CurrentTable
-from proxy.telemetry import Metrics, RequestLog, exposition
+from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
 from proxy.wire import chat, embeddings
 
@@ -86,6 +86,7 @@ async def _serve(
     plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int
 ) -> None:
     server_settings = plan.config.server
+    reserve_space(len(plan.table().targets))
     metrics = Metrics()
     # One for the whole server: an alert is sent once, not by every worker.
     alerts = make_alerts(plan.config.alerts, metrics) if number == 0 else None
