@@ -116,7 +116,7 @@ def test_a_budget_that_is_used_up_is_told_once_signed_and_logged(
             for _ in range(4):
                 assert tollway.chat().status_code == 200
             headers, body = inbox.next()
-            assert "everything" not in json.loads(slack.next()[1])["text"]
+            assert json.loads(slack.next()[1])["text"].startswith("Tollway: global has spent ")
             until(lambda: undelivered(tollway) == 0, tollway)
             counted = deliveries(tollway)
             log = tollway.log()
