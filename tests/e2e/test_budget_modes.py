@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from proxy.ledger.reports import audit
+from proxy.ledger.audit import audit
 from tests.e2e.tollway import Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
 
@@ -71,7 +71,7 @@ def test_a_stream_holds_slices_and_ends_with_length_when_the_budget_is_spent(
         assert upstream.calls[0].closed.wait(5)
         (row,) = tollway.rows(1)
         assert (row["outcome"], row["estimated"]) == ("capped", 1)
-        assert 300 < generated[0] < 600
+        assert 250 < generated[0] < 600
         # Providers bill what they generated: what the row says must not be less, but for what was
         # on its way when we closed.
         assert row["output_tokens"] >= generated[0] - 12
