@@ -1,9 +1,7 @@
 """How a stream's hold follows what has flowed: a slice ahead, extended before it is used up.
 
-A token of output is counted as one event, and as one more for each two bytes that an event has
-beyond four: providers send about a token an event, and what they send in larger pieces has seldom
-as much as a token to two bytes. The hold stays ahead of that count by what a provider may have
-generated and we have not seen.
+What has flowed is counted by `wire.usage.counted`. The hold stays ahead of it by what a provider
+may have generated and we have not seen.
 """
 
 from __future__ import annotations
@@ -15,17 +13,16 @@ from typing import Protocol
 
 from proxy.ledger.errors import BudgetRefused, LedgerError
 from proxy.ledger.protocol import BudgetState, Reserved
+from proxy.wire.usage import counted
 
-SLICE_TOKENS = 64
+SLICE_TOKENS = 40
 """The least that a stream holds ahead of what was counted."""
 
-LOW_TOKENS = 40
+LOW_TOKENS = 28
 """With less than this ahead, more is asked for."""
 
-UNSEEN_TOKENS = 12
+UNSEEN_TOKENS = 10
 """What may be on its way from the provider: with no more than this ahead, it has to stop."""
-
-_BYTES_OF_AN_EVENT = 4
 
 
 class Capped(Exception):
@@ -41,11 +38,6 @@ class Extend(Protocol):
 
     def __call__(self, hold_nanousd: int, most_nanousd: int) -> Awaitable[Reserved]:
         """Ask for at least `hold_nanousd` in all, and up to `most_nanousd`."""
-
-
-def counted(events: int, output_bytes: int) -> int:
-    """An upper estimate of the tokens in so many events of output."""
-    return events + max(0, output_bytes - _BYTES_OF_AN_EVENT * events) // 2
 
 
 class Meter:
