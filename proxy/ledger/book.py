@@ -389,18 +389,18 @@ class Book:
 
     def _turn(self, budget: Budget, length_s: int, span: budgets.Span) -> None:
         """Count the slots of a rolling window anew: those in it, and older ones that still hold."""
-        first = budgets.first_slot(length_s, span.starts_at)
+        counting = budgets.counting_slots(length_s, span.starts_at)
         if isinstance(budget.totals, Balance):
             budget.totals = Totals()
         ring = budget.totals
-        starts = set(self._store.balances_since(budget.id, first))
+        starts = set(self._store.balances_since(budget.id, counting[0]))
         starts |= {slot.window_start for slot in budget.slots}
         starts.add(span.starts_at)
         slots = [self._slot(budget.id, start, ring) for start in sorted(starts)]
         ring.spent = ring.held = 0
         budget.slots = []
         for slot in slots:
-            slot.counts = first <= slot.window_start <= span.starts_at
+            slot.counts = slot.window_start in counting
             if slot.counts or slot.held:
                 budget.slots.append(slot)
             ring.held += slot.held

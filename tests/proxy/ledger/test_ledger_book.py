@@ -48,7 +48,7 @@ def test_a_rolling_window_counts_what_lies_in_its_slots(steps: list[tuple[int, s
         for number, (step, action, amount) in enumerate(steps, 1):
             books.now += step
             slot = int(books.now) // SLOT_S * SLOT_S
-            counted = sum(c for n, c in spent.items() if slot - HOUR_S <= slots[n] <= slot)
+            counted = sum(c for n, c in spent.items() if abs(slot - slots[n]) <= HOUR_S)
             held_now = sum(held.values())
             if action == "restart":
                 books.restart()
@@ -63,12 +63,12 @@ def test_a_rolling_window_counts_what_lies_in_its_slots(steps: list[tuple[int, s
                 books.settle(settled, amount)
                 del held[settled]
                 spent[settled] = amount
-            counted = sum(c for n, c in spent.items() if slot - HOUR_S <= slots[n] <= slot)
+            counted = sum(c for n, c in spent.items() if abs(slot - slots[n]) <= HOUR_S)
             assert books.money(budget)[:2] == (counted, sum(held.values()))
             opens_at = books.state(budget).opens_at
             assert opens_at is not None
             assert opens_at > books.now
-            mine = [slots[n] for n, c in spent.items() if c and slot - HOUR_S <= slots[n] <= slot]
+            mine = [slots[n] for n, c in spent.items() if c and abs(slot - slots[n]) <= HOUR_S]
             if mine:
                 assert opens_at == min(mine) + HOUR_S + SLOT_S
         assert audit(books.path) == []
@@ -132,3 +132,14 @@ def test_budgets_are_listed_by_scope(books: Books) -> None:
     listed = books.do(ListBudgets(1, "key:k"))
     assert isinstance(listed, Budgets)
     assert [state.budget_id for state in listed.budgets] == [mine]
+
+
+def test_a_clock_that_goes_back_does_not_let_a_rolling_window_be_spent_twice(books: Books) -> None:
+    budget = books.budget(100, window="1h")
+    books.reserve(1, 100)
+    books.settle(1, 100)
+    books.now -= HOUR_S // 2
+    assert isinstance(books.reserve(2, 1), Refused)
+    assert books.money(budget) == (100, 0, 0)
+    books.now -= HOUR_S
+    assert books.reserve(3, 100) == Reserved(3, 0)
