@@ -109,13 +109,14 @@ def span_at(window: Window, zone: ZoneInfo, now: int) -> Span:
     return Span(starts_at=_midnight(first, zone), ends_at=ends_at)
 
 
-def first_slot(length_s: int, slot_start: int) -> int:
-    """The oldest slot that counts in a rolling window while the slot at `slot_start` is open.
+def counting_slots(length_s: int, slot_start: int) -> range:
+    """Where the slots start that count in a rolling window while the one at `slot_start` is open.
 
     Every slot counts that lies at least partly in the last `length_s` seconds, so the window is
-    never shorter than it says, and at most one slot longer.
+    never shorter than it says, and at most one slot longer. Those as far ahead count as well: what
+    was spent before the clock went back must not be spent again.
     """
-    return slot_start - length_s
+    return range(slot_start - length_s, slot_start + length_s + 1, length_s // SLOTS)
 
 
 def fits(limit_nanousd: int, spent_nanousd: int, held_nanousd: int, hold_nanousd: int) -> bool:

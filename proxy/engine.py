@@ -597,10 +597,16 @@ class Engine:
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
 
-        What a provider may bill besides, because nobody heard it out, stays held for a while.
+        What a provider may bill besides stays held for a while: where nobody heard it out, and
+        what a stream that was cut may have had on its way.
         """
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
         cost = min(self._cost(job.request, tried.target, usage), tried.hold_nanousd)
+        uncertain = 0
+        if job.is_gone:
+            uncertain = tried.hold_nanousd - cost
+        elif tried.meter is not None:
+            uncertain = max(0, tried.meter.uncertain(output_events, output_bytes) - cost)
         self._settle(
             job,
             tried,
@@ -608,7 +614,7 @@ class Engine:
             usage,
             estimated=True,
             cost_nanousd=cost,
-            uncertain_nanousd=tried.hold_nanousd - cost if job.is_gone else 0,
+            uncertain_nanousd=uncertain,
             error=error,
             falls_back=falls_back,
         )

@@ -86,6 +86,11 @@ class Meter:
         with contextlib.suppress(LedgerError):  # then it is an overrun, and is told as one
             await self._extend(cost_nanousd, cost_nanousd)
 
+    def uncertain(self, events: int, output_bytes: int) -> int:
+        """What a stream that is cut after so much can have cost, as far as it is held."""
+        used = counted(events, output_bytes) + UNSEEN_TOKENS
+        return min(self._held, self._base + used * self._token)
+
     def close(self) -> None:
         """Ask for nothing any more."""
         if self._asking is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -145,9 +145,11 @@ class Budget:
         """What is neither spent nor held."""
         return self.ceiling - self.totals.spent - self.totals.held
 
-    def idle(self) -> int:
-        """How much more may be held for streams that might do with less."""
-        totals = self.totals
+    def idle(self, totals: Totals) -> int:
+        """How much more may be held, in the window of those, for streams that might do with less.
+
+        Never more than is left in it.
+        """
         return (self.ceiling - totals.spent) // _IDLE_PART - totals.held
 
     def reopen(self, balance: Balance, span: budgets.Span) -> None:
@@ -159,7 +161,8 @@ class Budget:
     def state(self) -> BudgetState:
         """What others see of it."""
         starts_at, opens_at = self._bounds()
-        overrun = sum(slot.overrun for slot in self.slots) if self.slots else self.balance.overrun
+        counting = [slot for slot in self.slots if slot.counts]
+        overrun = sum(slot.overrun for slot in counting) if counting else self.balance.overrun
         return BudgetState(
             budget_id=self.id,
             scope=self.scope,
@@ -175,7 +178,8 @@ class Budget:
 
     def _bounds(self) -> tuple[int | None, int | None]:
         if self.length_s is not None:
-            oldest = min((s.window_start for s in self.slots if s.spent), default=self.starts_at)
+            spent = (slot.window_start for slot in self.slots if slot.counts and slot.spent)
+            oldest = min(spent, default=self.starts_at)
             slot_s = self.length_s // budgets.SLOTS
             return self.starts_at - self.length_s, oldest + slot_s + self.length_s
         if self.settings.window == "lifetime":
@@ -212,7 +216,7 @@ class Book:
         self._balances: WeakValueDictionary[tuple[int, int], Balance] = WeakValueDictionary()
         self._by_scope: dict[str, list[Budget]] = {}
         # Budgets with `*`, and those that were made from them by (parent, scope).
-        self._templates: list[Budget] = []
+        self._templates: list[_Template] = []
         self._made: dict[tuple[int, str], Budget] = {}
         for row in store.read_budgets():
             self._remember(Budget(row))
@@ -220,7 +224,10 @@ class Book:
     # --- what applies --------------------------------------------------------------------------
 
     def applying(self, scopes: Mapping[str, object]) -> list[Budget]:
-        """The budgets of an attempt, each with its window of now."""
+        """The budgets of an attempt, each with its window of now.
+
+        Raises `Fault` for a scope that a budget with `*` cannot have one made for.
+        """
         if self._templates:
             self._make_each(scopes)
         now = self.now
@@ -230,7 +237,7 @@ class Book:
                 if budget.others and not budget.others <= scopes.keys():
                     continue
                 if not budget.starts_at <= now < budget.ends_at:
-                    self._open_window(budget)
+                    self._turn_to_now(budget)
                 found.append(budget)
         return found
 
@@ -244,8 +251,13 @@ class Book:
 
     def state(self, budget: Budget) -> BudgetState:
         """A budget as of now."""
-        self._open_window(budget)
-        return budget.state()
+        return self.open_window(budget).state()
+
+    def open_window(self, budget: Budget) -> Budget:
+        """Turn the budget to the window of now, whichever way the clock went."""
+        return (
+            budget if budget.starts_at <= self.now < budget.ends_at else self._turn_to_now(budget)
+        )
 
     def totals_of(self, leg: Balance) -> tuple[Budget | None, Totals]:
         """The budget of a balance, None if it is gone, and what that money counts in."""
@@ -270,7 +282,7 @@ class Book:
         self._remember(budget)
         if settings.mode == "hard" and managed != "each":
             self.news.append(HardScope(scope, True))
-        return self._open_window(budget)
+        return self.open_window(budget)
 
     def change(self, budget: Budget, settings: BudgetSettings) -> None:
         """Change the settings, and those of what was made from it."""
@@ -314,8 +326,10 @@ class Book:
         if budget.parent is not None:
             self._made[budget.parent, budget.scope] = budget
         parts = budgets.scope_parts(budget.scope)
-        if any(part.endswith(f":{budgets.EACH}") for part in parts):
-            self._templates.append(budget)
+        star = next((part for part in parts if _is_star(part)), None)
+        if star is not None:
+            fixed = tuple(part for part in parts if part != star)
+            self._templates.append(_Template(budget, fixed, star[: -len(budgets.EACH)]))
             return
         found_by, *others = sorted(parts, key=_rank)
         budget.others = frozenset(others)
@@ -325,8 +339,9 @@ class Book:
         del self.budgets[budget.id]
         if budget.parent is not None:
             del self._made[budget.parent, budget.scope]
-        if budget in self._templates:
-            self._templates.remove(budget)
+        template = next((t for t in self._templates if t.budget is budget), None)
+        if template is not None:
+            self._templates.remove(template)
             return
         found_by = min(budgets.scope_parts(budget.scope), key=_rank)
         self._by_scope[found_by].remove(budget)
@@ -339,19 +354,21 @@ class Book:
     def _make_each(self, scopes: Mapping[str, object]) -> None:
         """Make the budgets of scopes that a `*` is met by for the first time."""
         for template in self._templates:
-            *fixed, star = sorted(
-                budgets.scope_parts(template.scope), key=lambda part: part.endswith(budgets.EACH)
-            )
-            if not scopes.keys() >= set(fixed):
+            if not all(part in scopes for part in template.fixed):
                 continue
-            kind = star[: -len(budgets.EACH)]
+            parent = template.budget
             for scope in scopes:
-                made = budgets.AND.join((*fixed, scope))
-                if scope.startswith(kind) and (template.id, made) not in self._made:
-                    self.add(made, template.settings, "each", template.id)
+                if not scope.startswith(template.kind):
+                    continue
+                made = budgets.AND.join((*template.fixed, scope))
+                if (parent.id, made) not in self._made:
+                    if _is_star(scope) or budgets.AND in scope:
+                        raise Fault("invalid", f"{scope[:100]!r} reads as another scope")
+                    self.add(made, parent.settings, "each", parent.id)
 
     def _is_hard(self, scope: str) -> bool:
-        return any(b.hard and b.scope == scope for b in self.budgets.values())
+        mine = (b for b in self.budgets.values() if b.scope == scope and b.managed != "each")
+        return any(budget.hard for budget in mine)
 
     def _tell(self, scope: str, was_hard: bool) -> None:
         is_hard = self._is_hard(scope)
@@ -360,10 +377,7 @@ class Book:
 
     # --- windows --------------------------------------------------------------------------------
 
-    def _open_window(self, budget: Budget) -> Budget:
-        """Turn the budget to the window of now, whichever way the clock went."""
-        if budget.starts_at <= self.now < budget.ends_at:
-            return budget
+    def _turn_to_now(self, budget: Budget) -> Budget:
         span = budgets.span_at(budget.settings.window, budget.zone, self.now)
         if budget.length_s is None:
             budget.reopen(self.balance(budget.id, span.starts_at), span)
@@ -375,18 +389,18 @@ class Book:
 
     def _turn(self, budget: Budget, length_s: int, span: budgets.Span) -> None:
         """Count the slots of a rolling window anew: those in it, and older ones that still hold."""
-        first = budgets.first_slot(length_s, span.starts_at)
+        counting = budgets.counting_slots(length_s, span.starts_at)
         if isinstance(budget.totals, Balance):
             budget.totals = Totals()
         ring = budget.totals
-        starts = set(self._store.balances_since(budget.id, first))
+        starts = set(self._store.balances_since(budget.id, counting[0]))
         starts |= {slot.window_start for slot in budget.slots}
         starts.add(span.starts_at)
         slots = [self._slot(budget.id, start, ring) for start in sorted(starts)]
         ring.spent = ring.held = 0
         budget.slots = []
         for slot in slots:
-            slot.counts = first <= slot.window_start <= span.starts_at
+            slot.counts = slot.window_start in counting
             if slot.counts or slot.held:
                 budget.slots.append(slot)
             ring.held += slot.held
@@ -420,6 +434,18 @@ class Book:
         """The balances that a row names."""
         pairs = msgspec.json.decode(legs, type=list[tuple[int, int]])
         return [self.balance(budget_id, window_start) for budget_id, window_start in pairs]
+
+
+class _Template(NamedTuple):
+    """A budget with `*`: parts that must all be there, and how those begin that get one each."""
+
+    budget: Budget
+    fixed: tuple[str, ...]
+    kind: str
+
+
+def _is_star(part: str) -> bool:
+    return part.endswith(f":{budgets.EACH}")
 
 
 def check_budgets(wanted: Iterable[tuple[str, BudgetSettings]]) -> None:

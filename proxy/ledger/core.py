@@ -24,7 +24,6 @@ from proxy.ledger.notices import Notices
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
     AdminOp,
-    AdminReply,
     AlertRaised,
     AlertsDelivered,
     ApplyConfig,
@@ -115,7 +114,7 @@ class Ledger:
         self._floors: dict[int, int] = {}
         self._appliers: dict[type[Step], Callable[[Any], Reply | None]] = {
             Hello: self._hello,
-            Reserve: self._reserve,
+            Reserve: _answering_faults(self._reserve),
             Extend: self._extend,
             Settle: self._settle,
             Progress: self._progress,
@@ -128,7 +127,7 @@ class Ledger:
             UpdateBudget: _answering_faults(self._update_budget),
             ApplyConfig: _answering_faults(self._apply_config),
             ListBudgets: self._list_budgets,
-            Ask: self._ask,
+            Ask: _answering_faults(self._ask),
             Correct: _answering_faults(self._correct_by_hand),
             ImportInvoice: self._import_invoice,
             Prune: _answering_faults(self._prune),
@@ -380,8 +379,10 @@ class Ledger:
                 return Refused(op.seq, "budget", budget.state(), extra, held=is_held)
             if budget.hard:
                 remaining = left if remaining is None else min(remaining, left)
-                most = min(most, budget.idle())
-        extra = max(extra, most)
+                most = min(most, budget.idle(totals))
+        if most > extra:
+            remaining = None if remaining is None else remaining - (most - extra)
+            extra = most
         for leg in hold.legs:
             leg.add(0, extra)
         self._dirty.update(hold.legs)
@@ -435,7 +436,7 @@ class Ledger:
             budget = book.budgets.get(leg.budget_id)
             if (
                 budget is not None
-                and budget.totals.spent >= budget.alert_at
+                and book.open_window(budget).totals.spent >= budget.alert_at
                 and (budget.balance is leg or budget.length_s is not None)
             ):
                 self._notices.spent(book, budget)
@@ -470,8 +471,9 @@ class Ledger:
         if remainder is not None:
             self._release(number)
         delta = cost - known
-        # Above what was still held for it: others may have been admitted on a released remainder.
-        overrun = max(0, cost - min(attempt.hold, known + still_held)) - attempt.overrun
+        # Above what the limits have let in for it and not let go: others may have got the rest.
+        covered = known - attempt.overrun + still_held
+        overrun = max(0, cost - covered) - attempt.overrun
         self._move(legs, delta, 0, overrun)
         self._store.begin()
         self._store.put_correction(
@@ -487,6 +489,8 @@ class Ledger:
                 settlement.usage.cache_write_1h,
             )
         )
+        if overrun > 0:
+            self._overran(number, overrun)
         return delta
 
     def _correct_by_hand(self, op: Correct) -> Done:
@@ -767,8 +771,8 @@ def _amount(attempt: Attempt, applying: list[Budget]) -> int:
     most, least = attempt.hold_nanousd, attempt.least_nanousd
     if least is None or any(budget.full_holds for budget in applying):
         return most
-    idle = min((budget.idle() for budget in applying if budget.hard), default=most)
-    return max(least, min(most, idle))
+    idle = min((budget.idle(budget.totals) for budget in applying if budget.hard), default=most)
+    return min(most, max(least, idle))
 
 
 def _remaining(applying: Iterable[Budget]) -> int | None:
@@ -780,12 +784,10 @@ def _refused_rate(op: Reserve, limit: RateRefusal) -> Refused:
     return Refused(op.seq, "rate", None, op.attempt.hold_nanousd, rate=limit)
 
 
-def _answering_faults(
-    apply: Callable[[Any], AdminReply],
-) -> Callable[[Any], AdminReply | Failed]:
+def _answering_faults(apply: Callable[[Any], Reply]) -> Callable[[Any], Reply]:
     """Carry out an op, and say what is wrong with it where something is."""
 
-    def applied(op: AdminOp) -> AdminReply | Failed:
+    def applied(op: AdminOp | Reserve) -> Reply:
         try:
             return apply(op)
         except Fault as fault:

@@ -332,7 +332,12 @@ class _Daemon:
                 continue
             sent = outgoing.setdefault(connection, [])
             for step, reply in zip(frame.steps, replies, strict=True):
-                if type(reply) is Refused and reply.held and self._waits(frame, step, reply):
+                if (
+                    type(reply) is Refused
+                    and reply.held
+                    and isinstance(step, Reserve)  # what streams already cannot be made to wait
+                    and self._waits(frame, step, reply)
+                ):
                     continue
                 if type(reply) is Welcome:
                     self._welcome(connection, reply)
@@ -373,11 +378,9 @@ class _Daemon:
 
     # --- waiting for held money -----------------------------------------------------------------
 
-    def _waits(self, frame: _Frame, step: Step, refused: Refused) -> bool:
+    def _waits(self, frame: _Frame, step: Reserve, refused: Refused) -> bool:
         """Let a refused reserve wait, if it may still; nothing of it is on the disk meanwhile."""
         connection, waiting = frame.connection, frame.waited
-        if not isinstance(step, Reserve):
-            return False  # a stream that wants more asks again itself
         assert connection is not None
         assert refused.budget is not None
         if self._is_stopping or not step.may_wait or (waiting is not None and waiting.is_over):
@@ -389,9 +392,11 @@ class _Daemon:
                 client=connection,
                 reserve=Reserve(step.seq, step.attempt),  # its settlement is done
                 budget_id=refused.budget.budget_id,
+                needed_nanousd=refused.needed_nanousd,
             )
             self._loop.call_later(self._timings.park_s, self._time_up, waiting)
         waiting.budget_id = refused.budget.budget_id
+        waiting.needed_nanousd = refused.needed_nanousd
         self._room.add(waiting)
         return True
 

@@ -35,7 +35,7 @@ class Notices:
         """Raise alerts at other shares from now on."""
         self.percents = tuple(sorted(percents))
         for budget in book.budgets.values():
-            self._watch(budget)
+            budget.alert_at = -math.inf
 
     def _watch(self, budget: Budget) -> None:
         """Work out what a budget must have spent before it is looked at again."""

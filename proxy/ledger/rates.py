@@ -19,52 +19,75 @@ _TENTHS = 10
 _MINUTE = 60 * _TENTHS
 
 
+class Entry:
+    """What was counted in a tenth of a second. Its `tenth` is negative once it has left."""
+
+    __slots__ = ("amount", "tenth")
+
+    def __init__(self, tenth: int, amount: int) -> None:
+        self.tenth = tenth
+        self.amount = amount
+
+
 class Minute:
     """What was counted in the last sixty seconds, by the tenth of a second."""
 
     __slots__ = ("_entries", "total")
 
     def __init__(self) -> None:
-        self._entries: deque[list[int]] = deque()  # [tenth, amount], ascending
+        self._entries: deque[Entry] = deque()  # ascending
         self.total = 0
 
     def expire(self, now: float) -> None:
         """Forget what is older. A clock that went back takes the entries with it."""
         entries, tenth = self._entries, int(now * _TENTHS)
-        if entries and entries[-1][0] > tenth:
-            self._entries = entries = deque([[tenth, self.total]] if self.total else [])
-        while entries and entries[0][0] < tenth - _MINUTE:
-            self.total -= entries.popleft()[1]
+        if not entries:
+            return
+        if entries[-1].tenth > tenth:
+            for entry in entries:
+                entry.tenth = min(entry.tenth, tenth)
+        oldest = tenth - _MINUTE
+        while entries and entries[0].tenth < oldest:
+            gone = entries.popleft()
+            self.total -= gone.amount
+            gone.tenth = -1
 
-    def add(self, now: float, amount: int) -> None:
-        """Count, after `expire`."""
-        tenth = int(now * _TENTHS)
-        if self._entries and self._entries[-1][0] == tenth:
-            self._entries[-1][1] += amount
-        else:
-            self._entries.append([tenth, amount])
+    def add(self, now: float, amount: int) -> Entry:
+        """Count, after `expire`; the entry says where, for `correct`."""
+        tenth, entries = int(now * _TENTHS), self._entries
         self.total += amount
+        if entries and entries[-1].tenth == tenth:
+            entries[-1].amount += amount
+        else:
+            entries.append(Entry(tenth, amount))
+        return entries[-1]
 
-    def correct(self, counted_at: float, delta: int) -> None:
-        """Change what was counted at a moment, if it still counts."""
-        tenth = int(counted_at * _TENTHS)
-        for entry in reversed(self._entries):
-            if entry[0] == tenth:
-                entry[1] += delta
-                self.total += delta
-                return
-            if entry[0] < tenth:
-                return
+    def correct(self, entry: Entry, delta: int) -> None:
+        """Change what was counted, if it still counts."""
+        if entry.tenth >= 0:
+            entry.amount += delta
+            self.total += delta
 
     def free_ms(self, now: float, excess: int) -> int:
         """Milliseconds until `excess` of what is counted has left; 0 for what is none."""
-        wait_ms = 0
-        for tenth, amount in self._entries:
+        for entry in self._entries:
             if excess <= 0:
                 break
-            excess -= amount
-            wait_ms = (tenth + _MINUTE + 1) * (1000 // _TENTHS) - int(now * 1000)
-        return max(0, wait_ms)
+            excess -= entry.amount
+            if excess <= 0:
+                return _leaves_in_ms(entry, now)
+        return 0
+
+    def reset_ms(self, now: float) -> int:
+        """Milliseconds until all that is counted has left."""
+        for entry in reversed(self._entries):
+            if entry.amount:
+                return _leaves_in_ms(entry, now)
+        return 0
+
+
+def _leaves_in_ms(entry: Entry, now: float) -> int:
+    return max(0, (entry.tenth + _MINUTE + 1) * (1000 // _TENTHS) - int(now * 1000))
 
 
 class Meter:
@@ -112,24 +135,23 @@ def _rate(limit: int | None, minute: Minute, now: float) -> Rate | None:
     if limit is None:
         return None
     minute.expire(now)
-    return Rate(limit, max(0, limit - minute.total), minute.free_ms(now, minute.total))
+    return Rate(limit, max(0, limit - minute.total), minute.reset_ms(now))
 
 
 class Counted:
     """Where an open attempt was counted, to settle it there."""
 
-    __slots__ = ("_counted_at", "_meters", "_tokens")
+    __slots__ = ("_places", "_tokens")
 
-    def __init__(self, meters: list[Meter], counted_at: float, tokens: int) -> None:
-        self._meters = meters
-        self._counted_at = counted_at
+    def __init__(self, places: list[tuple[Meter, Entry]], tokens: int) -> None:
+        self._places = places
         self._tokens = tokens
 
     def settle(self, tokens: int) -> None:
         """It has ended, and took so many tokens."""
-        for meter in self._meters:
+        for meter, entry in self._places:
             meter.open -= 1
-            meter.tokens.correct(self._counted_at, tokens - self._tokens)
+            meter.tokens.correct(entry, tokens - self._tokens)
 
 
 class RateBook:
@@ -178,14 +200,15 @@ def refusal(meters: list[Meter], now: float, tokens: int, number: int) -> RateRe
 
 def count(meters: list[Meter], now: float, tokens: int, number: int, *, is_open: bool) -> Counted:
     """Count an attempt that was let in; one that is no longer open only with its tokens."""
+    places = []
     for meter in meters:
         meter.requests.expire(now)
         meter.tokens.expire(now)
         if number == 1 or _is_of_target(meter):
             meter.requests.add(now, 1)
-        meter.tokens.add(now, tokens)
         meter.open += is_open
-    return Counted(meters, now, tokens)
+        places.append((meter, meter.tokens.add(now, tokens)))
+    return Counted(places, tokens)
 
 
 def tightest(meters: list[Meter], now: float) -> tuple[Rate | None, Rate | None]:

@@ -284,11 +284,11 @@ class Store:
         return AttemptRecord._make(row) if row is not None else None
 
     def settlement(self, attempt: int) -> Settlement | None:
-        """The settlement of an attempt, as it was first made; None where there is none."""
+        """What an attempt came to, after every correction; None where it is not settled."""
         row = self._db.execute(
             "SELECT outcome, cost_nanousd, input_tokens, cached_tokens, output_tokens, "
             "reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, estimated, status, "
-            "first_token_us, total_us, error FROM settlements WHERE attempt = ?",
+            "first_token_us, total_us, error FROM spend WHERE attempt = ? AND outcome <> 'open'",
             (attempt,),
         ).fetchone()
         if row is None:

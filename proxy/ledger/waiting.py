@@ -18,15 +18,10 @@ class Waiting(Generic[C]):
     client: C
     reserve: Reserve
     budget_id: int
+    needed_nanousd: int
+    """What it was refused for: with less room it is not worth another try."""
     is_over: bool = False
     """Its time is up: the next answer is the last."""
-
-    @property
-    def needed_nanousd(self) -> int:
-        """What it can begin with."""
-        attempt = self.reserve.attempt
-        least = attempt.least_nanousd
-        return attempt.hold_nanousd if least is None else least
 
 
 class WaitingRoom(Generic[C]):

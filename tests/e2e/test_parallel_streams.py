@@ -102,7 +102,11 @@ def test_parallel_streams_use_the_whole_budget_and_no_more(
         )
         assert used_at[0] >= 0.95 * LIMIT
         assert served.invoice <= LIMIT
-        assert budget["overrun_usd"] == budget["held_usd"] == 0
+        assert budget["overrun_usd"] == 0
+        # What streams that were cut may have had on their way; it is released later.
+        held = sum(row["held_nanousd"] for row in rows)
+        assert round(budget["held_usd"] * 1e9) == held
+        assert not [r for r in rows if r["held_nanousd"] and r["outcome"] != "capped"]
         assert not [row for row in rows if row["overrun_nanousd"]]
         whole = [row for row in rows if not row["estimated"]]
         assert sum(row["cost_nanousd"] for row in whole) <= served.invoice

@@ -12,6 +12,7 @@ from proxy.ledger.protocol import (
     BudgetSettings,
     BudgetState,
     CreateBudget,
+    Extend,
     Hello,
     Holds,
     ListBudgets,
@@ -39,16 +40,20 @@ def an_attempt(
     key_id: str = "",
     priced: bool = True,
     request_id: str | None = None,
+    least: int | None = None,
+    tokens: int = 0,
+    first: bool = True,
+    target: str = "openai/gpt-4o",
 ) -> Attempt:
     return Attempt(
         attempt=number,
         request_id=request_id or f"req_{number}",
-        number=1,
+        number=1 if first else 2,
         endpoint="chat",
         key_id=key_id,
         virtual_model="auto",
-        target="openai/gpt-4o",
-        provider="openai",
+        target=target,
+        provider=target.partition("/")[0],
         policy="cheapest",
         route_reason="cheapest of 3",
         scopes=scopes,
@@ -56,21 +61,30 @@ def an_attempt(
         floor_nanousd=floor,
         deadline=deadline,
         priced=priced,
+        least_nanousd=least,
+        tokens=tokens,
     )
 
 
 def a_settlement(
-    number: int, cost: int = 60, *, outcome: Outcome = "ok", estimated: bool = False
+    number: int,
+    cost: int = 60,
+    *,
+    outcome: Outcome = "ok",
+    estimated: bool = False,
+    uncertain: int = 0,
+    tokens: int = 18,
 ) -> Settlement:
     return Settlement(
         attempt=number,
         outcome=outcome,
         cost_nanousd=cost,
-        usage=Usage(input=11, cached=3, output=7, reasoning=2),
+        usage=Usage(input=max(0, tokens - 7), cached=3, output=min(7, tokens), reasoning=2),
         estimated=estimated,
         status=200,
         first_token_us=1_500,
         total_us=9_000,
+        uncertain_nanousd=uncertain,
     )
 
 
@@ -114,8 +128,18 @@ class Books:
         attempt = an_attempt(self.number(counter), hold, **fields)  # type: ignore[arg-type]
         return self.do(Reserve(counter, attempt))
 
-    def settle(self, counter: int, cost: int = 60) -> Reply | None:
-        return self.do(Settle(counter, a_settlement(self.number(counter), cost)))
+    def settle(self, counter: int, cost: int = 60, **fields: object) -> Reply | None:
+        settlement = a_settlement(self.number(counter), cost, **fields)  # type: ignore[arg-type]
+        return self.do(Settle(counter, settlement))
+
+    def extend(self, counter: int, hold: int, most: int | None = None) -> Reply | None:
+        return self.do(Extend(counter, self.number(counter), hold, hold if most is None else most))
+
+    def restart(self) -> None:
+        """Close it and open it again; the session stays attached."""
+        self.ledger.close()
+        self.ledger = Ledger.open(self.path, synchronous="NORMAL")
+        self.hello(self.session)
 
     def budget(
         self,
@@ -125,8 +149,9 @@ class Books:
         window: Window = "day",
         mode: Mode = "hard",
         timezone: str = "UTC",
+        holds: Holds = "sliced",
     ) -> int:
-        made = self.do(CreateBudget(0, scope, a_budget(limit, window, mode, timezone)))
+        made = self.do(CreateBudget(0, scope, a_budget(limit, window, mode, timezone, holds)))
         assert isinstance(made, Budgets)
         return made.budgets[0].budget_id
 

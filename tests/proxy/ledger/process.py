@@ -150,6 +150,13 @@ class Line:
 
     def receive(self) -> Reply | None:
         """The next reply that is not news for all; None where the ledger closed the connection."""
+        while True:
+            reply = self.receive_news()
+            if not isinstance(reply, HardScope | AlertRaised):
+                return reply
+
+    def receive_news(self) -> Reply | None:
+        """The next reply of any kind."""
         while not self._arrived:
             try:
                 data = self._socket.recv(1 << 16)
@@ -157,12 +164,7 @@ class Line:
                 return None
             if not data:
                 return None
-            self._arrived += [
-                reply
-                for replies in self._reader.feed(data)
-                for reply in replies
-                if not isinstance(reply, HardScope | AlertRaised)
-            ]
+            self._arrived += [reply for replies in self._reader.feed(data) for reply in replies]
         return self._arrived.pop(0)
 
     def ask(self, *ops: Op) -> Reply | None:

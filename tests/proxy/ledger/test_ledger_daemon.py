@@ -19,10 +19,16 @@ from proxy.ledger.folder import address_file, lock_file, socket_path
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
     MAX_FRAME_BYTES,
+    AlertRaised,
     Budgets,
     CreateBudget,
+    CreateGroup,
     CreateKey,
+    Extend,
     Failed,
+    GroupChanged,
+    GroupSettings,
+    HardScope,
     Hello,
     KeyChanged,
     KeySettings,
@@ -31,6 +37,7 @@ from proxy.ledger.protocol import (
     Refused,
     Reserve,
     Reserved,
+    RotateKey,
     Settle,
     Settled,
     UpdateBudget,
@@ -476,3 +483,56 @@ def test_many_ops_in_one_frame_are_answered_in_one_transaction(ledger: LedgerPro
         ops: list[Op] = [reserve(session, counter, 5) for counter in range(1, 501)]
         line.send(*ops)
         assert [line.receive() for _ in ops] == [Reserved(n, None) for n in range(1, 501)]
+
+
+# --- what streams ask for, and what everybody is told ------------------------------------------
+
+
+def test_an_extension_never_waits(ledger: LedgerProcess) -> None:
+    with Line(ledger.data_dir) as line:
+        session = line.hello()
+        line.ask(CreateBudget(1, "global", a_budget(300)))
+        number = session << ATTEMPT_BITS | 1
+        deadline = int(time.time()) + 600
+        metered = an_attempt(number, 1_000, least=100, deadline=deadline)
+        assert line.ask(Reserve(1, metered)) == Reserved(1, 200, 100)
+        assert line.ask(reserve(session, 2, 150)) == Reserved(2, 50)
+        refused = line.ask(Extend(3, number, 200, 200))
+        assert isinstance(refused, Refused)
+        assert (refused.seq, refused.held, refused.needed_nanousd) == (3, True, 100)
+        assert line.ask(Extend(4, number, 150, 150)) == Reserved(4, 0, 150)
+
+
+def test_groups_rotations_hard_scopes_and_alerts_are_pushed_to_everyone(
+    ledger: LedgerProcess,
+) -> None:
+    with Line(ledger.data_dir) as asker, Line(ledger.data_dir) as other:
+        session = asker.hello()
+        other.ask(Hello("client", "c"))
+        made = asker.ask(CreateGroup(1, "team", GroupSettings(name="ml"), (a_budget(100),), "t_1"))
+        assert isinstance(made, GroupChanged)
+        told = [other.receive_news(), other.receive_news()]
+        assert told == [GroupChanged(made.group, 0), HardScope("team:t_1", True)]
+        assert asker.receive_news() == HardScope("team:t_1", True)
+
+        key = asker.ask(CreateKey(2, b"one", "…", KeySettings(name="k", team_id="t_1")))
+        assert isinstance(key, KeyChanged)
+        assert other.receive_news() == KeyChanged(key.key, 0)
+        rotated = asker.ask(RotateKey(3, key.key.key_id, b"two", "…", 60))
+        assert isinstance(rotated, KeyChanged)
+        assert (rotated.key.digest, rotated.key.previous_digest) == (b"two", b"one")
+        assert other.receive_news() == KeyChanged(rotated.key, 0)
+
+        attempt = an_attempt(session << ATTEMPT_BITS | 1, 90, scopes=("team:t_1",))
+        asker.ask(Reserve(4, attempt))
+        asker.ask(Settle(5, a_settlement(attempt.attempt, 90)))
+        raised = other.receive_news()
+        assert isinstance(raised, AlertRaised)
+        assert (raised.alert.kind, raised.alert.percent) == ("budget", 80)
+        with Line(ledger.data_dir) as late:
+            welcome = late.ask(Hello("client", "late"))
+            assert isinstance(welcome, Welcome)
+            assert welcome.keys == (rotated.key,)
+            assert welcome.groups == (made.group,)
+            assert welcome.hard_scopes == ("team:t_1",)
+            assert welcome.alerts == (raised.alert,)

@@ -15,7 +15,8 @@ def room() -> Room:
 
 
 def waits(room: Room, hold: int, *, budget: int = 1, client: object = None) -> Waiting[object]:
-    waiting = Waiting(client=client, reserve=Reserve(1, an_attempt(1, hold)), budget_id=budget)
+    reserve = Reserve(1, an_attempt(1, hold))
+    waiting = Waiting(client=client, reserve=reserve, budget_id=budget, needed_nanousd=hold)
     room.add(waiting)
     return waiting
 
@@ -49,3 +50,12 @@ def test_who_left_is_not_admitted(room: Room) -> None:
     assert not room.remove(out)
     assert room.empty() == [stays]
     assert room.empty() == []
+
+
+def test_what_a_hold_was_refused_for_decides_not_what_it_could_begin_with(room: Room) -> None:
+    """Under a budget of full holds a metered stream needs the whole, or it would try in vain."""
+    metered = Reserve(1, an_attempt(1, 90, least=10))
+    waiting = Waiting(client=None, reserve=metered, budget_id=1, needed_nanousd=90)
+    room.add(waiting)
+    assert room.admit({1: 89}.get) == []
+    assert room.admit({1: 90}.get) == [waiting]
