@@ -8,7 +8,7 @@ STAMP = $(VENV)/.installed
 COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: serve test unit lint types imports check lock bench clean
+.PHONY: serve test unit lint types imports check lock bench chaos clean
 
 serve: $(VENV)/.serving ## set up and serve on http://127.0.0.1:4000
 	$(BIN)/tollway serve
@@ -30,6 +30,9 @@ imports: $(STAMP)
 
 bench: $(STAMP) ## CPU per request, start time, memory
 	$(BIN)/python -m benchmarks
+
+chaos: $(STAMP) ## kill workers and the ledger a hundred times each, under load; break the disk
+	TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 $(BIN)/pytest -s tests/e2e/test_crash.py tests/e2e/test_faults.py
 
 lock: $(STAMP) ## pin every dependency anew, with hashes
 	$(COMPILE) --output-file=requirements.lock pyproject.toml

@@ -218,7 +218,7 @@ class Engine:
     def _client_gone(self, job: Job, task: asyncio.Task[None]) -> None:
         """Give the request up; or hear a provider out that bills the whole answer all the same."""
         tried = job.last
-        if tried is not None and tried.settlement is None and tried.target.bills_when_left:
+        if tried is not None and tried.settlement is None and _is_billed(job.request, tried.target):
             job.is_gone = True
             asyncio.get_running_loop().call_later(self._hear_out_s, task.cancel)
         else:
@@ -729,7 +729,12 @@ class Engine:
             await relay(
                 answer, stream, reply, on_first=on_first, on_progress=on_progress, meter=meter
             )
+            if meter is not None and stream.usage is not None:
+                await meter.cover(self._billed(request, tried, stream.usage))
         except Capped as capped:
+            if capped.budget is None:
+                self._settle_broken(job, tried, stream, "broken", "the ledger was silent")
+                raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._settle_broken(job, tried, stream, "capped", "")
             tried.last_events = stream.cap(cap_reason(capped.budget), wire_usage.shown(usage))
         except AdapterError as error:
@@ -880,6 +885,16 @@ def _cut_short(error: BaseException) -> tuple[Outcome, str]:
     if isinstance(error, asyncio.CancelledError):
         return "client_gone", ""
     return "broken", f"internal: {type(error).__name__}"
+
+
+def _is_billed(request: Request, target: Target) -> bool:
+    """Whether an answer that nobody reads any more is known to be billed.
+
+    What providers say of closed streams does not hold for answers in one piece.
+    """
+    return target.bills_when_left or (
+        target.meterable and not target.is_free and not request.stream
+    )
 
 
 def _is_stale(error: AdapterError) -> bool:

@@ -44,6 +44,8 @@ def _section(text: str, heading: str) -> str:
         ("Top level", config.Charge),
         ("`models.NAME`", config.VirtualModel),
         ("`budgets[]`", config.Budget),
+        ("`alerts`", config.Alerts),
+        ("`alerts.webhooks[]`", config.Webhook),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
@@ -53,7 +55,12 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
 
 
 @pytest.mark.parametrize(
-    ("settings", "heading"), [(config.Server, "`server`"), (config.Budget, "`budgets[]`")]
+    ("settings", "heading"),
+    [
+        (config.Server, "`server`"),
+        (config.Budget, "`budgets[]`"),
+        (config.Webhook, "`alerts.webhooks[]`"),
+    ],
 )
 def test_documented_defaults_are_the_defaults(settings: type[msgspec.Struct], heading: str) -> None:
     section = _section((DOCS / "configuration.md").read_text(), heading)
