@@ -13,7 +13,7 @@ from proxy.cli.output import Grid, console, print_json, when, when_or_blank
 from proxy.ledger import reports
 from proxy.ledger.protocol import Alert
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from proxy.cli.asking import ConfigOption, DataOption
 from proxy.cli.output import console
 from proxy.ledger.audit import examine
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -27,7 +27,7 @@ from proxy.ledger.protocol import (
 from proxy.ledger.sync import SyncLedger
 from proxy.pricing import format_usd
 
-app = typer.Typer(no_args_is_help=True, help="Limits on what may be spent.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Limits on what may be spent.")
 
 IdArgument = Annotated[int, typer.Argument(help="As 'tollway budgets list' shows it")]
 HoldsHelp = "sliced holds a little of a stream at a time, full all of it"
@@ -145,6 +145,8 @@ def print_budgets(budgets: Iterable[BudgetState]) -> None:
 
 def _then(budget: BudgetState, now: int) -> str:
     """What happens to it next: it runs out, or it opens again."""
+    if not budget.spent_nanousd:
+        return ""
     out = runs_out_at(budget, now)
     if out is not None and out > now:
         return f"runs out {when(out)}"

@@ -13,7 +13,7 @@ from proxy import config, serve
 from proxy.cli.output import Grid, console
 from proxy.price_book import PriceBook
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from proxy.cli.output import note
 from proxy.errors import StartError
 from proxy.ledger.export import Format, Opener, csv_file, jsonl_file, pages
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _STANDARD_OUTPUT = "-"
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}

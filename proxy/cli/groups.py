@@ -138,8 +138,9 @@ def changes(
 
 
 def _group(ledger: SyncLedger, kind: Kind, group_id: str) -> GroupRecord:
+    """The group, if there still is one of that kind; raises `LedgerRefusal`."""
     for group in ledger.groups():
-        if group.group_id == group_id and group.kind == kind:
+        if group.group_id == group_id and group.kind == kind and group.deleted_at is None:
             return group
     raise LedgerRefusal("not_found", f"there is no {kind} {group_id[:100]!r}")
 

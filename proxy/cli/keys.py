@@ -38,7 +38,9 @@ from proxy.ledger.protocol import (
 from proxy.ledger.sync import SyncLedger
 from proxy.moments import parse_length_s
 
-app = typer.Typer(no_args_is_help=True, help="Keys that callers authenticate with.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Keys that callers authenticate with."
+)
 
 IdArgument = Annotated[str, typer.Argument(help="As 'tollway keys list' shows it")]
 TeamOption = Annotated[str | None, typer.Option(help="Team whose budgets and limits also apply")]

@@ -30,7 +30,12 @@ class Grid:
     def __init__(self, *texts: str, numbers: Sequence[str] = ()) -> None:
         self._headers = (*texts, *numbers)
         self._texts = len(texts)
-        self._table = Table(box=None, padding=(0, _PAD, 0, 0), pad_edge=False)
+        self._table = Table(
+            box=None,
+            padding=(0, _PAD, 0, 0),
+            pad_edge=False,
+            show_header=any(self._headers),
+        )
         for header in texts:
             self._table.add_column(header, overflow="fold")
         for header in numbers:

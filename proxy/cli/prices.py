@@ -16,7 +16,7 @@ from proxy.data_folder import DataFolder
 from proxy.errors import StartError
 from proxy.pricing import format_usd
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

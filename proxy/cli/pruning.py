@@ -14,7 +14,7 @@ from proxy.errors import StartError
 from proxy.ledger.protocol import Done, Prune
 from proxy.moments import parse_length_s
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 # No calendar window up to a month that is open now, and no invoice that is still to come.
 _YOUNGEST_DAYS = 32

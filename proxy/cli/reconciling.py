@@ -20,7 +20,7 @@ from proxy.ledger.reconciliation import Comparison, Drift, accounts, compare
 from proxy.ledger.sync import SyncLedger
 from proxy.pricing import format_usd
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 # Far below the size of a frame, whatever the names of models are.
 _LINES_AT_ONCE = 2_000

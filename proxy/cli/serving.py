@@ -11,7 +11,7 @@ from proxy import serve
 from proxy.cli.asking import ConfigOption, DataOption
 from proxy.cli.output import console
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from proxy.ledger.folder import ledger_file
 from proxy.ledger.reports import AttemptRow, Dimension, Spend, SpendRow
 from proxy.pricing import format_usd
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 _DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 _CALENDAR: tuple[Dimension, ...] = ("day", "hour")
@@ -105,8 +105,9 @@ def spend(
     else:
         _print_table(groups, found)
         _print_chart(groups, found.rows)
-        console.print()
-        print_budgets(budgets)
+        if budgets:
+            console.print()
+            print_budgets(budgets)
 
 
 def _print_csv(groups: Sequence[Dimension], rows: Sequence[SpendRow]) -> None:
