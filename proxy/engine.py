@@ -729,7 +729,12 @@ class Engine:
             await relay(
                 answer, stream, reply, on_first=on_first, on_progress=on_progress, meter=meter
             )
+            if meter is not None and stream.usage is not None:
+                await meter.cover(self._billed(request, tried, stream.usage))
         except Capped as capped:
+            if capped.budget is None:
+                self._settle_broken(job, tried, stream, "broken", "the ledger was silent")
+                raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._settle_broken(job, tried, stream, "capped", "")
             tried.last_events = stream.cap(cap_reason(capped.budget), wire_usage.shown(usage))
         except AdapterError as error:

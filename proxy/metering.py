@@ -9,6 +9,7 @@ generated and we have not seen.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Protocol
 
@@ -25,15 +26,13 @@ UNSEEN_TOKENS = 12
 """What may be on its way from the provider: with no more than this ahead, it has to stop."""
 
 _BYTES_OF_AN_EVENT = 4
-_RETRY_S = 0.05
-_RETRIES = 10
 
 
 class Capped(Exception):
-    """The stream must end here: the budget has no more for it. `budget` None: nobody answers."""
+    """The stream must end here: `budget` has no more for it; None where the ledger is silent."""
 
     def __init__(self, budget: BudgetState | None) -> None:
-        super().__init__("the budget has no more for this stream")
+        super().__init__("no more can be held for this stream")
         self.budget = budget
 
 
@@ -72,8 +71,9 @@ class Meter:
     async def follow(self, events: int, output_bytes: int) -> None:
         """See to it that what comes next is held as well. Raises `Capped` where it cannot be.
 
-        Returns at once while there is enough; asks for more beside the stream while there is some;
-        and stops the stream for the answer where there is none.
+        Returns at once while there is enough; asks for more beside the stream while there is some,
+        again and again, as what others hold may come free; and stops reading for the answer where
+        there is none.
         """
         if self._held >= self._most:
             return
@@ -86,22 +86,27 @@ class Meter:
         if ahead <= UNSEEN_TOKENS:
             await self._wait(used)
 
+    async def cover(self, cost_nanousd: int) -> None:
+        """Hold what the whole answer cost, where it came faster than the hold could follow."""
+        if cost_nanousd <= self._held:
+            return
+        self.close()
+        with contextlib.suppress(LedgerError):  # then it is an overrun, and is told as one
+            await self._extend(cost_nanousd, cost_nanousd)
+
     def close(self) -> None:
         """Ask for nothing any more."""
         if self._asking is not None:
             self._asking.cancel()
 
     async def _wait(self, used: int) -> None:
-        """Wait for money; what others hold for a moment may come free."""
-        for _ in range(_RETRIES):
+        """Wait for the answer; the one under way may have been asked for too little."""
+        for _ in range(2):
             if self._asking is None:
                 self._asking = asyncio.create_task(self._ask(used))
             await self._asking
             if self._is_ahead(used):
                 return
-            if self._refused is None or not self._refused.refused.held:
-                break
-            await asyncio.sleep(_RETRY_S)
         raise Capped(self._refused.refused.budget if self._refused is not None else None)
 
     def _is_ahead(self, used: int) -> bool:

@@ -376,7 +376,7 @@ class Ledger:
                 continue
             left = budget.ceiling - totals.spent - totals.held - extra
             if left < 0:
-                is_held = totals.spent + extra <= budget.ceiling
+                is_held = totals.spent + hold.amount + extra <= budget.ceiling
                 return Refused(op.seq, "budget", budget.state(), extra, held=is_held)
             if budget.hard:
                 remaining = left if remaining is None else min(remaining, left)

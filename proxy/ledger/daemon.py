@@ -376,7 +376,8 @@ class _Daemon:
     def _waits(self, frame: _Frame, step: Step, refused: Refused) -> bool:
         """Let a refused reserve wait, if it may still; nothing of it is on the disk meanwhile."""
         connection, waiting = frame.connection, frame.waited
-        assert isinstance(step, Reserve)
+        if not isinstance(step, Reserve):
+            return False  # a stream that wants more asks again itself
         assert connection is not None
         assert refused.budget is not None
         if self._is_stopping or not step.may_wait or (waiting is not None and waiting.is_over):

@@ -215,15 +215,12 @@ def _key(row: KeyRow) -> KeyRecord:
 
 
 def _group(row: GroupRow) -> GroupRecord:
-    return msgspec.convert(
-        {
-            "group_id": row.id,
-            "kind": row.kind,
-            "settings": msgspec.json.decode(row.settings),
-            "created_at": row.created_at,
-            "deleted_at": row.deleted_at,
-        },
-        GroupRecord,
+    return GroupRecord(
+        group_id=row.id,
+        kind="team" if row.kind == "team" else "organisation",
+        settings=msgspec.json.decode(row.settings, type=GroupSettings),
+        created_at=row.created_at,
+        deleted_at=row.deleted_at,
     )
 
 

@@ -1,38 +1,79 @@
-"""Read-only questions to a ledger file: what was spent, on what, and whether the books balance.
+"""What was spent, and on what: sums over a ledger's rows by any dimension, and its last rows.
 
-Safe beside a running ledger: a reader of a write-ahead log never blocks the writer, and each
-report is one consistent view.
+Safe beside a running ledger (`reading`), and each report is one consistent view. Money is integer
+nano-USD, times are Unix seconds. What was pruned is in no report.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from urllib.parse import quote
+from typing import Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlite_utils import Database
 
 from proxy.budgets import time_zone
-from proxy.ledger.errors import LedgerUnavailable
-from proxy.ledger.protocol import ATTEMPT_BITS
+from proxy.ledger.protocol import Alert
+from proxy.ledger.reading import reading
 
-Dimension = Literal["day", "key", "virtual_model", "target", "provider", "outcome"]
+Dimension = Literal[
+    "day",
+    "hour",
+    "key",
+    "team",
+    "organisation",
+    "user",
+    "tag",
+    "virtual_model",
+    "model",
+    "target",
+    "provider",
+    "endpoint",
+    "outcome",
+]
+"""`model` is a target without its provider. An attempt with two tags is in the group of each."""
 
-_COLUMNS: dict[Dimension, str] = {
-    "day": "local_day(started_at)",
+
+def _named(kind: str) -> str:
+    """The name in an attempt's only scope of a kind."""
+    return (
+        f"(SELECT substr(value, {len(kind) + 2}) FROM json_each(scopes) "  # noqa: S608 - constants
+        f"WHERE value GLOB '{kind}:*' LIMIT 1)"
+    )
+
+
+_COLUMNS: Mapping[Dimension, str] = {
+    "day": "local_day(CAST(started_at AS INTEGER) / 900)",
+    "hour": "local_hour(CAST(started_at AS INTEGER) / 900)",
     "key": "key_id",
+    "team": _named("team"),
+    "organisation": _named("organisation"),
+    "user": _named("user"),
+    "tag": "substr(tags.value, 5)",
     "virtual_model": "virtual_model",
+    "model": "substr(target, instr(target, '/') + 1)",
     "target": "target",
     "provider": "provider",
+    "endpoint": "endpoint",
     "outcome": "outcome",
 }
+
+_IN_SCOPES: tuple[Dimension, ...] = ("team", "organisation", "user", "tag")
+"""Dimensions that are told by an attempt's scopes; without one of the kind the value is empty."""
+
+_SUMS = (
+    "count(DISTINCT request_id), count(*), sum(input_tokens), sum(cached_tokens), "
+    "sum(cache_write_tokens), sum(cache_write_1h_tokens), sum(output_tokens), "
+    "sum(reasoning_tokens), sum(cost_nanousd), sum(iif(estimated, cost_nanousd, 0)), "
+    "sum(held_nanousd), sum(overrun_nanousd)"
+)
+
+_FOREVER = 2**62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +86,25 @@ class SpendRow:
     attempts: int
     input_tokens: int
     cached_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
     output_tokens: int
     reasoning_tokens: int
     cost_nanousd: int
     estimated_nanousd: int
     held_nanousd: int
     overrun_nanousd: int
+
+
+_SUM_NAMES = tuple(field.name for field in fields(SpendRow))[1:]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spend:
+    """Rows for the groups, and the whole: groups may overlap, so it is not always their sum."""
+
+    rows: tuple[SpendRow, ...]
+    total: SpendRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,58 +150,117 @@ def spend(
     since: int = 0,
     until: int | None = None,
     group_by: Sequence[Dimension] = ("day",),
+    where: Mapping[Dimension, str] | None = None,
     timezone: str = "UTC",
 ) -> list[SpendRow]:
     """What attempts started in [since, until) cost, grouped, in the order of the groups.
 
-    Days are those of `timezone`. Raises `LedgerUnavailable` where there is no readable ledger, and
-    `ValueError` for an unknown time zone.
+    `where` keeps the attempts that have that value in each of its dimensions. Days and hours
+    (`2026-11-20 13`) are those of `timezone`. Raises `LedgerUnavailable` where there is no
+    readable ledger, and `ValueError` for an unknown time zone.
     """
     zone = time_zone(timezone)
-    groups = [_COLUMNS[dimension] for dimension in group_by]
-    grouping = f"GROUP BY {', '.join(groups)} ORDER BY {', '.join(groups)}" if groups else ""
-    # Nothing of the caller's is in this text: the columns come from the table above.
-    sql = (
-        f"SELECT {''.join(f'{column}, ' for column in groups)}"  # noqa: S608
-        "count(DISTINCT request_id), count(*), sum(input_tokens), sum(cached_tokens), "
-        "sum(output_tokens), sum(reasoning_tokens), sum(cost_nanousd), "
-        "sum(iif(estimated, cost_nanousd, 0)), sum(held_nanousd), sum(overrun_nanousd) "
-        f"FROM spend WHERE started_at >= ? AND started_at < ? {grouping}"
+    with reading(path) as db:
+        _know_calendar(db, zone)
+        return _spend(db, since, until, group_by, where or {})
+
+
+def spend_and_total(
+    path: Path,
+    *,
+    since: int = 0,
+    until: int | None = None,
+    group_by: Sequence[Dimension] = ("day",),
+    where: Mapping[Dimension, str] | None = None,
+    timezone: str = "UTC",
+) -> Spend:
+    """As `spend`, with the whole beside the groups; both see the same rows."""
+    zone = time_zone(timezone)
+    with reading(path) as db:
+        _know_calendar(db, zone)
+        db.execute("BEGIN")
+        rows = _spend(db, since, until, group_by, where or {})
+        whole = _spend(db, since, until, (), where or {})
+    nothing = SpendRow(group=(), **dict.fromkeys(_SUM_NAMES, 0))
+    return Spend(rows=tuple(rows), total=whole[0] if whole else nothing)
+
+
+def _spend(
+    db: sqlite3.Connection,
+    since: int,
+    until: int | None,
+    group_by: Sequence[Dimension],
+    where: Mapping[Dimension, str],
+) -> list[SpendRow]:
+    groups = [f"coalesce({_COLUMNS[dimension]}, '')" for dimension in group_by]
+    places = ", ".join(str(place) for place in range(1, len(groups) + 1))
+    grouping = f"GROUP BY {places} ORDER BY {places}" if groups else ""
+    tags = (
+        "LEFT JOIN json_each(scopes) AS tags ON tags.value GLOB 'tag:*'"
+        if "tag" in group_by
+        else ""
     )
-
-    def local_day(started_at: float) -> str:
-        return datetime.fromtimestamp(started_at, zone).date().isoformat()
-
-    with _reading(path) as db:
-        db.register_function(local_day, deterministic=True)
-        rows = db.execute(sql, (since, 2**62 if until is None else until)).fetchall()
+    wanted = "".join(f" AND {_condition(dimension, value)}" for dimension, value in where.items())
+    # Nothing of the caller's is in this text: columns and conditions come from the tables above.
+    sql = (
+        f"SELECT {''.join(f'{group}, ' for group in groups)}{_SUMS} "  # noqa: S608
+        f"FROM spend {tags} WHERE started_at >= ? AND started_at < ?{wanted} {grouping}"
+    )
+    values = (_bound(dimension, value) for dimension, value in where.items())
+    rows = db.execute(sql, (since, _FOREVER if until is None else until, *values)).fetchall()
     width = len(groups)
     return [
-        SpendRow(
-            group=tuple(row[:width]),
-            requests=row[width],
-            attempts=row[width + 1],
-            input_tokens=row[width + 2],
-            cached_tokens=row[width + 3],
-            output_tokens=row[width + 4],
-            reasoning_tokens=row[width + 5],
-            cost_nanousd=row[width + 6],
-            estimated_nanousd=row[width + 7],
-            held_nanousd=row[width + 8],
-            overrun_nanousd=row[width + 9],
-        )
+        SpendRow(group=tuple(row[:width]), **dict(zip(_SUM_NAMES, row[width:], strict=True)))
         for row in rows
         if row[width + 1]
     ]
 
 
+def _condition(dimension: Dimension, value: str) -> str:
+    if dimension not in _IN_SCOPES:
+        return f"{_COLUMNS[dimension]} = ?"
+    if value:
+        return "EXISTS (SELECT 1 FROM json_each(scopes) WHERE value = ?)"
+    return "NOT EXISTS (SELECT 1 FROM json_each(scopes) WHERE value GLOB ?)"
+
+
+def _bound(dimension: Dimension, value: str) -> str:
+    if dimension not in _IN_SCOPES:
+        return value
+    return f"{dimension}:{value or '*'}"
+
+
+def _know_calendar(db: sqlite3.Connection, zone: ZoneInfo) -> None:
+    """Days and hours of a zone as functions of quarter hours since 1970.
+
+    No zone changes its clocks within a quarter of an hour, so a report of a year asks a time zone
+    35,040 times and not once for each of a million rows.
+    """
+
+    @lru_cache(maxsize=1 << 16)
+    def local_hour(quarter: int) -> str:
+        return datetime.fromtimestamp(quarter * 900, zone).strftime("%Y-%m-%d %H")
+
+    @lru_cache(maxsize=1 << 16)
+    def local_day(quarter: int) -> str:
+        return local_hour(quarter)[:10]
+
+    db.create_function("local_hour", 1, local_hour, deterministic=True)
+    db.create_function("local_day", 1, local_day, deterministic=True)
+
+
 def attempts(path: Path, limit: int) -> list[AttemptRow]:
     """The attempts that started last, newest first. Raises `LedgerUnavailable`."""
-    with _reading(path) as db:
-        rows = db.query(
+    with reading(path) as db:
+        cursor = db.execute(
             "SELECT * FROM spend ORDER BY started_at DESC, attempt DESC LIMIT ?", (limit,)
         )
-        return [_attempt_row(row) for row in rows]
+        names = [column for column, *_ in cursor.description]
+        return [_attempt_row(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _attempt_row(row: dict[str, object]) -> AttemptRow:
+    return msgspec.convert(row, AttemptRow, strict=False)
 
 
 def spent_by_day(path: Path, key_id: str) -> dict[str, int]:
@@ -156,111 +269,17 @@ def spent_by_day(path: Path, key_id: str) -> dict[str, int]:
         "SELECT date(started_at, 'unixepoch') AS day, sum(cost_nanousd) FROM spend "
         "WHERE key_id = ? GROUP BY day"
     )
-    with _reading(path) as db:
+    with reading(path) as db:
         return dict(db.execute(sql, (key_id,)).fetchall())
 
 
-def _attempt_row(row: dict[str, Any]) -> AttemptRow:
-    return AttemptRow(**{**row, "priced": bool(row["priced"]), "estimated": bool(row["estimated"])})
+def last_alerts(path: Path, limit: int) -> list[tuple[Alert, int | None]]:
+    """The alerts raised last, newest first, each with when it was delivered; None is not yet.
 
-
-class _Money(NamedTuple):
-    spent: int = 0
-    held: int = 0
-    overrun: int = 0
-
-    def plus(self, spent: int, held: int, overrun: int) -> _Money:
-        return _Money(self.spent + spent, self.held + held, self.overrun + overrun)
-
-
-def audit(path: Path) -> list[str]:
-    """What is wrong with the books, one line each; [] is the only good answer.
-
-    Recomputes every balance from the rows, and checks that each attempt is either open or settled
-    once. Reads the whole file. Raises `LedgerUnavailable`.
+    Raises `LedgerUnavailable`.
     """
-    with _reading(path) as db:
-        db.execute("BEGIN")
-        return [*_damage(db), *_loose_ends(db), *_wrong_balances(db)]
-
-
-def _damage(db: Database) -> Iterator[str]:
-    for (found,) in db.execute("PRAGMA integrity_check"):
-        if found != "ok":
-            yield f"file: {found}"
-
-
-_LOOSE_ENDS = {
-    "is neither open nor settled": """
-        SELECT id FROM attempts
-        WHERE id NOT IN (SELECT attempt FROM holds) AND id NOT IN (SELECT attempt FROM settlements)
-    """,
-    "is open, but not for its whole hold": """
-        SELECT h.attempt FROM holds AS h JOIN attempts AS a ON a.id = h.attempt
-        WHERE h.attempt NOT IN (SELECT attempt FROM settlements) AND h.amount <> a.hold_nanousd
-    """,
-    "is settled, but held still": """
-        SELECT h.attempt FROM holds AS h JOIN settlements AS s ON s.attempt = h.attempt
-        WHERE s.outcome <> 'orphan' OR h.attempt IN (SELECT attempt FROM corrections)
-    """,
-    "is an orphan that holds something else than what is uncertain": """
-        SELECT h.attempt FROM holds AS h
-        JOIN settlements AS s ON s.attempt = h.attempt JOIN attempts AS a ON a.id = h.attempt
-        WHERE h.amount <> a.hold_nanousd - s.cost_nanousd
-    """,
-    "has a hold, but is not on record": """
-        SELECT attempt FROM holds WHERE attempt NOT IN (SELECT id FROM attempts)
-    """,
-    "is settled, but not on record": """
-        SELECT attempt FROM settlements WHERE attempt NOT IN (SELECT id FROM attempts)
-    """,
-    "was corrected, but is no orphan": """
-        SELECT attempt FROM corrections
-        WHERE attempt NOT IN (SELECT attempt FROM settlements WHERE outcome = 'orphan')
-    """,
-    "was settled late more than once": """
-        SELECT attempt FROM corrections WHERE reason = 'late_settlement'
-        GROUP BY attempt HAVING count(*) > 1
-    """,
-    "belongs to no session": f"""
-        SELECT id FROM attempts WHERE id >> {ATTEMPT_BITS} NOT IN (SELECT id FROM sessions)
-    """,  # noqa: S608 - a constant
-}
-
-
-def _loose_ends(db: Database) -> Iterator[str]:
-    for fault, sql in _LOOSE_ENDS.items():
-        for (attempt,) in db.execute(sql):
-            yield f"attempt {attempt} {fault}"
-
-
-def _wrong_balances(db: Database) -> Iterator[str]:
-    counted: defaultdict[tuple[int, int], _Money] = defaultdict(_Money)
-    legs_of = msgspec.json.Decoder(list[tuple[int, int]]).decode
-    rows = db.execute(
-        "SELECT a.legs, s.cost_nanousd, s.held_nanousd, s.overrun_nanousd "
-        "FROM spend AS s JOIN attempts AS a ON a.id = s.attempt WHERE a.legs <> '[]'"
-    )
-    for legs, *money in rows:
-        for leg in legs_of(legs):
-            counted[leg] = counted[leg].plus(*money)
-    kept = {
-        (budget_id, window_start): _Money(*money)
-        for budget_id, window_start, *money in db.execute("SELECT * FROM balances")
-    }
-    for leg in sorted(counted.keys() | kept.keys()):
-        if counted[leg] != kept.get(leg, _Money()):
-            yield (
-                f"budget {leg[0]} in the window from {leg[1]}: the balance says "
-                f"{kept.get(leg, _Money())}, the rows say {counted[leg]}"
-            )
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Database]:
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-    try:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            yield Database(connection, execute_plugins=False, recursive_triggers=False)
-    except sqlite3.Error as error:
-        raise LedgerUnavailable(f"{path}: {error}") from error
+    with reading(path) as db:
+        rows = db.execute(
+            "SELECT alert, delivered_at FROM alerts ORDER BY id DESC LIMIT ?", (limit,)
+        ).fetchall()
+    return [(msgspec.json.decode(alert, type=Alert), delivered) for alert, delivered in rows]

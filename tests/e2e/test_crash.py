@@ -30,7 +30,7 @@ from typing import Any
 import httpx2
 import psutil
 
-from proxy.ledger.reports import audit
+from proxy.ledger.audit import audit
 from tests.e2e.invoicing import PRICE, Bill, Provider
 from tests.e2e.tollway import Tollway, serving
 

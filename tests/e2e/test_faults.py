@@ -24,7 +24,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from proxy.ledger.reports import audit
+from proxy.ledger.audit import audit
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, usage_chunk
 

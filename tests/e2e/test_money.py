@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from proxy.ledger.reports import audit
+from proxy.ledger.audit import audit
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, answer_ok, chunk, completion, usage_chunk
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from proxy.ledger.reports import audit
+from proxy.ledger.audit import audit
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, run_cli, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, usage_chunk
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from proxy.ledger.audit import audit
 from proxy.ledger.client import LedgerClient, Patience
 from proxy.ledger.errors import BudgetRefused, LedgerRefusal, LedgerUnavailable
 from proxy.ledger.folder import address_file
@@ -29,7 +30,7 @@ from proxy.ledger.protocol import (
     UpdateKey,
     Usage,
 )
-from proxy.ledger.reports import AttemptRow, attempts, audit
+from proxy.ledger.reports import AttemptRow, attempts
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import LedgerProcess, eventually
 from tests.proxy.ledger.relay import Relay

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.ledger.audit import audit
 from proxy.ledger.core import CloseSession, ReleaseExpired, Step
 from proxy.ledger.protocol import (
     MAX_AMOUNT_NANOUSD,
@@ -28,7 +29,7 @@ from proxy.ledger.protocol import (
     UpdateBudget,
     UpdateKey,
 )
-from proxy.ledger.reports import attempts, audit
+from proxy.ledger.reports import attempts
 from tests.proxy.ledger.making import NOON, Books, a_budget, a_settlement, an_attempt
 
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from proxy.ledger.audit import audit
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import CreateBudget
-from proxy.ledger.reports import attempts, audit
+from proxy.ledger.reports import attempts
 from proxy.ledger.sync import open_ledger
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import ROOT, LedgerProcess, eventually

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from proxy.ledger.audit import audit
 from proxy.ledger.folder import address_file, lock_file, socket_path
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
@@ -35,7 +36,7 @@ from proxy.ledger.protocol import (
     UpdateBudget,
     Welcome,
 )
-from proxy.ledger.reports import attempts, audit
+from proxy.ledger.reports import attempts
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import ROOT, LedgerProcess, Line, eventually
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from proxy.budgets import span_at, time_zone
+from proxy.ledger.audit import audit
 from proxy.ledger.core import CloseSession, Ledger, ReleaseExpired, Step
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
@@ -47,7 +48,6 @@ from proxy.ledger.protocol import (
     UpdateKey,
     Welcome,
 )
-from proxy.ledger.reports import audit
 from proxy.ledger.store import Store, open_store
 from tests.proxy.ledger.making import NOON, a_settlement, an_attempt
 
