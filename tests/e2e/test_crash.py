@@ -152,6 +152,7 @@ class Killer:
     def kill_everybody(self) -> None:
         while self.kills["ledger"] < KILLS or self.kills["worker"] < KILLS:
             time.sleep(self._chance.random() * 0.4)
+            assert self._tollway.is_running, self._tollway.log()
             ledger, workers = self._look()
             # After a ledger's early death its supervisor waits for some seconds before it starts
             # another. Meanwhile workers die as well.
