@@ -31,8 +31,9 @@ imports: $(STAMP)
 bench: $(STAMP) ## CPU per request, start time, memory
 	$(BIN)/python -m benchmarks
 
-chaos: $(STAMP) ## kill workers and the ledger a hundred times each, under load; break the disk
-	TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 $(BIN)/pytest -s tests/e2e/test_crash.py tests/e2e/test_faults.py
+chaos: $(STAMP) ## a hundred kills of workers and ledger each, a broken disk, 500 streams on one key
+	TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 TOLLWAY_PARALLEL_STREAMS=500 $(BIN)/pytest -s \
+	  tests/e2e/test_crash.py tests/e2e/test_faults.py tests/e2e/test_parallel_streams.py
 
 lock: $(STAMP) ## pin every dependency anew, with hashes
 	$(COMPILE) --output-file=requirements.lock pyproject.toml

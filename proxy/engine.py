@@ -606,7 +606,9 @@ class Engine:
         if job.is_gone:
             uncertain = tried.hold_nanousd - cost
         elif tried.meter is not None:
-            uncertain = max(0, tried.meter.uncertain(output_events, output_bytes) - cost)
+            uncertain = tried.meter.unseen(cost)
+            if outcome == "capped":  # with nothing left, an estimate that is too low would show
+                uncertain = max(0, tried.meter.most_of(output_events, output_bytes) - cost)
         self._settle(
             job,
             tried,

@@ -86,10 +86,14 @@ class Meter:
         with contextlib.suppress(LedgerError):  # then it is an overrun, and is told as one
             await self._extend(cost_nanousd, cost_nanousd)
 
-    def uncertain(self, events: int, output_bytes: int) -> int:
-        """What a stream that is cut after so much can have cost, as far as it is held."""
+    def most_of(self, events: int, output_bytes: int) -> int:
+        """What a stream that is cut after so much can have cost in all, as far as it is held."""
         used = counted(events, output_bytes) + UNSEEN_TOKENS
         return min(self._held, self._base + used * self._token)
+
+    def unseen(self, cost_nanousd: int) -> int:
+        """What may have been on its way beyond so much, as far as it is held."""
+        return max(0, min(self._held - cost_nanousd, UNSEEN_TOKENS * self._token))
 
     def close(self) -> None:
         """Ask for nothing any more."""
