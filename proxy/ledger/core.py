@@ -616,18 +616,20 @@ class Ledger:
     def _import_invoice(self, op: ImportInvoice) -> Done:
         self._store.begin()
         self._store.put_invoice_lines(
-            (
-                op.provider,
-                line.day,
-                line.model,
-                line.cost_nanousd,
-                line.input_tokens,
-                line.output_tokens,
-                line.requests,
-                op.source,
-                self._now,
-            )
-            for line in op.lines
+            [
+                (
+                    op.provider,
+                    line.day,
+                    line.model,
+                    line.cost_nanousd,
+                    line.input_tokens,
+                    line.output_tokens,
+                    line.requests,
+                    op.source,
+                    self._now,
+                )
+                for line in op.lines
+            ]
         )
         return Done(op.seq, len(op.lines))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.ledger.protocol import InvoiceLine, Prune, Reserve, Settle
+from proxy.ledger.protocol import Done, ImportInvoice, InvoiceLine, Prune, Reserve, Settle
 from proxy.ledger.reconciliation import ALL_TARGETS, Ours, accounts, compare, match
 from tests.proxy.ledger.making import NOON, Books, a_settlement, an_attempt
 
@@ -49,6 +51,16 @@ def test_our_account_is_by_day_and_target_of_the_provider(books: Books) -> None:
         ("2026-03-11", "openai/b", 80, 0),
     ]
     assert (pruned_until, providers) == (0, ["openai", "other"])
+
+
+def test_a_later_import_takes_the_place_of_every_day_it_names(books: Books) -> None:
+    first = (InvoiceLine("2026-03-10", "a", 10), InvoiceLine("2026-03-10", "b", 20))
+    later = (InvoiceLine("2026-03-11", "a", 30),)
+    for lines in (first, later, (InvoiceLine("2026-03-10", "a", 11),)):
+        assert books.do(ImportInvoice(1, "openai", "costs.json", lines)) == Done(1, len(lines))
+    with closing(sqlite3.connect(books.path)) as db:
+        kept = db.execute("SELECT day, model, cost_nanousd FROM invoice_lines ORDER BY day, model")
+        assert kept.fetchall() == [("2026-03-10", "a", 11), ("2026-03-11", "a", 30)]
 
 
 def test_drift_by_target_and_day() -> None:
