@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -61,16 +61,6 @@ class Caller:
 
 
 ANONYMOUS = Caller(key_id="", name="anonymous", scopes=("global", "anonymous"))
-
-
-def scope_problem(scope: str, keys: Iterable[KeyRecord]) -> str | None:
-    """What is wrong with a budget's scope: a typo would make one that nothing is charged to."""
-    kind, _, key_id = scope.partition(":")
-    if scope in ("global", "anonymous"):
-        return None
-    if kind == "key" and any(key.key_id == key_id for key in keys):
-        return None
-    return f"unknown scope {scope[:100]!r}; there are global, anonymous and key:<id>"
 
 
 def new_key() -> str:

@@ -52,6 +52,9 @@ def create(
     data: DataOption = None,
 ) -> None:
     """Set a limit on a scope over a window."""
+    problem = budget_rules.scope_problem(scope)
+    if problem is not None:
+        raise StartError(problem)
     settings = BudgetSettings(
         asking.amount(limit, "USD"),
         window=asking.window(window),
@@ -61,7 +64,7 @@ def create(
         name=name,
     )
     with asking.ledger_of(config, data) as ledger:
-        _check_scope(scope, ledger)
+        _check_scope(scope, ledger, config)
         made = asking.answered(ledger.call(CreateBudget(0, scope, settings)), Budgets)
     print_budgets(made.budgets)
 
@@ -182,18 +185,16 @@ def _shown(budget: BudgetState, now: int) -> dict[str, Any]:
     }
 
 
-def _check_scope(scope: str, ledger: SyncLedger) -> None:
-    """Raise `StartError` for what cannot be a scope, and for ids that nothing has.
-
-    A typo would make a budget that nothing is ever charged to.
-    """
-    problem = budget_rules.scope_problem(scope)
-    if problem is not None:
-        raise StartError(problem)
+def _check_scope(scope: str, ledger: SyncLedger, config: str | None) -> None:
+    """Raise `StartError` unless everything it names is there."""
     keys, groups = ledger.keys(), ledger.groups()
     known = {f"key:{key.key_id}" for key in keys if key.revoked_at is None}
     known |= {f"{group.kind}:{group.group_id}" for group in groups if group.deleted_at is None}
-    for part in budget_rules.scope_parts(scope):
-        kind, _, name = part.partition(":")
-        if kind in ("key", "team", "organisation") and name != "*" and part not in known:
-            raise StartError(f"there is no {kind} {name[:100]!r}; see 'tollway {kind}s list'")
+    for kind, name in budget_rules.named_in(scope):
+        if kind in ("key", "team", "organisation"):
+            if f"{kind}:{name}" not in known:
+                raise StartError(f"there is no {kind} {name[:100]!r}; see 'tollway {kind}s list'")
+        elif not asking.may_be_configured(kind, name, config):
+            raise StartError(
+                f"there is no {kind} {name[:100]!r} in the configuration; see 'tollway check'"
+            )

@@ -43,7 +43,8 @@ class Grid:
         self._widths = [cell_len(header) for header in self._headers]
 
     def add(self, *cells: str, style: str | None = None) -> None:
-        """Append a row, a cell for each column."""
+        """Append a row, a cell for each column. What a terminal would obey is escaped."""
+        cells = tuple(map(printable, cells))
         self._widths = [max(pair) for pair in zip(self._widths, map(cell_len, cells), strict=True)]
         self._table.add_row(*cells, style=style)
 
@@ -51,6 +52,9 @@ class Grid:
         """Print it."""
         texts = sum(min(width, _LEAST_TEXT) + _PAD for width in self._widths[: self._texts])
         numbers = sum(width + _PAD for width in self._widths[self._texts :])
+        if sum(width + _PAD for width in self._widths) > console.width:
+            # Columns closer together, so that fewer words are broken.
+            self._table.padding = (0, 1, 0, 0)
         if texts + numbers <= console.width:
             console.print(self._table)
             return
@@ -82,6 +86,13 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201 # beside the answer on standard output
 
 
+def printable(text: str) -> str:
+    """The text, with what is not printable written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def when(seconds: float) -> str:
     """A moment, to the minute, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
@@ -101,12 +112,12 @@ def bars(rows: Sequence[tuple[str, int, str]], width: int, *, ascii_only: bool) 
     if not rows:
         return []
     amount_width = max(cell_len(amount) for _, _, amount in rows)
-    label_width = max(cell_len(label) for label, _, _ in rows)
+    label_width = max(cell_len(printable(label)) for label, _, _ in rows)
     label_width = min(label_width, max(_LEAST_TEXT, (width - amount_width - 2 * _PAD) // 2))
     room = max(_LEAST_BAR, width - label_width - amount_width - 2 * _PAD)
     most = max(max(value for _, value, _ in rows), 1)
     return [
-        f"{_cut(label, label_width, ascii_only=ascii_only)}{' ' * _PAD}"
+        f"{_cut(printable(label), label_width, ascii_only=ascii_only)}{' ' * _PAD}"
         f"{' ' * (amount_width - cell_len(amount))}{amount}{' ' * _PAD}"
         f"{_bar(value, most, room, ascii_only=ascii_only)}".rstrip()
         for label, value, amount in rows

@@ -134,6 +134,10 @@ def test_budgets_of_any_scope_and_window(folder: Folder) -> None:
         *("--mode", "soft", "--holds", "full", "--timezone", "Europe/Berlin", "--name", "each"),
     )
     folder.ok("budgets", "create", "global", "1", "--window", "year")
+    for scope in ("model:auto & user:*", "target:openai/gpt-4o", "provider:tollway"):
+        folder.ok("budgets", "create", scope, "1")
+    for budget in folder.json("budgets", "list")[2:]:
+        folder.ok("budgets", "delete", str(budget["budget_id"]))
     first, second = folder.json("budgets", "list")
     assert (first["scope"], first["limit_nanousd"]) == ("team:dev & user:*", 5_000_000_001)
     assert (first["window"], first["mode"], first["holds"]) == ("30d", "soft", "full")
@@ -177,6 +181,10 @@ def test_budgets_of_any_scope_and_window(folder: Folder) -> None:
         (["budgets", "create", "team:nope", "5"], "there is no team 'nope'"),
         (["budgets", "create", "key:nope & tag:x", "5"], "there is no key 'nope'"),
         (["budgets", "create", "user:* & tag:*", "5"], "only one part"),
+        (["budgets", "create", "template:x", "5"], "unknown scope 'template:x'"),
+        (["budgets", "create", "model:autoo", "5"], "there is no model 'autoo'"),
+        (["budgets", "create", "target:nobody/x", "5"], "there is no target 'nobody/x'"),
+        (["budgets", "create", "provider:opnai & user:*", "5"], "there is no provider 'opnai'"),
         (["budgets", "create", "global", "x"], "USD: an amount must be a number"),
         (["budgets", "create", "global", "5", "--window", "eon"], "--window: unknown window"),
         (["budgets", "create", "global", "5", "--timezone", "Mars/X"], "Mars/X"),

@@ -17,10 +17,11 @@ from proxy.admin.litellm.money import (
 )
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Shown, Usd, iso, usd
+from proxy.budgets import TEMPLATE
 from proxy.errors import Conflict, InvalidRequest, NotFound
 from proxy.ledger.protocol import Budgets, BudgetSettings, BudgetState, CreateBudget
 
-_SCOPE = "template:"
+_SCOPE = f"{TEMPLATE}:"
 
 
 class LiteLlmNewBudget(MoneyFields, frozen=True, kw_only=True):

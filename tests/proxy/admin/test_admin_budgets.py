@@ -102,7 +102,7 @@ def test_a_scope_that_nothing_is_charged_to_is_refused(
         ("POST", "", {"scope": "global", "limit_usd": 1, "mode": "firm"}, 400, "mode"),
         ("POST", "", {"scope": "global", "limit_usd": 1, "window": "hour"}, 400, "window"),
         ("POST", "", {"scope": "global", "limit_usd": 1, "timezone": "Moon"}, 400, "timezone"),
-        ("POST", "", {"scope": "user:* & tag:*", "limit_usd": 1}, 400, None),
+        ("POST", "", {"scope": "user:* & tag:*", "limit_usd": 1}, 400, "scope"),
         ("PATCH", "/999", {"limit_usd": 1}, 404, None),
         ("PATCH", "/999", {"window": "day"}, 400, "window"),
         ("PATCH", f"/{10**30}", {"limit_usd": 1}, 404, None),

@@ -59,3 +59,25 @@ def test_numbers_stay_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None
     grid.print()
     for number in numbers:
         assert number in file.getvalue()
+
+
+def test_words_stay_whole_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(output, "console", Console(file=file, width=80, markup=False))
+    grid = Grid("scope", "window", "mode", "then", numbers=("limit", "spent", "held", "left"))
+    numbers = ("$10.00", "$0.0000402", "$0.00", "$9.9999598")
+    grid.add("anonymous", "day", "hard", "opens 2026-11-22 00:00", *numbers)
+    grid.print()
+    for word in ("anonymous", "2026-11-22", *numbers):
+        assert word in file.getvalue()
+
+
+def test_nothing_shown_is_obeyed_by_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(output, "console", Console(file=file, width=80, markup=False))
+    grid = Grid("name")
+    grid.add("\x1b]0;evil\x07\r\nélan")
+    grid.print()
+    assert r"\x1b]0;evil\x07\r\nélan" in file.getvalue()
+    (line,) = bars([("\x1b[2J", 1, "$1.00")], 80, ascii_only=True)
+    assert line.startswith(r"\x1b[2J")
