@@ -262,9 +262,9 @@ class Book:
     def totals_of(self, leg: Balance) -> tuple[Budget | None, Totals]:
         """The budget of a balance, None if it is gone, and what that money counts in."""
         budget = self.budgets.get(leg.budget_id)
-        if budget is None or (budget.length_s is None and budget.balance is not leg):
+        if budget is None or budget.length_s is None:
             return budget, leg
-        return budget, budget.totals
+        return budget, self.open_window(budget).totals
 
     # --- changes --------------------------------------------------------------------------------
 

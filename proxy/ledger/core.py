@@ -376,7 +376,8 @@ class Ledger:
             left = budget.ceiling - totals.spent - totals.held - extra
             if left < 0:
                 is_held = totals.spent + extra <= budget.ceiling
-                return Refused(op.seq, "budget", budget.state(), extra, held=is_held)
+                state = self._book.state(budget)
+                return Refused(op.seq, "budget", state, extra, held=is_held)
             if budget.hard:
                 remaining = left if remaining is None else min(remaining, left)
                 most = min(most, budget.idle(totals))
@@ -685,7 +686,7 @@ class Ledger:
         scopes_of = msgspec.json.Decoder(list[str]).decode
         for row in self._store.read_counted(self._clock - rates.MINUTE_S):
             hold = self._holds.get(row.attempt)
-            meters = self._rates.meters_of(scopes_of(row.scopes))
+            meters = self._rates.meters_of(dict.fromkeys(scopes_of(row.scopes)))
             tokens = row.tokens if row.settled_tokens is None else row.settled_tokens
             counted = rates.count(
                 meters, row.started_at, tokens, row.number, is_open=hold is not None

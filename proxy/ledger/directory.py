@@ -6,6 +6,7 @@ import base64
 import ipaddress
 import secrets
 from collections.abc import Container, Iterable
+from typing import Literal, cast
 
 import msgspec
 
@@ -215,15 +216,12 @@ def _key(row: KeyRow) -> KeyRecord:
 
 
 def _group(row: GroupRow) -> GroupRecord:
-    return msgspec.convert(
-        {
-            "group_id": row.id,
-            "kind": row.kind,
-            "settings": msgspec.json.decode(row.settings),
-            "created_at": row.created_at,
-            "deleted_at": row.deleted_at,
-        },
-        GroupRecord,
+    return GroupRecord(
+        group_id=row.id,
+        kind=cast(Literal["team", "organisation"], row.kind),
+        settings=msgspec.json.decode(row.settings, type=GroupSettings),
+        created_at=row.created_at,
+        deleted_at=row.deleted_at,
     )
 
 

@@ -594,3 +594,33 @@ def test_settling_and_extending_go_on_while_a_stranger_locks_the_file(books: Boo
     assert held(books.extend(1, 300)) == 300
     assert books.settle(1, 60, uncertain=40) == Settled(1)
     assert books.money(budget) == (60, 40, 0)
+
+
+def test_an_extension_after_a_restart_counts_what_a_rolling_window_has_spent(books: Books) -> None:
+    budget = books.budget(1_000, window="1h")
+    books.reserve(1, 900)
+    books.settle(1, 900)
+    books.reserve(2, 500, least=50)
+    books.restart()
+    assert isinstance(books.extend(2, 101), Refused)
+    assert books.extend(2, 100) == Reserved(2, 0, 100)
+    assert books.money(budget) == (900, 100, 0)
+
+
+def test_groups_are_there_again_after_a_restart(books: Books) -> None:
+    made = books.do(CreateGroup(1, "organisation", GroupSettings(name="o")))
+    assert isinstance(made, GroupChanged)
+    books.restart()
+    welcome = books.do(Hello("client", "c"))
+    assert isinstance(welcome, Welcome)
+    assert welcome.groups == (made.group,)
+
+
+def test_an_extension_can_be_refused_right_after_a_restart(books: Books) -> None:
+    books.budget(100)
+    books.reserve(1, 500, least=50)
+    books.restart()
+    refused = books.extend(1, 101)
+    assert isinstance(refused, Refused)
+    assert refused.budget is not None
+    assert refused.budget.held_nanousd == 50
