@@ -132,7 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def draw_limits(self, data: st.DataObject) -> Limits:
         return Limits(
-            requests_per_minute=data.draw(st.sampled_from([None, None, 1, 3])),
+            requests_per_minute=data.draw(st.sampled_from([None, 1, 1, 3])),
             tokens_per_minute=data.draw(st.sampled_from([None, None, 60, 100])),
             concurrent=data.draw(st.sampled_from([None, None, None, 2])),
         )
@@ -443,7 +443,7 @@ KINDS = (
     *("budget",) * 2,
     *("change",) * 2,
     "config",
-    "alert",
+    *("alert",) * 3,
     "delivered",
 )
 
