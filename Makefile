@@ -8,7 +8,7 @@ STAMP = $(VENV)/.installed
 COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
-.PHONY: serve test unit lint types imports check lock bench clean
+.PHONY: serve test unit lint types imports check lock bench chaos clean
 
 serve: $(VENV)/.serving ## set up and serve on http://127.0.0.1:4000
 	$(BIN)/tollway serve
@@ -30,6 +30,10 @@ imports: $(STAMP)
 
 bench: $(STAMP) ## CPU per request, start time, memory
 	$(BIN)/python -m benchmarks
+
+chaos: $(STAMP) ## a hundred kills of workers and ledger each, a broken disk, 500 streams on one key
+	TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 TOLLWAY_PARALLEL_STREAMS=500 $(BIN)/pytest -s \
+	  tests/e2e/test_crash.py tests/e2e/test_faults.py tests/e2e/test_parallel_streams.py
 
 lock: $(STAMP) ## pin every dependency anew, with hashes
 	$(COMPILE) --output-file=requirements.lock pyproject.toml

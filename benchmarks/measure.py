@@ -191,7 +191,7 @@ def start(bench: Bench) -> Start:
         fresh = folder / f"fresh-{turn}"
         with serve(fresh, port, folder / "output", folder=empty, environ=path) as process:
             unconfigured.append(wait_for(process, port, "GET", "/v1/models") - began_at)
-        imports.append(_python_s("import proxy.cli, proxy.supervisor") - _python_s("pass"))
+        imports.append(_python_s("import proxy.cli.serving, proxy.supervisor") - _python_s("pass"))
     return Start(configured_s=configured, unconfigured_s=unconfigured, import_s=imports)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -63,16 +63,6 @@ class Caller:
 ANONYMOUS = Caller(key_id="", name="anonymous", scopes=("global", "anonymous"))
 
 
-def scope_problem(scope: str, keys: Iterable[KeyRecord]) -> str | None:
-    """What is wrong with a budget's scope: a typo would make one that nothing is charged to."""
-    kind, _, key_id = scope.partition(":")
-    if scope in ("global", "anonymous"):
-        return None
-    if kind == "key" and any(key.key_id == key_id for key in keys):
-        return None
-    return f"unknown scope {scope[:100]!r}; there are global, anonymous and key:<id>"
-
-
 def new_key() -> str:
     """A fresh key: 256 bits, URL-safe."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
@@ -85,7 +75,8 @@ def digest(key: str, secret: bytes) -> bytes:
 
 def hint(key: str) -> str:
     """Enough of a key to tell it from others, too little to use it."""
-    return f"{key[: len(KEY_PREFIX) + 2]}…{key[-4:]}"
+    shown = len(KEY_PREFIX) + 2 if key.startswith(KEY_PREFIX) else len("sk-")
+    return f"{key[:shown]}…{key[-4:]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,11 +125,20 @@ class Auth:
         Raises `MissingKey` or `WrongKey`; where the key is right, `KeyExpired`, `KeyBlocked` or
         `NetworkRefused`; and `Forbidden` for a web page without one.
         """
+        known = self._identified(exchange)
+        return ANONYMOUS if known is None else known.caller
+
+    def record(self, exchange: Exchange) -> KeyRecord | None:
+        """The caller's key, None of an anonymous one; raises as `identify` does."""
+        known = self._identified(exchange)
+        return None if known is None else known.record
+
+    def _identified(self, exchange: Exchange) -> _Known | None:
         key = _sent_key(exchange)
         keys = self._keys()
         if not keys and self._allow_anonymous and not (key or "").startswith(KEY_PREFIX):
             self._check_local(exchange)
-            return ANONYMOUS
+            return None
         if key is None:
             raise MissingKey(
                 "no API key was sent; send 'Authorization: Bearer <key>' "
@@ -159,18 +159,19 @@ class Auth:
             raise KeyExpired("the API key has expired")
         if known.networks:
             self._check_network(exchange, known.networks)
-        return known.caller
+        return known
 
     def _is_in_overlap(self, sent: bytes, record: KeyRecord) -> bool:
         """Whether it is the secret from before the key was rotated, and still accepted."""
         return sent == record.previous_digest and self._clock.time() < record.previous_until
 
     def _what_follows(self, sent: bytes, record: KeyRecord) -> _Known:
-        groups = self._groups()
-        team_id = record.settings.team_id
-        team = groups.get(team_id) if team_id else None
-        organisation_id = team.settings.organisation_id if team is not None else ""
-        organisation = groups.get(organisation_id) if organisation_id else None
+        team = organisation = None
+        if record.settings.team_id:
+            groups = self._groups()
+            team = groups.get(record.settings.team_id)
+            if team is not None and team.settings.organisation_id:
+                organisation = groups.get(team.settings.organisation_id)
         known = self._known.get(sent)
         # A changed record is another object: nothing is ever changed in place.
         if (

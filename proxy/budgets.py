@@ -7,6 +7,7 @@ nano-USD, times are Unix seconds.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Literal, assert_never, cast, get_args
@@ -34,9 +35,10 @@ KINDS = (
     "model",
     "target",
     "provider",
-    "template",
 )
-"""Kinds of scopes that have a name. `template:` is of no attempt: budgets to copy from."""
+"""Kinds of scopes that have a name."""
+TEMPLATE = "template"
+"""A kind that no attempt has: budgets to copy from. Only the admin API makes them."""
 BARE = ("global", "anonymous")
 AND = " & "
 EACH = "*"
@@ -163,24 +165,31 @@ def _midnight(day: date, zone: ZoneInfo) -> int:
 # --- scopes ------------------------------------------------------------------------------------
 
 
+_SCOPES = (
+    f"{', '.join(BARE)}, organisation:<id>, team:<id>, key:<id>, user:<name>, tag:<tag>, "
+    "model:<virtual model>, target:<provider/model> and provider:<name>, any of them joined by "
+    f"{AND!r}"
+)
+
+
 def scope_parts(scope: str) -> tuple[str, ...]:
     """The scopes that must all apply."""
     return tuple(scope.split(AND))
 
 
-def scope_problem(scope: str) -> str | None:
+def scope_problem(scope: str, kinds: Collection[str] = KINDS) -> str | None:
     """What is wrong with how a scope is written; None where there is nothing.
 
-    A typo would make a budget that nothing is ever charged to.
+    Whether there is what it names, `named_in` lets the caller find out: a typo would make a budget
+    that nothing is ever charged to.
     """
     parts = scope_parts(scope)
     for part in parts:
         kind, colon, name = part.partition(":")
         if part in BARE:
             continue
-        if kind not in KINDS or not colon:
-            kinds = ", ".join(f"{kind}:…" for kind in KINDS[:-1])
-            return f"unknown scope {part[:100]!r}; there are {', '.join(BARE)}, {kinds}"
+        if kind not in kinds or not colon:
+            return f"unknown scope {part[:100]!r}; there are {_SCOPES}"
         if not name or name != name.strip() or not name.isprintable():
             return f"scope {part[:100]!r} needs a name after the colon"
     if sum(part.endswith(f":{EACH}") for part in parts) > 1:
@@ -188,3 +197,14 @@ def scope_problem(scope: str) -> str | None:
     if len(set(parts)) < len(parts):
         return "a part of the scope is there twice"
     return None
+
+
+def named_in(scope: str) -> Iterator[tuple[str, str]]:
+    """The (kind, name) of what must be there for the scope to mean anything.
+
+    End users and tags are whatever requests say they are, and `*` is whoever comes.
+    """
+    for part in scope_parts(scope):
+        kind, _, name = part.partition(":")
+        if part not in BARE and kind not in ("user", "tag") and name != EACH:
+            yield kind, name

@@ -17,9 +17,10 @@ import msgspec
 from adapters import registry as adapter_registry
 from policies import registry as policy_registry
 from policies.base import Capability
-from proxy import budgets, catalog, pricing
+from proxy import budgets, catalog, pricing, webhooks
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
+from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile, expand
 
@@ -260,6 +261,28 @@ class Budget(_Strict, frozen=True):
         return self.scope if isinstance(self.scope, str) else budgets.AND.join(self.scope)
 
 
+class Webhook(_Strict, frozen=True):
+    """Where alerts are sent to."""
+
+    url: str
+    secret: str | None = None
+    """What messages are signed with: `whsec_` and base64, or any text of 24 bytes or more."""
+    format: Literal["standard", "slack"] = "standard"
+    kinds: Annotated[tuple[AlertKind, ...], msgspec.Meta(min_length=1)] = get_args(AlertKind)
+
+    def __repr__(self) -> str:
+        """Without the URL and the secret: the path of one is often as good as the other."""
+        return f"Webhook(format={self.format!r}, kinds={self.kinds!r})"
+
+
+class Alerts(_Strict, frozen=True):
+    """What operators are told of by themselves, and where."""
+
+    percents: tuple[Annotated[int, msgspec.Meta(ge=1, le=1000)], ...] = (50, 80, 100)
+    """Shares of a budget at which an alert is raised."""
+    webhooks: tuple[Webhook, ...] = ()
+
+
 class Config(_Strict, frozen=True):
     """A whole configuration, checked."""
 
@@ -273,6 +296,7 @@ class Config(_Strict, frozen=True):
     budgets: list[Budget] = []
     unpriced: Unpriced = "refuse"
     """What becomes of targets without a known price."""
+    alerts: Alerts = Alerts()
 
 
 class _Top(_Strict, frozen=True):
@@ -283,6 +307,7 @@ class _Top(_Strict, frozen=True):
     models: dict[str, Any] | None = None
     budgets: list[Any] | None = None
     unpriced: Unpriced = "refuse"
+    alerts: dict[str, Any] | None = None
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -333,6 +358,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
             for i, value in enumerate(top.budgets or [])
         ],
         unpriced=top.unpriced,
+        alerts=_alerts(file, top.alerts or {}, environ),
     )
     _check(file, config)
     return config
@@ -351,6 +377,23 @@ def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str])
             for header, text in value["headers"].items()
         }
     return _convert(file, path, value, Provider)
+
+
+def _alerts(file: YamlFile, value: dict[str, Any], environ: Mapping[str, str]) -> Alerts:
+    value = dict(value)
+    if isinstance(value.get("webhooks"), list):
+        value["webhooks"] = [
+            {
+                key: _expand(file, ("alerts", "webhooks", i, key), text, environ)
+                if key in ("url", "secret")
+                else text
+                for key, text in webhook.items()
+            }
+            if isinstance(webhook, dict)
+            else webhook
+            for i, webhook in enumerate(value["webhooks"])
+        ]
+    return _convert(file, ("alerts",), value, Alerts)
 
 
 def _expand(file: YamlFile, path: Path_, value: Any, environ: Mapping[str, str]) -> Any:
@@ -430,6 +473,8 @@ def _check(file: YamlFile, config: Config) -> None:
         except ValueError as error:
             raise file.error(("server", "trusted_proxies", i), str(error)) from None
     _check_unpriced(file, ("unpriced",), config.unpriced)
+    for i, webhook in enumerate(config.alerts.webhooks):
+        _check_webhook(file, ("alerts", "webhooks", i), webhook)
     for name, provider in config.providers.items():
         _check_provider(file, name, provider)
     names: set[str] = set()
@@ -617,6 +662,25 @@ def _check_budget(file: YamlFile, path: Path_, budget: Budget) -> None:
         budgets.time_zone(budget.timezone)
     except ValueError as error:
         raise file.error((*path, "timezone"), str(error)) from None
+
+
+def _check_webhook(file: YamlFile, path: Path_, webhook: Webhook) -> None:
+    problem = webhooks.url_problem(webhook.url)
+    if problem is not None:
+        raise file.error((*path, "url"), problem)
+    if webhook.format == "slack":
+        if webhook.secret is not None:
+            raise file.error((*path, "secret"), "is not used by the format slack; remove it")
+        return
+    if webhook.secret is None:
+        raise file.error(
+            (*path, "secret"),
+            "is missing: messages are signed with it; make one with 'openssl rand -base64 32'",
+        )
+    try:
+        webhooks.signing_key(webhook.secret)
+    except ValueError as error:
+        raise file.error((*path, "secret"), str(error)) from None
 
 
 def _check_amount(file: YamlFile, path: Path_, amount: Amount | None) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -26,10 +26,11 @@ from adapters.base import (
 )
 from policies.base import Denial, Question, Route
 from policies.constraints import eligible
-from proxy import pricing
+from proxy import costs, pricing
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
+from proxy.costs import Request
 from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
@@ -42,7 +43,7 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
-from proxy.metering import SLICE_TOKENS, Capped, Meter
+from proxy.metering import Capped, Meter
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied, refused_money
 from proxy.relay import StreamReply, relay
@@ -53,21 +54,9 @@ from proxy.wire import usage as wire_usage
 from proxy.wire.chat import ChatRequest
 from proxy.wire.embeddings import EmbeddingsRequest
 
-Request = ChatRequest | EmbeddingsRequest
-
 # An orphan's uncertain remainder is released after this long: longer than any provider answers.
 ORPHAN_DEADLINE_S = 3600
-# Output that a dying worker may have relayed since it last reported.
-_SLICE_TOKENS = 256
-# Where a target's own maximum is not known: small enough for every model in use.
-DEFAULT_MAX_OUTPUT_TOKENS = 4_096
-LEAST_OUTPUT_TOKENS = 256
-LEAST_CLAMPED_TOKENS = 16
-"""A request is not sent for an answer that could not be longer than this."""
-
 CLAMP_HEADER = b"x-tollway-clamp"
-# Few texts have more tokens than half their bytes: digits and emoji do.
-_BYTES_PER_TOKEN_AT_MOST = 2
 
 _logger = logging.getLogger("tollway")
 
@@ -131,24 +120,6 @@ class Tried:
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     last_events: bytes = b""
     """What the client is still to get of a stream that a budget cut."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Bounds:
-    """What an attempt can cost, in nano-USD; `least` and `token` where it can be metered.
-
-    `base` is for its input, `token` for one token of output, `least` what it can begin with;
-    `floor` what it has cost at least if its worker dies early.
-    """
-
-    most: int
-    floor: int
-    base: int = 0
-    token: int = 0
-    least: int | None = None
-
-
-_NOTHING = _Bounds(most=0, floor=0)
 
 
 class Responder(Protocol):
@@ -218,7 +189,11 @@ class Engine:
     def _client_gone(self, job: Job, task: asyncio.Task[None]) -> None:
         """Give the request up; or hear a provider out that bills the whole answer all the same."""
         tried = job.last
-        if tried is not None and tried.settlement is None and tried.target.bills_when_left:
+        if (
+            tried is not None
+            and tried.settlement is None
+            and costs.is_billed_unread(job.request, tried.target)
+        ):
             job.is_gone = True
             asyncio.get_running_loop().call_later(self._hear_out_s, task.cancel)
         else:
@@ -348,14 +323,6 @@ class Engine:
                 self._settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
             raise
 
-    def _default_max(self, request: Request, target: Target, scopes: tuple[str, ...]) -> int | None:
-        """The maximum to write into a request that has none: only where a hard budget needs it."""
-        if isinstance(request, EmbeddingsRequest) or target.price is None or target.is_free:
-            return None
-        if not self._ledger.hard_scopes.cover(scopes):
-            return None
-        return _most_output(request, target)
-
     # --- money -----------------------------------------------------------------------------
 
     async def _reserve(self, job: Job, target: Target, reason: str) -> Tried:
@@ -364,7 +331,7 @@ class Engine:
         try:
             return await self._reserve_once(job, target, reason)
         except _Refusal as refusal:
-            job.clamp = self._affordable(job, target, refusal.refused)
+            job.clamp = _affordable(job, target, refusal.refused)
             if job.clamp is None:
                 raise
         return await self._reserve_once(job, target, reason)
@@ -374,15 +341,17 @@ class Engine:
         scopes = (*job.scopes, *target.scopes)
         if job.virtual_model:
             scopes = (*scopes, f"model:{job.virtual_model}")
-        default_max = self._default_max(request, target, scopes)
-        bounds = self._bounds(
+        default_max = None
+        if self._ledger.hard_scopes.cover(scopes):
+            default_max = costs.default_maximum(request, target)
+        bounds = costs.bounds_of(
             request,
             target,
             request.max_output_tokens if job.clamp is None else job.clamp,
             default_max,
             metered=request.stream and target.meterable and caller.at_cap != "finish",
         )
-        unbounded = _unbounded(request, target)
+        unbounded = costs.unbounded(request, target)
         job.attempts += 1
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
@@ -441,71 +410,11 @@ class Engine:
             )
         return job.last
 
-    def _affordable(self, job: Job, target: Target, refused: Refused) -> int | None:
-        """The largest maximum that fits into the budget which refused; None where it is no use."""
-        wants = job.caller.clamp or job.exchange.header(CLAMP_HEADER) == "true"
-        request, budget = job.request, refused.budget
-        if not wants or refused.reason != "budget" or budget is None:
-            return None
-        bounds = self._bounds(request, target, request.max_output_tokens, None, metered=True)
-        if not bounds.token:
-            return None
-        tokens = (budget.left_nanousd - bounds.base) // (bounds.token * request.n)
-        return tokens if tokens >= LEAST_CLAMPED_TOKENS else None
-
-    def _bounds(
-        self,
-        request: Request,
-        target: Target,
-        maximum: int | None,
-        default_max: int | None,
-        *,
-        metered: bool,
-    ) -> _Bounds:
-        """What an attempt can cost, with the `default_max` where it has no maximum."""
-        if target.price is None or target.is_free:
-            return _NOTHING
-        bound = partial(
-            pricing.hold_nanousd,
-            target.price,
-            input_bound_tokens=request.input_bound(target.image_tokens),
-            images=request.images,
-            service_tier=target.tier_of(request.service_tier),
-        )
-        if maximum is None:
-            maximum = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-        most = bound(max_output_tokens=maximum, n=request.n)
-        seen = wire_usage.estimated(request.input_tokens, 4 * _SLICE_TOKENS)
-        floor = min(most, self._cost(request, target, seen))
-        if not metered:
-            return _Bounds(most=most, floor=floor)
-        base = bound(max_output_tokens=0)
-        # Rounded up by itself: a sum of these is never less than the price of the whole.
-        token = -(-(bound(max_output_tokens=pricing.PER_TOKENS) - base) // pricing.PER_TOKENS)
-        if not token:
-            return _Bounds(most=most, floor=floor)
-        least = min(most, base + SLICE_TOKENS * token)
-        return _Bounds(most=most, floor=floor, base=base, token=token, least=least)
-
-    def _cost(
-        self, request: Request, target: Target, usage: pricing.Usage, served_tier: str | None = None
-    ) -> int:
-        """What a usage costs in the service tier that the answer names, else in the one asked for.
-
-        Where neither names one, in the standard tier.
-        """
-        if target.price is None:
-            return 0
-        if request.images and target.price.image:
-            usage = replace(usage, images=request.images)
-        tier = served_tier or target.tier_of(request.service_tier)
-        return pricing.cost_nanousd(target.price, usage, service_tier=tier)
-
     def _billed(self, request: Request, tried: Tried, usage: pricing.Usage) -> int:
         """What an answered attempt cost: the provider's own word where that counts."""
         told = tried.told
         if told is None:
-            return self._cost(request, tried.target, usage)
+            return costs.cost_of(request, tried.target, usage)
         if told.cost is not None:
             if told.cost.nanousd is not None:
                 return told.cost.nanousd
@@ -514,7 +423,7 @@ class Engine:
                 tried.target.name,
                 told.cost.problem,
             )
-        return self._cost(request, tried.target, usage, told.service_tier)
+        return costs.cost_of(request, tried.target, usage, told.service_tier)
 
     def _note_unpriced(self, target: Target, unbounded: str | None) -> None:
         """Count an attempt of unknown cost, and say so once for each target and reason."""
@@ -597,10 +506,18 @@ class Engine:
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
 
-        What a provider may bill besides, because nobody heard it out, stays held for a while.
+        What a provider may bill besides stays held for a while: where nobody heard it out, and
+        what a stream that was cut may have had on its way.
         """
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
-        cost = min(self._cost(job.request, tried.target, usage), tried.hold_nanousd)
+        cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
+        uncertain = 0
+        if job.is_gone:
+            uncertain = tried.hold_nanousd - cost
+        elif tried.meter is not None:
+            uncertain = tried.meter.unseen(cost)
+            if outcome == "capped":  # with nothing left, an estimate that is too low would show
+                uncertain = max(0, tried.meter.most_of(output_events, output_bytes) - cost)
         self._settle(
             job,
             tried,
@@ -608,7 +525,7 @@ class Engine:
             usage,
             estimated=True,
             cost_nanousd=cost,
-            uncertain_nanousd=tried.hold_nanousd - cost if job.is_gone else 0,
+            uncertain_nanousd=uncertain,
             error=error,
             falls_back=falls_back,
         )
@@ -719,9 +636,9 @@ class Engine:
             job.upstream_s += tried.first_token_s
 
         def on_progress() -> None:
-            output_bytes = stream.output_bytes + 4 * _SLICE_TOKENS
+            output_bytes = stream.output_bytes + costs.LOST_BYTES
             seen = wire_usage.estimated(request.input_tokens, output_bytes, stream.output_events)
-            cost = min(self._cost(request, tried.target, seen), tried.hold_nanousd)
+            cost = min(costs.cost_of(request, tried.target, seen), tried.hold_nanousd)
             self._ledger.set_floor(tried.id, cost)
 
         meter = tried.meter
@@ -729,7 +646,12 @@ class Engine:
             await relay(
                 answer, stream, reply, on_first=on_first, on_progress=on_progress, meter=meter
             )
+            if meter is not None and stream.usage is not None:
+                await meter.cover(self._billed(request, tried, stream.usage))
         except Capped as capped:
+            if capped.budget is None:
+                self._settle_broken(job, tried, stream, "broken", "the ledger was silent")
+                raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._settle_broken(job, tried, stream, "capped", "")
             tried.last_events = stream.cap(cap_reason(capped.budget), wire_usage.shown(usage))
         except AdapterError as error:
@@ -830,21 +752,12 @@ class Engine:
         )
 
 
-def _unbounded(request: Request, target: Target) -> str | None:
-    """The parameter, if any, whose cost at this target has no upper bound."""
-    if request.unbounded is not None or target.price is None:
-        return request.unbounded
-    is_bounded = target.price.bounds(target.tier_of(request.service_tier))
-    return None if is_bounded else "service_tier"
-
-
-def _most_output(request: Request, target: Target) -> int:
-    """The maximum of a request that sets none: the target's own, where the context has the room."""
-    most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-    if target.context_length is None:
-        return most
-    input_tokens = request.input_tokens * wire_usage.BYTES_PER_TOKEN // _BYTES_PER_TOKEN_AT_MOST
-    return min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - input_tokens))
+def _affordable(job: Job, target: Target, refused: Refused) -> int | None:
+    """The maximum to try again with, where the caller wants that and it helps."""
+    wants = job.caller.clamp or job.exchange.header(CLAMP_HEADER) == "true"
+    if not wants or refused.reason != "budget" or refused.budget is None:
+        return None
+    return costs.affordable_maximum(job.request, target, refused.budget.left_nanousd)
 
 
 class _Refusal(Exception):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.auth import Auth
-from proxy.engine import Engine, Request
+from proxy.costs import Request
+from proxy.engine import Engine
 from proxy.errors import EndpointForbidden
 from proxy.http import Exchange
 

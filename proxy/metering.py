@@ -1,39 +1,35 @@
 """How a stream's hold follows what has flowed: a slice ahead, extended before it is used up.
 
-A token of output is counted as one event, and as one more for each two bytes that an event has
-beyond four: providers send about a token an event, and what they send in larger pieces has seldom
-as much as a token to two bytes. The hold stays ahead of that count by what a provider may have
-generated and we have not seen.
+What has flowed is counted by `wire.usage.counted`. The hold stays ahead of it by what a provider
+may have generated and we have not seen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Protocol
 
 from proxy.ledger.errors import BudgetRefused, LedgerError
 from proxy.ledger.protocol import BudgetState, Reserved
+from proxy.wire.usage import counted
 
-SLICE_TOKENS = 64
+SLICE_TOKENS = 40
 """The least that a stream holds ahead of what was counted."""
 
-LOW_TOKENS = 40
+LOW_TOKENS = 28
 """With less than this ahead, more is asked for."""
 
-UNSEEN_TOKENS = 12
+UNSEEN_TOKENS = 10
 """What may be on its way from the provider: with no more than this ahead, it has to stop."""
-
-_BYTES_OF_AN_EVENT = 4
-_RETRY_S = 0.05
-_RETRIES = 10
 
 
 class Capped(Exception):
-    """The stream must end here: the budget has no more for it. `budget` None: nobody answers."""
+    """The stream must end here: `budget` has no more for it; None where the ledger is silent."""
 
     def __init__(self, budget: BudgetState | None) -> None:
-        super().__init__("the budget has no more for this stream")
+        super().__init__("no more can be held for this stream")
         self.budget = budget
 
 
@@ -42,11 +38,6 @@ class Extend(Protocol):
 
     def __call__(self, hold_nanousd: int, most_nanousd: int) -> Awaitable[Reserved]:
         """Ask for at least `hold_nanousd` in all, and up to `most_nanousd`."""
-
-
-def counted(events: int, output_bytes: int) -> int:
-    """An upper estimate of the tokens in so many events of output."""
-    return events + max(0, output_bytes - _BYTES_OF_AN_EVENT * events) // 2
 
 
 class Meter:
@@ -72,8 +63,9 @@ class Meter:
     async def follow(self, events: int, output_bytes: int) -> None:
         """See to it that what comes next is held as well. Raises `Capped` where it cannot be.
 
-        Returns at once while there is enough; asks for more beside the stream while there is some;
-        and stops the stream for the answer where there is none.
+        Returns at once while there is enough; asks for more beside the stream while there is some,
+        again and again, as what others hold may come free; and stops reading for the answer where
+        there is none.
         """
         if self._held >= self._most:
             return
@@ -86,26 +78,42 @@ class Meter:
         if ahead <= UNSEEN_TOKENS:
             await self._wait(used)
 
+    async def cover(self, cost_nanousd: int) -> None:
+        """Hold what the whole answer cost, where it came faster than the hold could follow."""
+        if cost_nanousd <= self._held:
+            return
+        self.close()
+        with contextlib.suppress(LedgerError):  # then it is an overrun, and is told as one
+            await self._extend(cost_nanousd, cost_nanousd)
+
+    def most_of(self, events: int, output_bytes: int) -> int:
+        """What a stream that is cut after so much can have cost in all, as far as it is held."""
+        used = counted(events, output_bytes) + UNSEEN_TOKENS
+        return min(self._held, self._base + used * self._token)
+
+    def unseen(self, cost_nanousd: int) -> int:
+        """What may have been on its way beyond so much, as far as it is held."""
+        return max(0, min(self._held - cost_nanousd, UNSEEN_TOKENS * self._token))
+
     def close(self) -> None:
         """Ask for nothing any more."""
         if self._asking is not None:
             self._asking.cancel()
 
     async def _wait(self, used: int) -> None:
-        """Wait for money; what others hold for a moment may come free."""
-        for _ in range(_RETRIES):
+        """Wait for the answer; the one under way may have been asked for too little."""
+        for _ in range(2):
             if self._asking is None:
                 self._asking = asyncio.create_task(self._ask(used))
             await self._asking
             if self._is_ahead(used):
                 return
-            if self._refused is None or not self._refused.refused.held:
-                break
-            await asyncio.sleep(_RETRY_S)
         raise Capped(self._refused.refused.budget if self._refused is not None else None)
 
     def _is_ahead(self, used: int) -> bool:
-        return (self._held - self._base) // self._token - used > UNSEEN_TOKENS
+        """Whether enough is held; all that it can cost is, however much was counted."""
+        ahead = (self._held - self._base) // self._token - used
+        return self._held >= self._most or ahead > UNSEEN_TOKENS
 
     async def _ask(self, used: int) -> None:
         wanted = min(self._most, self._base + (used + SLICE_TOKENS) * self._token)

@@ -9,10 +9,10 @@ import msgspec
 
 from proxy.admin.books import Books
 from proxy.admin.shapes import iso, usd, usd_or_none
-from proxy.auth import Auth, Caller
+from proxy.auth import Auth
 from proxy.http import Exchange
 from proxy.ledger import reports
-from proxy.ledger.protocol import BudgetState
+from proxy.ledger.protocol import BudgetState, KeyRecord, KeySettings
 
 # OpenRouter's words. Other windows are named as they are: its clients accept unknown words.
 _RESETS = {"day": "daily", "week": "weekly", "month": "monthly", "lifetime": None}
@@ -27,22 +27,20 @@ class OwnKey:
 
     async def show(self, exchange: Exchange) -> None:
         """The state of the key that the request is made with."""
-        caller = self._auth.identify(exchange)
-        data = await self._state(caller)
+        data = await self._state(self._auth.record(exchange))
         headers = [(b"cache-control", b"no-store")]
         await exchange.reply(200, msgspec.json.encode({"data": data}), headers)
 
-    async def _state(self, caller: Caller) -> dict[str, Any]:
-        scope = f"key:{caller.key_id}" if caller.key_id else "anonymous"
+    async def _state(self, record: KeyRecord | None) -> dict[str, Any]:
+        label, key_id, scope = "anonymous", "", "anonymous"
+        settings = KeySettings(name="")
+        if record is not None:
+            label, key_id, scope = record.hint, record.key_id, f"key:{record.key_id}"
+            settings = record.settings
         budgets = [b for b in await self._books.budgets(scope) if b.settings.mode == "hard"]
         tightest = min(budgets, key=lambda budget: budget.left_nanousd, default=None)
-        spent = await self._books.report(reports.spent_by_day, self._books.database, caller.key_id)
-        label, expires_at, per_minute = caller.name, None, None
-        if caller.key_id:
-            record = await self._books.key(caller.key_id)
-            label = record.hint
-            expires_at = record.settings.expires_at
-            per_minute = record.settings.limits.requests_per_minute
+        spent = await self._books.report(reports.spent_by_day, self._books.database, key_id)
+        per_minute = settings.limits.requests_per_minute
         return {
             "label": label,
             **_limit(tightest),
@@ -52,7 +50,7 @@ class OwnKey:
             "is_provisioning_key": False,
             "is_management_key": False,
             "creator_user_id": None,
-            "expires_at": iso(expires_at),
+            "expires_at": iso(settings.expires_at),
             "rate_limit": {
                 "requests": -1 if per_minute is None else per_minute,
                 "interval": "1m",

@@ -87,10 +87,8 @@ def _unpriced(target: Target, unbounded: str | None) -> ApiError:
     )
 
 
-def cap_reason(budget: BudgetState | None) -> dict[str, Any]:
+def cap_reason(budget: BudgetState) -> dict[str, Any]:
     """Why a stream was cut: the `tollway` object of its last chunk."""
-    if budget is None:
-        return {"reason": "ledger_unavailable"}
     return {
         "reason": "budget_exhausted",
         "scope": budget.scope,

@@ -194,7 +194,8 @@ def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[Budget
         default = BudgetSettings(limit_nanousd=limit, window="day")
         budgets.append(ConfigBudget("anonymous", default))
     with open_ledger(data.path) as ledger:
-        ledger.call(ApplyConfig(0, tuple(budgets), limits=_limits(loaded)))
+        percents = loaded.alerts.percents
+        ledger.call(ApplyConfig(0, tuple(budgets), limits=_limits(loaded), alert_percents=percents))
         return bool(ledger.keys()), ledger.budgets()
 
 

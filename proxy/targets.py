@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -484,3 +484,16 @@ def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:
         for target in matches:
             found.setdefault(target.name, target)
     return tuple(found.values())
+
+
+def is_configured(kind: str, name: str, table: TargetTable, providers: Container[str]) -> bool:
+    """Whether there is such a `model` (a virtual one), `target` or `provider`."""
+    match kind:
+        case "model":
+            return name in table.models
+        case "target":
+            found = table.target(name)
+            return found is not None and found.name == name
+        case "provider":
+            return name in providers
+    raise ValueError(f"{kind!r} is no kind of what is configured")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -24,10 +26,35 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from proxy.errors import StartError
 from proxy.pricing import Usage, format_usd
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# What the files of a process begin with, for what is counted once, and for each target: far more
+# than either takes. prometheus-client names them so.
+_FILES = ("counter", "gauge_livesum", "histogram")
+_FILE_BYTES = 64 << 10
+_TARGET_BYTES = 12 << 10
 _OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+
+
+def reserve_space(targets: int) -> None:
+    """Take the disk space for what this process will count, before there are `Metrics`.
+
+    The files are written through memory. On a disk that is full by then, a page without a place
+    of its own on it would end the process (SIGBUS) in the middle of its requests. Raises
+    `StartError`.
+    """
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    try:
+        for kind in _FILES:
+            with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
+                if file.tell() == 0:  # a process that had this number before may have counted
+                    file.write(bytes(_FILE_BYTES + targets * _TARGET_BYTES))
+    except OSError as error:
+        raise StartError(
+            f"{folder}: cannot be written ({error.strerror}); make room, or choose another folder"
+        ) from None
 
 
 class Metrics:
@@ -73,6 +100,15 @@ class Metrics:
             "tollway_unpriced_attempts_total",
             "Dispatches whose cost is not known, by target.",
             ("target",),
+            registry=own,
+        )
+        self.alerts = Counter(
+            "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
+        )
+        self.alert_deliveries = Counter(
+            "tollway_alert_deliveries_total",
+            "Tries to deliver an alert to a webhook, by outcome.",
+            ("outcome",),
             registry=own,
         )
         self.first_token = Histogram(

@@ -24,9 +24,11 @@ from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
+from proxy.alerts import Alerts, Receiver
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
 from proxy.clock import SystemClock
+from proxy.config import Alerts as AlertSettings
 from proxy.config import Config, Provider
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
@@ -34,10 +36,12 @@ from proxy.errors import StartError
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
+from proxy.ledger.protocol import AlertsDelivered
 from proxy.models import Models
 from proxy.own_key import OwnKey
 from proxy.targets import CurrentTable
-from proxy.telemetry import Metrics, RequestLog, exposition
+from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
+from proxy.webhooks import Webhook, signing_key
 from proxy.wire import chat, embeddings
 
 try:
@@ -82,15 +86,26 @@ async def _serve(
     plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int
 ) -> None:
     server_settings = plan.config.server
-    ledger = LedgerClient(plan.data.path, name=f"worker-{number}")
+    reserve_space(len(plan.table().targets))
+    metrics = Metrics()
+    # One for the whole server: an alert is sent once, not by every worker.
+    alerts = make_alerts(plan.config.alerts, metrics) if number == 0 else None
+    ledger = LedgerClient(
+        plan.data.path, name=f"worker-{number}", on_alert=alerts.put if alerts else None
+    )
     await ledger.connect()
+    delivering = (
+        asyncio.create_task(alerts.run(lambda ids: ledger.call(AlertsDelivered(0, ids))))
+        if alerts
+        else None
+    )
     adapters = {
         name: make_adapter(name, provider) for name, provider in plan.config.providers.items()
     }
     log = RequestLog(on=server_settings.access_log)
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, adapters, log),
+            build_app(plan, ledger, adapters, metrics, log),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -115,12 +130,16 @@ async def _serve(
     finally:
         await server.end_tasks()
         log.flush()
+        if delivering is not None:
+            delivering.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SETTLEMENTS_S):
                 await ledger.drained()
         await ledger.aclose()
         for adapter in adapters.values():
             await adapter.aclose()
+        if alerts is not None:
+            await alerts.aclose()
 
 
 def say_ready(descriptor: int) -> None:
@@ -161,11 +180,11 @@ def build_app(
     plan: Plan,
     ledger: LedgerClient,
     adapters: Mapping[str, Adapter],
+    metrics: Metrics,
     log: RequestLog,
 ) -> App:
     """Put the parts together."""
     server = plan.config.server
-    metrics = Metrics()
     table = plan.table
     auth = Auth(
         secret=plan.secret,
@@ -243,6 +262,22 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         return registry.make(provider.adapter, settings)
     except (ValueError, OSError, ImportError) as error:
         raise StartError(f"providers.{name}: {error}") from None
+
+
+def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:
+    """What delivers the alerts of a server to the configured webhooks."""
+    receivers = [
+        Receiver(
+            name=f"alerts.webhooks[{i}]",
+            webhook=Webhook(
+                webhook.url, key=None if webhook.secret is None else signing_key(webhook.secret)
+            ),
+            kinds=webhook.kinds,
+            format=webhook.format,
+        )
+        for i, webhook in enumerate(settings.webhooks)
+    ]
+    return Alerts(receivers, metrics)
 
 
 def log_to_stderr() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,10 @@ from adapters import registry as adapters
 from policies import registry as policies
 from proxy import cli, config
 from proxy.errors import HTTP
+from proxy.invoices import FORMATS
 from proxy.ledger import protocol
+from proxy.ledger.export import COLUMNS
+from proxy.ledger.reports import Dimension
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -40,6 +44,8 @@ def _section(text: str, heading: str) -> str:
         ("Top level", config.Charge),
         ("`models.NAME`", config.VirtualModel),
         ("`budgets[]`", config.Budget),
+        ("`alerts`", config.Alerts),
+        ("`alerts.webhooks[]`", config.Webhook),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
@@ -49,7 +55,12 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
 
 
 @pytest.mark.parametrize(
-    ("settings", "heading"), [(config.Server, "`server`"), (config.Budget, "`budgets[]`")]
+    ("settings", "heading"),
+    [
+        (config.Server, "`server`"),
+        (config.Budget, "`budgets[]`"),
+        (config.Webhook, "`alerts.webhooks[]`"),
+    ],
 )
 def test_documented_defaults_are_the_defaults(settings: type[msgspec.Struct], heading: str) -> None:
     section = _section((DOCS / "configuration.md").read_text(), heading)
@@ -108,7 +119,7 @@ def test_command_line_table_is_the_code() -> None:
         (DOCS / "cli.md").read_text(),
         re.M,
     )
-    documented = {name: set(re.findall(r"--[a-z]+", options)) for name, options in rows}
+    documented = {name: set(re.findall(r"--[a-z-]+", options)) for name, options in rows}
     assert documented == dict(_commands(typer.main.get_command(cli.app)))
 
 
@@ -118,9 +129,28 @@ def _commands(command: object, prefix: str = "") -> list[tuple[str, set[str]]]:
         if getattr(inner, "commands", None):
             found += _commands(inner, f"{prefix}{name} ")
             continue
-        options = {option for p in inner.params for option in p.opts if option.startswith("--")}
+        named = {option for p in inner.params for option in (*p.opts, *p.secondary_opts)}
+        options = {option for option in named if option.startswith("--")}
         found.append((prefix + name, options - {"--help"}))
     return found
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "names"),
+    [
+        ("cli.md", "Spend", Dimension.__args__),  # type: ignore[attr-defined]
+        ("cli.md", "Export", COLUMNS),
+        ("money.md", "Reconciliation", FORMATS),
+    ],
+)
+def test_what_reports_know_is_documented(page: str, heading: str, names: Iterable[str]) -> None:
+    section = _section((DOCS / page).read_text(), heading)
+    assert not [name for name in names if f"`{name}`" not in section]
+
+
+def test_export_columns_are_documented_in_their_order() -> None:
+    section = _section((DOCS / "cli.md").read_text(), "Export").partition("Unix seconds:")[2]
+    assert re.findall(r"`(\w+)`", section) == list(COLUMNS)
 
 
 def test_outcomes_are_documented() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar, get_args
 
 from adapters.base import Endpoint
-from proxy import auth
+from proxy import auth, budgets
 from proxy.addresses import parse_network
 from proxy.clock import Clock
 from proxy.errors import ApiError, Conflict, InvalidRequest, LedgerDown, NotFound
@@ -28,7 +28,7 @@ from proxy.ledger.protocol import (
     UpdateGroup,
     UpdateKey,
 )
-from proxy.targets import TargetTable
+from proxy.targets import TargetTable, is_configured
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -54,6 +54,8 @@ class Books:
             reply = await self.ledger.call(op)
         except LedgerUnavailable as error:
             raise _down(error) from None
+        except (OverflowError, ValueError) as error:
+            raise InvalidRequest(f"something in this is too large to be kept: {error}") from None
         except LedgerRefusal as error:
             raise _FAILURES[error.code](str(error)) from None
         assert isinstance(reply, kind)
@@ -123,18 +125,11 @@ class Books:
 
         A typo would make a budget that nothing is ever charged to.
         """
-        for part in scope.split(" & "):
-            kind, _, name = part.partition(":")
-            if part in ("global", "anonymous") or (name and kind in ("user", "tag")):
-                continue
-            if not name or kind not in ("key", "team", "organisation", *self._named_things()):
-                raise InvalidRequest(
-                    f"unknown scope {part[:100]!r}; there are global, anonymous, organisation:<id>,"
-                    " team:<id>, key:<id>, user:<name>, tag:<tag>, model:<virtual model>,"
-                    " target:<provider/model> and provider:<name>, any of them joined by ' & '",
-                    param="scope",
-                )
-            if name != "*" and not await self._exists(kind, name):
+        problem = budgets.scope_problem(scope)
+        if problem is not None:
+            raise InvalidRequest(f"scope: {problem}", param="scope")
+        for kind, name in budgets.named_in(scope):
+            if not await self._exists(kind, name):
                 raise InvalidRequest(f"scope: there is no {kind} {name[:100]!r}", param="scope")
 
     async def _exists(self, kind: str, name: str) -> bool:
@@ -145,15 +140,7 @@ class Books:
                 return (await self.group(name, kind)).deleted_at is None
             except NotFound:
                 return False
-        return self._named_things()[kind](name)
-
-    def _named_things(self) -> Mapping[str, Callable[[str], bool]]:
-        table = self.table()
-        return {
-            "model": lambda name: name in table.models,
-            "target": lambda name: (found := table.target(name)) is not None and found.name == name,
-            "provider": lambda name: name in self.providers,
-        }
+        return is_configured(kind, name, self.table(), self.providers)
 
     def new_key(self) -> tuple[str, bytes, str]:
         """A fresh key, its digest and its hint."""

@@ -10,7 +10,8 @@ from proxy.admin.books import Books
 from proxy.admin.limits import NewLimits
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Amount, Body, Shown, Usd, iso, nanousd, usd
-from proxy.errors import NotFound
+from proxy.budgets import time_zone, window_problem
+from proxy.errors import InvalidRequest, NotFound
 from proxy.forecast import runs_out_at
 from proxy.ledger.protocol import (
     Budgets,
@@ -36,6 +37,11 @@ class OwnBudget(Body, frozen=True, kw_only=True):
 
     def settings(self) -> BudgetSettings:
         """As the ledger keeps it; raises `InvalidRequest`."""
+        check_window(self.window, "window")
+        try:
+            time_zone(self.timezone)
+        except ValueError as error:
+            raise InvalidRequest(f"timezone: {error}", param="timezone") from None
         return BudgetSettings(
             limit_nanousd=nanousd(self.limit_usd, "limit_usd"),
             window=self.window,
@@ -65,6 +71,7 @@ class WithBudgets(NewLimits, frozen=True, kw_only=True):
         """All of them; raises `InvalidRequest`."""
         budgets = [budget.settings() for budget in self.budgets]
         if self.budget_usd is not None:
+            check_window(self.budget_window, "budget_window")
             limit = nanousd(self.budget_usd, "budget_usd")
             budgets.insert(0, BudgetSettings(limit_nanousd=limit, window=self.budget_window))
         return tuple(budgets)
@@ -123,6 +130,13 @@ class BudgetList(Shown, frozen=True, kw_only=True):
     """Budgets."""
 
     data: list[Budget]
+
+
+def check_window(window: Window, param: str) -> None:
+    """Raise `InvalidRequest` that names `param` unless there is such a window."""
+    problem = window_problem(window)
+    if problem is not None:
+        raise InvalidRequest(f"{param}: {problem}", param=param)
 
 
 def shown_budget(budget: BudgetState, now: float) -> Budget:

@@ -11,7 +11,7 @@ from proxy.admin.books import Books, known_endpoints, known_networks
 from proxy.admin.budgets import WithBudgets
 from proxy.admin.limits import ChangedLimits, ShownLimits
 from proxy.admin.operations import Operation, operation
-from proxy.admin.shapes import Body, Moment, iso, moment
+from proxy.admin.shapes import LONGEST_OVERLAP_S, Body, Moment, iso, moment
 from proxy.ledger.protocol import (
     AtCap,
     CreateKey,
@@ -21,8 +21,6 @@ from proxy.ledger.protocol import (
     RotateKey,
     UpdateKey,
 )
-
-LONGEST_OVERLAP_S = 366 * 86_400
 
 
 class NewKey(WithBudgets, frozen=True, kw_only=True):

@@ -15,6 +15,12 @@ from proxy.pricing import parse_usd
 
 T = TypeVar("T")
 
+LAST_SECOND = 253_402_300_799
+"""The end of the year 9999: no later moment can be written."""
+
+LONGEST_OVERLAP_S = 366 * 86_400
+"""How long an old key can be accepted beside a new one."""
+
 Usd = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"})]
 """An amount that is written, as `usd` makes it."""
 
@@ -56,21 +62,30 @@ def nanousd(value: Amount, param: str) -> int:
 
 def iso(seconds: float | None) -> str | None:
     """Unix seconds as ISO 8601 in UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+    if seconds is None:
+        return None
+    # A later one shows as the last: one odd record must not keep all others from being listed.
+    return datetime.fromtimestamp(min(seconds, LAST_SECOND), UTC).isoformat()
 
 
 def moment(value: Moment, param: str) -> int:
     """A moment that was read, as Unix seconds; raises `InvalidRequest` that names `param`."""
-    if isinstance(value, int):
-        return value
-    try:
-        when = datetime.fromisoformat(value)
-    except ValueError:
+    seconds = value if isinstance(value, int) else _seconds(value)
+    if seconds is None or not 0 <= seconds <= LAST_SECOND:
         raise InvalidRequest(
-            f"{param}: {value[:40]!r} is no time; write 2026-11-20T08:00:00Z or Unix seconds",
+            f"{param}: {str(value)[:40]!r} is no time from 1970 to 9999; "
+            "write 2026-11-20T08:00:00Z or Unix seconds",
             param=param,
-        ) from None
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+        )
+    return seconds
+
+
+def _seconds(text: str) -> int | None:
+    try:
+        when = datetime.fromisoformat(text)
+        return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return None
 
 
 def read_json(body: bytes, kind: type[T]) -> T:

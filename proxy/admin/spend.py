@@ -27,12 +27,35 @@ class SpendQuery(Body, frozen=True, kw_only=True):
     until: str | None = None
     timezone: str = "UTC"
     """Whose days and hours."""
+    key: str | None = None
+    """Of a key alone, by its id; so for what follows."""
+    team: str | None = None
+    organisation: str | None = None
+    user: str | None = None
+    tag: str | None = None
+    virtual_model: str | None = None
+    model: str | None = None
+    target: str | None = None
+    provider: str | None = None
+    endpoint: str | None = None
+    outcome: str | None = None
+
+    def where(self) -> dict[reports.Dimension, str]:
+        """What restricts the attempts."""
+        given = {name: getattr(self, name, None) for name in get_args(reports.Dimension)}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class AttemptsQuery(Body, frozen=True, kw_only=True):
     """How many attempts."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+
+
+class AlertsQuery(Body, frozen=True, kw_only=True):
+    """How many alerts."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
 
 
 class Correction(Body, frozen=True, kw_only=True):
@@ -73,6 +96,8 @@ class ShownAlert(Shown, frozen=True, kw_only=True):
     percent: int
     amount_usd: Usd
     budget: Budget | None
+    delivered_at: str | None
+    """When it had reached its receivers; null until then."""
 
 
 class AlertList(Shown, frozen=True, kw_only=True):
@@ -107,6 +132,7 @@ class SpendApi:
                 since=since or 0,
                 until=until,
                 group_by=groups,
+                where=query.where(),
                 timezone=query.timezone,
             )
         except ValueError as error:
@@ -118,10 +144,10 @@ class SpendApi:
         rows = await self._books.report(reports.attempts, self._books.database, query.limit)
         return AttemptList(data=[_shown_row(row) for row in rows])
 
-    async def list_alerts(self) -> AlertList:
-        """Alerts that have not reached anybody yet."""
-        alerts = sorted(self._books.ledger.alerts.values(), key=lambda a: a.alert_id, reverse=True)
-        return AlertList(data=[self._shown_alert(alert) for alert in alerts])
+    async def list_alerts(self, query: AlertsQuery) -> AlertList:
+        """The alerts that were raised last."""
+        rows = await self._books.report(reports.last_alerts, self._books.database, query.limit)
+        return AlertList(data=[self._shown_alert(*row) for row in rows])
 
     async def correct(self, body: Correction) -> Corrected:
         """Say what an attempt really cost, e.g. from the provider's invoice."""
@@ -129,7 +155,7 @@ class SpendApi:
         await self._books.call(Correct(0, body.attempt, cost, body.reason), Done)
         return Corrected(attempt=body.attempt, cost_usd=usd(cost))
 
-    def _shown_alert(self, alert: Alert) -> ShownAlert:
+    def _shown_alert(self, alert: Alert, delivered_at: int | None) -> ShownAlert:
         now = self._books.clock.time()
         return ShownAlert(
             id=alert.alert_id,
@@ -140,6 +166,7 @@ class SpendApi:
             percent=alert.percent,
             amount_usd=usd(alert.amount_nanousd),
             budget=None if alert.budget is None else shown_budget(alert.budget, now),
+            delivered_at=iso(delivered_at),
         )
 
 

@@ -451,7 +451,8 @@ def _is_star(part: str) -> bool:
 def check_budgets(wanted: Iterable[tuple[str, BudgetSettings]]) -> None:
     """Raise `Fault` for a budget that cannot be, as far as its types leave it open."""
     for scope, settings in wanted:
-        fault = budgets.scope_problem(scope) or budgets.window_problem(settings.window)
+        kinds = (*budgets.KINDS, budgets.TEMPLATE)
+        fault = budgets.scope_problem(scope, kinds) or budgets.window_problem(settings.window)
         if fault is not None:
             raise Fault("invalid", fault)
         try:

@@ -375,7 +375,7 @@ class Ledger:
                 continue
             left = budget.ceiling - totals.spent - totals.held - extra
             if left < 0:
-                is_held = totals.spent + extra <= budget.ceiling
+                is_held = totals.spent + hold.amount + extra <= budget.ceiling
                 state = self._book.state(budget)
                 return Refused(op.seq, "budget", state, extra, held=is_held)
             if budget.hard:
@@ -617,18 +617,20 @@ class Ledger:
     def _import_invoice(self, op: ImportInvoice) -> Done:
         self._store.begin()
         self._store.put_invoice_lines(
-            (
-                op.provider,
-                line.day,
-                line.model,
-                line.cost_nanousd,
-                line.input_tokens,
-                line.output_tokens,
-                line.requests,
-                op.source,
-                self._now,
-            )
-            for line in op.lines
+            [
+                (
+                    op.provider,
+                    line.day,
+                    line.model,
+                    line.cost_nanousd,
+                    line.input_tokens,
+                    line.output_tokens,
+                    line.requests,
+                    op.source,
+                    self._now,
+                )
+                for line in op.lines
+            ]
         )
         return Done(op.seq, len(op.lines))
 

@@ -6,7 +6,6 @@ import base64
 import ipaddress
 import secrets
 from collections.abc import Container, Iterable
-from typing import Literal, cast
 
 import msgspec
 
@@ -218,7 +217,7 @@ def _key(row: KeyRow) -> KeyRecord:
 def _group(row: GroupRow) -> GroupRecord:
     return GroupRecord(
         group_id=row.id,
-        kind=cast(Literal["team", "organisation"], row.kind),
+        kind="team" if row.kind == "team" else "organisation",
         settings=msgspec.json.decode(row.settings, type=GroupSettings),
         created_at=row.created_at,
         deleted_at=row.deleted_at,

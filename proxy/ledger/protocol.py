@@ -63,6 +63,9 @@ metered stream when no more can be held. `finish` holds every request's maximum 
 """
 
 
+AlertKind = Literal["budget", "overrun", "unpriced", "drift"]
+
+
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Tokens as OpenAI counts them: `input` includes `cached`, `output` includes `reasoning`.
 
@@ -509,7 +512,7 @@ class Alert(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Something an operator should know. Raised once; delivered at least once."""
 
     alert_id: int
-    kind: Literal["budget", "overrun", "unpriced", "drift"]
+    kind: AlertKind
     raised_at: int
     subject: str
     """The budget's scope, or the target, or the provider."""

@@ -156,7 +156,8 @@ def spend(
     """What attempts started in [since, until) cost, grouped, in the order of the groups.
 
     `where` keeps the attempts that have that value in each of its dimensions. Days and hours
-    (`2026-11-20 13`) are those of `timezone`. Raises `LedgerUnavailable` where there is no
+    (`2026-11-20 13`) are those of `timezone`; an hour that comes again when clocks go back is
+    `2026-10-25 02b` the second time. Raises `LedgerUnavailable` where there is no
     readable ledger, and `ValueError` for an unknown time zone.
     """
     zone = time_zone(timezone)
@@ -239,7 +240,8 @@ def _know_calendar(db: sqlite3.Connection, zone: ZoneInfo) -> None:
 
     @lru_cache(maxsize=1 << 16)
     def local_hour(quarter: int) -> str:
-        return datetime.fromtimestamp(quarter * 900, zone).strftime("%Y-%m-%d %H")
+        at = datetime.fromtimestamp(quarter * 900, zone)
+        return at.strftime("%Y-%m-%d %H") + ("b" if at.fold else "")
 
     @lru_cache(maxsize=1 << 16)
     def local_day(quarter: int) -> str:

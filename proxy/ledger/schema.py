@@ -1,9 +1,9 @@
 """The ledger's tables, and the numbered steps that lead to them.
 
 A migration is never edited once released; a change of the schema is a further one, and
-`SCHEMA_VERSION` in `store` counts them. Apart from `reports` this is the only module that imports
-sqlite-utils, which takes as long to import as the rest of the ledger: it is loaded only when a
-file has to be created or migrated.
+`SCHEMA_VERSION` in `store` counts them. This is the only module that imports sqlite-utils, which
+takes as long to import as the rest of the ledger: it is loaded only when a file has to be created
+or migrated.
 """
 
 from __future__ import annotations

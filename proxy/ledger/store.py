@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -388,8 +388,13 @@ class Store:
         """Remember what the configuration says."""
         self._db.execute("UPDATE applied SET revision = ?, limits = ?, alert_percents = ?", row)
 
-    def put_invoice_lines(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Insert or overwrite what a provider says it charged, columns in the schema's order."""
+    def put_invoice_lines(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Put what a provider says it charged, in the place of all it said of the same days.
+
+        Columns in the schema's order: the provider and the day come first.
+        """
+        days = {row[:2] for row in rows}
+        self._db.executemany("DELETE FROM invoice_lines WHERE provider = ? AND day = ?", days)
         self._db.executemany(
             "INSERT OR REPLACE INTO invoice_lines VALUES (?,?,?,?,?,?,?,?,?)", rows
         )

@@ -16,6 +16,7 @@ _MOST_TOKENS = 10**10
 _MOST_USD = 10_000
 # English averages four bytes a token; the error per language is in docs/money.md.
 BYTES_PER_TOKEN = 4
+_BYTES_OF_AN_EVENT = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,12 +139,22 @@ def reported(usage: object) -> Usage | None:
 def estimated(input_tokens: int, output_bytes: int, output_events: int = 0) -> Usage:
     """What an answer without usage must have taken; at least one input token.
 
-    Providers stream about a token an event, and never less than one.
+    Of a stream also never less than a token an event, nor more than `counted` says.
     """
-    return Usage(
-        input_tokens=max(1, input_tokens),
-        output_tokens=max(output_events, -(-output_bytes // BYTES_PER_TOKEN)),
-    )
+    output_tokens = -(-output_bytes // BYTES_PER_TOKEN)
+    if output_events:
+        most = counted(output_events, output_bytes)
+        output_tokens = min(max(output_events, output_tokens), most)
+    return Usage(input_tokens=max(1, input_tokens), output_tokens=output_tokens)
+
+
+def counted(events: int, output_bytes: int) -> int:
+    """An upper estimate of the tokens of a stream while it flows.
+
+    Providers send about a token an event, and what they send in larger pieces has seldom as much
+    as a token to two bytes: one for each event, and one for each two bytes that it has beyond six.
+    """
+    return events + max(0, output_bytes - _BYTES_OF_AN_EVENT * events) // 2
 
 
 def shown(usage: Usage) -> dict[str, int]:

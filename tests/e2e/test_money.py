@@ -149,6 +149,43 @@ async def _until_whole(tollway: Tollway, count: int) -> None:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.parametrize(
+    ("meterable", "is_heard_out"), [(True, True), (False, True), (None, False)]
+)
+def test_a_json_answer_that_nobody_waits_for_is_heard_out_where_it_is_billed(
+    upstream: Upstream, tmp_path: Path, meterable: bool | None, is_heard_out: bool
+) -> None:
+    # Providers that stop a stream with its connection say nothing of answers in one piece.
+    release = asyncio.Event()
+
+    async def answer_late(call: Call, line: Line) -> None:
+        released = asyncio.create_task(release.wait())
+        left = asyncio.create_task(line.until_closed())
+        await asyncio.wait([released, left], timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        if not left.cancel():
+            await left
+        await answer_ok(call, line)
+
+    upstream.scripts["m1"] = answer_late
+    config = provider(upstream.base_url, "m1", meterable=meterable)
+    with serving(tmp_path, config) as tollway:
+        with httpx2.Client() as client, pytest.raises(httpx2.ReadTimeout):
+            client.post(
+                f"{tollway.url}/v1/chat/completions",
+                json={"model": "auto", "messages": [{"role": "user", "content": "Hello"}]},
+                timeout=httpx2.Timeout(5, read=0.3),
+            )
+        (call,) = upstream.calls
+        # An answer that is not heard out is closed at once, so half a second is plenty.
+        assert call.closed.wait(0.5) is not is_heard_out
+        upstream.in_loop(release.set)
+        (row,) = tollway.rows(1)
+        assert row["outcome"] == "client_gone"
+        assert row["estimated"] == (not is_heard_out)
+        assert not is_heard_out or row["cost_nanousd"] == COST
+        assert audit(tollway.data / "ledger.db") == []
+
+
 def test_balances_survive_a_restart(upstream: Upstream, tmp_path: Path) -> None:
     config = provider(upstream.base_url, "m1")
     for expected in (1, 2):

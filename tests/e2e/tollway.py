@@ -72,6 +72,10 @@ class Tollway:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def children(self) -> list[psutil.Process]:
         """The ledger and the workers that are alive."""
         found = psutil.Process(self.pid).children()

@@ -16,6 +16,7 @@ providers:
 targets:
   - target: up/m
 """
+SIGNED = "a-secret-of-24-bytes-or-more"
 
 
 def _build(text: str, **environ: str) -> config.Config:
@@ -131,6 +132,44 @@ def _build(text: str, **environ: str) -> config.Config:
             "providers.up.unpriced.per_token:",
             "per_request",
         ),
+        ("alerts: [50]", "alerts:", "object"),
+        ("alerts: {percent: [50]}", "alerts.percent:", "percents, webhooks"),
+        ("alerts: {percents: [0]}", "alerts.percents[0]:", ">= 1"),
+        ("alerts: {webhooks: [http://h]}", "alerts.webhooks[0]:", "object"),
+        (f"alerts:\n  webhooks:\n  - {{secret: {SIGNED}}}", "alerts.webhooks[0].url:", "missing"),
+        (
+            "alerts:\n  webhooks:\n  - url: http://h",
+            "router.yaml:3: alerts.webhooks[0].secret:",
+            "is missing",
+        ),
+        ("alerts: {webhooks: [{url: 'http://h', secret: abc}]}", "webhooks[0].secret:", "24"),
+        (
+            "alerts: {webhooks: [{url: 'http://h', secret: whsec_?}]}",
+            "webhooks[0].secret:",
+            "base64",
+        ),
+        (
+            f"alerts: {{webhooks: [{{url: 'ftp://h', secret: {SIGNED}}}]}}",
+            "webhooks[0].url:",
+            "http",
+        ),
+        ("alerts: {webhooks: [{url: '${HOOK}', format: slack}]}", "webhooks[0].url:", "HOOK"),
+        (
+            "alerts: {webhooks: [{url: 'http://h', format: slack, secret: x}]}",
+            "alerts.webhooks[0].secret:",
+            "slack",
+        ),
+        ("alerts: {webhooks: [{url: 'http://h', format: teams}]}", "webhooks[0].format:", "slack"),
+        (
+            "alerts: {webhooks: [{url: 'http://h', format: slack, kinds: [budgets]}]}",
+            "alerts.webhooks[0].kinds[0]:",
+            "overrun",
+        ),
+        (
+            "alerts: {webhooks: [{url: 'http://h', format: slack, kinds: []}]}",
+            "alerts.webhooks[0].kinds:",
+            "length >= 1",
+        ),
         (HEAD + "    price: cheap", "targets[0].price:", "expected free or a mapping"),
         (HEAD + "    price: {output: 1}", "targets[0].price.input:", "missing"),
         (HEAD + "    price: {input: yes}", "targets[0].price.input:", "bool"),
@@ -171,8 +210,8 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "models: {auto: {targets: [up/x]}}", "models.auto.targets[0]:", "up/x"),
         (HEAD + "models: {auto: {targets: [mystery]}}", "models.auto.targets[0]:", "tier:"),
         (HEAD + "models: {auto: {targets: [up/m], policy: x}}", "models.auto.policy:", "cheapest"),
-        ("budgets: [{limit_usd: 1, scope: team:x}]", "budgets[0].scope:", "global"),
-        ("budgets: [{limit_usd: 1, scope: 'key:'}]", "budgets[0].scope:", "key:<id>"),
+        ("budgets: [{limit_usd: 1, scope: squad:x}]", "budgets[0].scope:", "global"),
+        ("budgets: [{limit_usd: 1, scope: 'key:'}]", "budgets[0].scope:", "needs a name"),
         ("budgets: [{scope: global}]", "budgets[0].limit_usd:", "missing"),
         ("budgets: [{limit_usd: -5}]", "budgets[0].limit_usd:", "between 0"),
         ("budgets: [{limit_usd: 1, mode: firm}]", "budgets[0].mode:", "hard, soft"),
@@ -215,8 +254,11 @@ def test_secrets_and_urls_come_from_the_environment_alone() -> None:
         "providers:\n  up:\n    base_url: ${URL}/v1\n    api_key: ${KEY}\n"
         "    headers: {x-org: '${ORG}'}\n"
         "models: {auto: {targets: [tier:auto], description: '${KEY} is not read here'}}\n"
+        "alerts: {webhooks: [{url: '${URL}/hook', secret: 'a longer ${KEY} than that'}]}\n"
     )
     built = _build(text, URL="http://h:1", KEY="sk-secret", ORG="o")
+    (webhook,) = built.alerts.webhooks
+    assert (webhook.url, webhook.secret) == ("http://h:1/hook", "a longer sk-secret than that")
     assert built.providers["up"].base_url == "http://h:1/v1"
     assert built.providers["up"].api_key == "sk-secret"
     assert built.providers["up"].headers == {"x-org": "o"}
@@ -232,6 +274,8 @@ def test_secrets_and_urls_come_from_the_environment_alone() -> None:
         "providers: {up: {base_url: 'http://h', proxy: 'ftp://u:${SECRET}@h'}}",
         'providers: {up: {base_url: "http://h", api_key: "${SECRET}\\n"}}',
         'providers: {up: {base_url: "http://h", headers: {a: "${SECRET}\\n"}}}',
+        f"alerts: {{webhooks: [{{url: 'http://u:${{SECRET}}@h', secret: {SIGNED}}}]}}",
+        "alerts: {webhooks: [{url: 'http://h', secret: '${SECRET}'}]}",
     ],
 )
 def test_messages_do_not_quote_what_came_from_the_environment(text: str) -> None:
@@ -258,9 +302,11 @@ def test_what_a_virtual_model_may_name(names: str, discover: bool) -> None:
 
 def test_secrets_do_not_show() -> None:
     text = "providers: {up: {base_url: 'http://h', api_key: sk-secret, headers: {a: sk-header}}}"
-    shown = repr(_build(text)) + str(_build(text).providers)
-    assert "sk-secret" not in shown
-    assert "sk-header" not in shown
+    hook = f"{{url: 'http://h/path-canary', secret: {SIGNED}}}"
+    built = _build(f"{text}\nalerts: {{webhooks: [{hook}]}}")
+    shown = repr(built) + str(built.providers) + str(built.alerts.webhooks)
+    for secret in ("sk-secret", "sk-header", "path-canary", SIGNED):
+        assert secret not in shown
 
 
 def test_an_empty_file_is_a_configuration() -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from proxy.moments import parse_moment
+from proxy.moments import parse_later, parse_length_s, parse_moment
 
 
 def test_dates_times_and_spans() -> None:
@@ -16,7 +16,21 @@ def test_dates_times_and_spans() -> None:
     assert abs((parse_moment("12h") or 0) - (time.time() - 12 * 3600)) < 5
 
 
-@pytest.mark.parametrize("text", ["soon", "7", "7w", "2026-13-01", "999999d"])
+def test_later_is_a_date_or_from_now_on() -> None:
+    assert parse_later("2026-11-20", 5) == 1795132800
+    assert parse_later("30d", 5) == 5 + 30 * 86_400
+    assert parse_later("90m", 5) == 5 + 90 * 60
+
+
+def test_lengths() -> None:
+    assert [parse_length_s(text) for text in ("1d", "2h", "90m", "0d")] == [86_400, 7_200, 5_400, 0]
+
+
+@pytest.mark.parametrize("text", ["soon", "7", "7w", "2026-13-01", "999999d", "٣d"])
 def test_nonsense_says_what_could_be_written(text: str) -> None:
     with pytest.raises(ValueError, match="2026-11-20"):
         parse_moment(text)
+    with pytest.raises(ValueError, match="2026-11-20"):
+        parse_later(text, 5)
+    with pytest.raises(ValueError, match="write 30d, 12h or 90m"):
+        parse_length_s(text)

@@ -14,15 +14,14 @@ from proxy.admin.litellm.money import (
     BudgetId,
     Money,
     MoneyFields,
-    is_template,
-    referring,
 )
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Shown, Usd, iso, usd
+from proxy.budgets import TEMPLATE
 from proxy.errors import Conflict, InvalidRequest, NotFound
 from proxy.ledger.protocol import Budgets, BudgetSettings, BudgetState, CreateBudget
 
-_SCOPE = "template:"
+_SCOPE = f"{TEMPLATE}:"
 
 
 class LiteLlmNewBudget(MoneyFields, frozen=True, kw_only=True):
@@ -89,7 +88,7 @@ class LiteLlmBudgets:
             raise InvalidRequest("max_budget or soft_budget is missing", param="max_budget")
         if budget_id in FIELDS:
             raise InvalidRequest(f"{budget_id!r} cannot be a budget_id", param="budget_id")
-        if await self._money.template(budget_id):
+        if (await self._money.standings()).template(budget_id):
             raise Conflict(f"there is a budget {budget_id!r} already", param="budget_id")
         window = body.window() or "lifetime"
         for field, limit in limits.items():
@@ -127,35 +126,30 @@ class LiteLlmBudgets:
     async def delete_budget_id(self, body: DeletedBudget) -> LiteLlmBudget:
         """End a template; 409 while anything refers to it, which would lose its limit."""
         shown = await self._one(body.id)
-        budgets = await self._books.budgets()
-        users = [scope for scope in referring(budgets, body.id) if scope != _SCOPE + body.id]
+        standings = await self._money.standings()
+        users = list(standings.referring(body.id))
         if users:
             raise Conflict(
                 f"{len(users)} still refer to the budget {body.id!r}, e.g. {users[0]!r}; "
                 "take their budget_id away first",
                 param="id",
             )
-        for row in await self._money.template(body.id):
+        for row in standings.template(body.id):
             await self._books.end_budget(row.budget_id)
         return shown
 
     async def _one(self, budget_id: str) -> LiteLlmBudget:
-        rows = await self._money.template(budget_id)
+        rows = (await self._money.standings()).template(budget_id)
         if not rows:
             raise NotFound(f"there is no budget {budget_id[:100]!r}")
         return shown_template(budget_id, rows)
 
     async def _all(self) -> list[LiteLlmBudget]:
-        rows: dict[str, list[BudgetState]] = {}
-        for row in await self._books.budgets():
-            if is_template(row):
-                rows.setdefault(row.scope.removeprefix(_SCOPE), []).append(row)
-        return [shown_template(budget_id, found) for budget_id, found in rows.items()]
+        templates = (await self._money.standings()).templates()
+        return [shown_template(budget_id, rows) for budget_id, rows in templates.items()]
 
 
-def shown_template(
-    budget_id: str, rows: list[BudgetState] | tuple[BudgetState, ...]
-) -> LiteLlmBudget:
+def shown_template(budget_id: str, rows: list[BudgetState]) -> LiteLlmBudget:
     """A template as LiteLLM shows a budget."""
     limits = {
         field: usd(row.settings.limit_nanousd)

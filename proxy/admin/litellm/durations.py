@@ -9,8 +9,10 @@ never lets more be spent in any such time.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from calendar import monthrange
+from datetime import MAXYEAR, UTC, datetime
 
+from proxy.admin.shapes import LAST_SECOND, LONGEST_OVERLAP_S
 from proxy.budgets import window_problem
 from proxy.errors import InvalidRequest
 from proxy.ledger.protocol import Window
@@ -56,27 +58,32 @@ def duration_of(window: Window) -> str | None:
 def expiry(duration: str, now: float, param: str = "duration") -> int:
     """The Unix second that is `duration` after `now`; raises `InvalidRequest`."""
     count, unit = _parse(duration, param)
-    if unit != "mo":
-        return int(now) + count * _UNIT_S[unit]
-    began = datetime.fromtimestamp(now, UTC)
-    years, month = divmod(began.month - 1 + count, 12)
-    if began.year + years > 9_000:
-        raise InvalidRequest(f"{param}: {duration[:40]!r} is too long", param=param)
-    for day in (began.day, 30, 29, 28):
-        try:
-            ended = began.replace(year=began.year + years, month=month + 1, day=day)
-        except ValueError:
-            continue  # the month is shorter: its last day
-        return int(ended.timestamp())
-    raise AssertionError("every month has 28 days")
-
-
-def seconds(duration: str, param: str) -> int:
-    """How long it is, without months; raises `InvalidRequest`."""
-    count, unit = _parse(duration, param)
     if unit == "mo":
-        raise InvalidRequest(f"{param}: write days instead of months", param=param)
-    return count * _UNIT_S[unit]
+        ended = _months_later(datetime.fromtimestamp(now, UTC), count)
+    else:
+        ended = int(now) + count * _UNIT_S[unit]
+    if ended is None or ended > LAST_SECOND:
+        raise InvalidRequest(f"{param}: {duration[:40]!r} is too long", param=param)
+    return ended
+
+
+def _months_later(began: datetime, count: int) -> int | None:
+    """The same day and time of a later month, or its last day; None after the year 9999."""
+    years, month = divmod(began.month - 1 + count, 12)
+    if began.year + years > MAXYEAR:
+        return None
+    first = began.replace(year=began.year + years, month=month + 1, day=1)
+    last_day = monthrange(first.year, first.month)[1]
+    return int(first.replace(day=min(began.day, last_day)).timestamp())
+
+
+def overlap_s(duration: str, param: str) -> int:
+    """How many seconds an old key is accepted; raises `InvalidRequest`."""
+    count, unit = _parse(duration, param)
+    length_s = count * _UNIT_S.get(unit, LONGEST_OVERLAP_S)
+    if unit == "mo" or length_s > LONGEST_OVERLAP_S:
+        raise InvalidRequest(f"{param}: write at most {LONGEST_OVERLAP_S // _DAY_S}d", param=param)
+    return length_s
 
 
 def _parse(duration: str, param: str) -> tuple[int, str]:

@@ -16,14 +16,13 @@ from proxy.admin.books import Books
 from proxy.admin.limits import Rate
 from proxy.admin.litellm.bodies import LiteLlmBody
 from proxy.admin.litellm.budgets import LiteLlmBudget, shown_template
-from proxy.admin.litellm.durations import duration_of, expiry, seconds
-from proxy.admin.litellm.money import Money, ReferringFields, standing_of
+from proxy.admin.litellm.durations import duration_of, expiry, overlap_s
+from proxy.admin.litellm.money import Money, ReferringFields, Standings
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Body, Shown, Usd, iso, usd, usd_or_none
 from proxy.errors import InvalidRequest, NotFound
 from proxy.ledger import reports
 from proxy.ledger.protocol import (
-    BudgetState,
     CreateKey,
     KeyChanged,
     KeyRecord,
@@ -242,9 +241,9 @@ class LiteLlmKeys:
     async def regenerate_key(self, body: RegeneratedKey) -> LiteLlmSecretKey:
         """Give a key a new secret."""
         record = await self._find(body.key)
-        overlap_s = seconds(body.grace_period, "grace_period") if body.grace_period else 0
+        grace_s = overlap_s(body.grace_period, "grace_period") if body.grace_period else 0
         key, digest, hint = self._books.new_key()
-        op = RotateKey(0, record.key_id, digest, hint, overlap_s)
+        op = RotateKey(0, record.key_id, digest, hint, grace_s)
         return await self._with_secret((await self._books.call(op, KeyChanged)).key, key)
 
     async def list_tokens(self, query: KeyListQuery) -> KeyPage:
@@ -339,12 +338,10 @@ def known_models(books: Books, names: Iterable[str]) -> tuple[str, ...]:
 
 async def shown_keys(books: Books, records: list[KeyRecord]) -> list[LiteLlmKey]:
     """Keys as LiteLLM shows them."""
-    budgets = await books.budgets()
-    standings = {key.key_id: standing_of(budgets, f"key:{key.key_id}") for key in records}
-    spent: Mapping[str, int] = {}
-    if any(standing.counting is None for standing in standings.values()):
-        spent = await spent_by_key(books)
-    return [_shown_key(books, key, budgets, spent.get(key.key_id, 0)) for key in records]
+    standings = Standings(await books.budgets())
+    counted = [standings.of(f"key:{key.key_id}").counting for key in records]
+    spent = await spent_by_key(books) if None in counted else {}
+    return [_shown_key(key, standings, spent.get(key.key_id, 0)) for key in records]
 
 
 async def spent_by_key(books: Books) -> Mapping[str, int]:
@@ -353,17 +350,13 @@ async def spent_by_key(books: Books) -> Mapping[str, int]:
     return {row.group[0]: row.cost_nanousd for row in rows}
 
 
-def _shown_key(
-    books: Books, record: KeyRecord, budgets: tuple[BudgetState, ...], spent: int
-) -> LiteLlmKey:
+def _shown_key(record: KeyRecord, standings: Standings, spent: int) -> LiteLlmKey:
     settings = record.settings
-    standing = standing_of(budgets, f"key:{record.key_id}")
-    counting = standing.counting
+    standing = standings.of(f"key:{record.key_id}")
+    counting, budget_id = standing.counting, standing.budget_id
     template = None
-    if standing.budget_id is not None:
-        scope = f"template:{standing.budget_id}"
-        rows = [row for row in budgets if row.scope == scope]
-        template = shown_template(standing.budget_id, rows)
+    if budget_id is not None:
+        template = shown_template(budget_id, standings.template(budget_id))
     routes = tuple(route for route, name in _ROUTES.items() if name in settings.endpoints)
     return LiteLlmKey(
         token=record.key_id,
@@ -377,7 +370,7 @@ def _shown_key(
         soft_budget=usd_or_none(standing.limit("soft_budget")),
         budget_duration=None if counting is None else duration_of(counting.settings.window),
         budget_reset_at=None if counting is None else iso(counting.opens_at),
-        budget_id=standing.budget_id,
+        budget_id=budget_id,
         litellm_budget_table=template,
         allowed_routes=routes,
         metadata=settings.metadata,

@@ -8,7 +8,7 @@ with the same settings, named `<budget_id>`, so that changing the template finds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from proxy.admin.books import Books
 from proxy.admin.litellm.bodies import LiteLlmBody
 from proxy.admin.litellm.durations import window_of
 from proxy.admin.shapes import Amount, nanousd
-from proxy.errors import InvalidRequest, NotFound
+from proxy.errors import Conflict, InvalidRequest, NotFound
 from proxy.ledger.protocol import (
     Budgets,
     BudgetSettings,
@@ -68,27 +68,73 @@ class ReferringFields(MoneyFields, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """The budgets on one scope, as LiteLLM sees them."""
+    """The budgets on one scope, as LiteLLM sees them: by field, `max_budget` and `soft_budget`."""
 
-    own: dict[str, BudgetState]
-    """By field: `max_budget`, `soft_budget`."""
-    template: dict[str, BudgetState]
-    """The same of those that come from a template."""
-    budget_id: str | None
+    own: dict[str, list[BudgetState]]
+    template: list[BudgetState]
+    """Those that come from a template."""
+
+    @property
+    def budget_id(self) -> str | None:
+        """The template that it refers to."""
+        return self.template[0].settings.name if self.template else None
 
     def limit(self, field: str) -> int | None:
         """What may be spent at most, nano-USD; None where nothing says so."""
-        budget = self.own.get(field)
-        return None if budget is None else budget.settings.limit_nanousd
+        rows = self.own[field]
+        return rows[0].settings.limit_nanousd if rows else None
 
     @property
     def counting(self) -> BudgetState | None:
         """The budget whose balance is LiteLLM's `spend`."""
-        for found in (self.own, self.template):
-            for field in FIELDS:
-                if field in found:
-                    return found[field]
-        return None
+        hard_first = [*self.own["max_budget"], *self.template, *self.own["soft_budget"]]
+        return hard_first[0] if hard_first else None
+
+
+class Standings:
+    """Where everybody stands, among all the budgets there are."""
+
+    def __init__(self, budgets: Iterable[BudgetState]) -> None:
+        self._by_scope: dict[str, list[BudgetState]] = {}
+        for row in budgets:
+            # What `key:*` made for this key is that budget's, and not to be changed on its own.
+            if row.managed != "each":
+                self._by_scope.setdefault(row.scope, []).append(row)
+
+    def of(self, scope: str) -> Standing:
+        """What there is on one scope."""
+        rows = self._by_scope.get(scope, [])
+        own = {field: self._own(rows, field, mode) for field, mode in FIELDS.items()}
+        template = [row for row in rows if self.template(row.settings.name)]
+        return Standing(own=own, template=sorted(template, key=lambda row: row.settings.mode))
+
+    def template(self, budget_id: str) -> list[BudgetState]:
+        """The budgets of a template; none where there is no such."""
+        return self._by_scope.get(_TEMPLATE + budget_id, []) if budget_id else []
+
+    def templates(self) -> dict[str, list[BudgetState]]:
+        """Every template, by its `budget_id`."""
+        return {
+            scope.removeprefix(_TEMPLATE): rows
+            for scope, rows in self._by_scope.items()
+            if scope.startswith(_TEMPLATE)
+        }
+
+    def referring(self, budget_id: str) -> dict[str, list[BudgetState]]:
+        """The budgets that keys and teams have from a template, by scope."""
+        found = {
+            scope: [row for row in rows if row.settings.name == budget_id]
+            for scope, rows in self._by_scope.items()
+            if scope.startswith(("key:", "team:")) and " & " not in scope
+        }
+        return {scope: rows for scope, rows in found.items() if rows}
+
+    @staticmethod
+    def _own(rows: Iterable[BudgetState], field: str, mode: Mode) -> list[BudgetState]:
+        """Those named after the field; else the first without a name, made at `/admin/v1`."""
+        rows = [row for row in rows if row.settings.mode == mode]
+        named = [row for row in rows if row.settings.name == field]
+        return named or [row for row in rows if not row.settings.name][:1]
 
 
 class Money:
@@ -96,6 +142,10 @@ class Money:
 
     def __init__(self, books: Books) -> None:
         self._books = books
+
+    async def standings(self) -> Standings:
+        """Where everybody stands now."""
+        return Standings(await self._books.budgets())
 
     async def new_budgets(self, body: ReferringFields) -> tuple[BudgetSettings, ...]:
         """The budgets to make something with; raises `InvalidRequest`."""
@@ -105,13 +155,11 @@ class Money:
             for field, limit in body.limits().items()
             if limit is not None
         ]
-        if body.budget_duration not in (UNSET, None) and not made:
-            raise InvalidRequest(
-                "budget_duration: there is no max_budget or soft_budget to set back",
-                param="budget_duration",
-            )
-        if isinstance(body.budget_id, str):
-            made += [row.settings for row in await self._referred(body.budget_id)]
+        if body.budget_duration and not made:
+            raise _nothing_to_set_back()
+        if isinstance(body.budget_id, str) and body.budget_id:
+            standings = await self.standings()
+            made += [row.settings for row in _referred(standings, body.budget_id)]
         return tuple(made)
 
     async def change(self, scope: str, body: ReferringFields) -> None:
@@ -120,124 +168,85 @@ class Money:
         A window cannot change, so a new one is a new budget, which counts from now on. It is there
         before the old one ends.
         """
-        standing = await self.standing(scope)
+        standings = await self.standings()
+        standing = standings.of(scope)
         limits, window = body.limits(), body.window()
-        for field in FIELDS:
-            await self._change_one(scope, field, standing.own.get(field), limits, window)
-        if not isinstance(body.budget_id, UnsetType):
-            await self._refer(scope, standing, body.budget_id)
-
-    async def standing(self, scope: str) -> Standing:
-        """What there is on one scope."""
-        return standing_of(await self._books.budgets(), scope)
-
-    async def template(self, budget_id: str) -> tuple[BudgetState, ...]:
-        """The budgets of a template; none where there is no such."""
-        return await self._books.budgets(_TEMPLATE + budget_id)
+        if body.budget_duration and not any(limits.values()) and not any(standing.own.values()):
+            raise _nothing_to_set_back()
+        if isinstance(body.budget_id, UnsetType) or body.budget_id == standing.budget_id:
+            referred = None
+        else:
+            referred = _referred(standings, body.budget_id) if body.budget_id else []
+        for field, rows in standing.own.items():
+            if field in limits or window is not None:
+                await self._settle(scope, field, rows, limits, window)
+        if referred is not None:
+            for row in referred:
+                await self._books.call(CreateBudget(0, scope, row.settings), Budgets)
+            for row in standing.template:
+                await self._books.end_budget(row.budget_id)
 
     async def change_template(
         self, budget_id: str, limits: dict[str, int | None], window: Window | None
     ) -> None:
-        """Change a template and everything that refers to it; raises `NotFound`."""
-        budgets = await self._books.budgets()
-        scopes = referring(budgets, budget_id)
-        if _TEMPLATE + budget_id not in scopes:
-            raise NotFound(f"there is no budget {budget_id[:100]!r}")
-        for scope in scopes:
-            rows = {
-                field: row
-                for row in budgets
-                if row.scope == scope and row.settings.name == budget_id
-                for field, mode in FIELDS.items()
-                if row.settings.mode == mode
-            }
-            shared = next(iter(rows.values())).settings.window
-            for field in FIELDS:
-                await self._change_one(
-                    scope, field, rows.get(field), limits, window, name=budget_id, shared=shared
-                )
+        """Change a template and everything that refers to it; raises `NotFound`.
 
-    async def _change_one(
+        Asked again after a failure, it does what is left to do.
+        """
+        standings = await self.standings()
+        template = standings.template(budget_id)
+        if not template:
+            raise NotFound(f"there is no budget {budget_id[:100]!r}")
+        shared = window or template[0].settings.window
+        for scope, found in {
+            _TEMPLATE + budget_id: template,
+            **standings.referring(budget_id),
+        }.items():
+            for field, mode in FIELDS.items():
+                rows = [row for row in found if row.settings.mode == mode]
+                await self._settle(scope, field, rows, limits, shared, name=budget_id)
+
+    async def _settle(
         self,
         scope: str,
         field: str,
-        row: BudgetState | None,
+        rows: list[BudgetState],
         limits: dict[str, int | None],
         window: Window | None,
         *,
         name: str = "",
-        shared: Window = "lifetime",
     ) -> None:
-        limit = limits.get(field, row.settings.limit_nanousd if row is not None else None)
-        if limit is None:
-            if row is not None:
-                await self._books.end_budget(row.budget_id)
-            return
-        wanted = window or (row.settings.window if row is not None else shared)
-        if row is not None and row.settings.window == wanted:
-            if row.settings.limit_nanousd != limit:
-                op = UpdateBudget(0, row.budget_id, {"limit_nanousd": limit})
+        """Make one budget of these rows, with that limit and window, or none."""
+        if any(row.managed == "config" for row in rows):
+            raise Conflict(f"the budget of {scope!r} is managed by router.yaml", param=field)
+        limit = limits.get(field, rows[0].settings.limit_nanousd if rows else None)
+        window = window or (rows[0].settings.window if rows else "lifetime")
+        fitting = [row for row in rows if row.settings.window == window and limit is not None]
+        if fitting:
+            if fitting[0].settings.limit_nanousd != limit:
+                op = UpdateBudget(0, fitting[0].budget_id, {"limit_nanousd": limit})
                 await self._books.call(op, Budgets)
-            return
-        settings = BudgetSettings(
-            limit_nanousd=limit, window=wanted, mode=FIELDS[field], name=name or field
-        )
-        await self._books.call(CreateBudget(0, scope, settings), Budgets)
-        if row is not None:
-            await self._books.end_budget(row.budget_id)
-
-    async def _refer(self, scope: str, standing: Standing, budget_id: str | None) -> None:
-        if budget_id == standing.budget_id:
-            return
-        templates = () if not budget_id else await self._referred(budget_id)
-        for template in templates:
-            await self._books.call(CreateBudget(0, scope, template.settings), Budgets)
-        for row in standing.template.values():
-            await self._books.end_budget(row.budget_id)
-
-    async def _referred(self, budget_id: str) -> tuple[BudgetState, ...]:
-        rows = await self.template(budget_id)
-        if not rows:
-            raise InvalidRequest(
-                f"budget_id: there is no budget {budget_id[:100]!r}", param="budget_id"
+        elif limit is not None:
+            settings = BudgetSettings(
+                limit_nanousd=limit, window=window, mode=FIELDS[field], name=name or field
             )
-        return rows
+            await self._books.call(CreateBudget(0, scope, settings), Budgets)
+        for row in rows:
+            if row not in fitting[:1]:
+                await self._books.end_budget(row.budget_id)
 
 
-def standing_of(budgets: Iterable[BudgetState], scope: str) -> Standing:
-    """What there is on one scope, among all the budgets."""
-    budgets = list(budgets)
-    templates = {row.scope.removeprefix(_TEMPLATE) for row in budgets if is_template(row)}
-    own: dict[str, BudgetState] = {}
-    template: dict[str, BudgetState] = {}
-    for row in budgets:
-        if row.scope != scope:
-            continue
-        for field, mode in FIELDS.items():
-            if row.settings.mode == mode and row.settings.name in (field, ""):
-                own.setdefault(field, row)
-            elif row.settings.mode == mode and row.settings.name in templates:
-                template.setdefault(field, row)
-    budget_id = next((row.settings.name for row in template.values()), None)
-    return Standing(own=own, template=template, budget_id=budget_id)
-
-
-def is_template(row: BudgetState) -> bool:
-    """Whether it is there to be referred to, and nothing is ever charged to it."""
-    return row.scope.startswith(_TEMPLATE)
-
-
-def referring(budgets: Sequence[BudgetState], budget_id: str) -> list[str]:
-    """The scopes with budgets of this template: its own, and those of the keys and teams."""
-    kinds = ("key:", "team:")
-    return list(
-        dict.fromkeys(
-            row.scope
-            for row in budgets
-            if row.settings.name == budget_id
-            and (
-                row.scope == _TEMPLATE + budget_id
-                or (row.scope.startswith(kinds) and " & " not in row.scope)
-            )
+def _referred(standings: Standings, budget_id: str) -> list[BudgetState]:
+    rows = standings.template(budget_id)
+    if not rows:
+        raise InvalidRequest(
+            f"budget_id: there is no budget {budget_id[:100]!r}", param="budget_id"
         )
+    return rows
+
+
+def _nothing_to_set_back() -> InvalidRequest:
+    return InvalidRequest(
+        "budget_duration: there is no max_budget or soft_budget to set back",
+        param="budget_duration",
     )

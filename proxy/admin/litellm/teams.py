@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from proxy.admin.litellm.keys import (
     shown_keys,
     spent_by_key,
 )
-from proxy.admin.litellm.money import Money, ReferringFields, standing_of
+from proxy.admin.litellm.money import Money, ReferringFields, Standing
 from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Body, Shown, Usd, iso, usd, usd_or_none
 from proxy.errors import InvalidRequest
@@ -187,13 +188,21 @@ class LiteLlmTeams:
 
     async def list_team_ids(self, query: TeamListQuery) -> list[ListedTeam]:
         """Every team with its keys."""
-        return [
-            ListedTeam(
-                **msgspec.structs.asdict(await self._shown(record)),
-                keys=await shown_keys(self._books, self._keys_of(record)),
-            )
+        records = [
+            record
             for record in living(self._books, "team")
             if query.organization_id in (None, record.settings.organisation_id)
+        ]
+        teams = await self._shown_all(records)
+        keys = await shown_keys(
+            self._books, [key for record in records for key in self._keys_of(record)]
+        )
+        return [
+            ListedTeam(
+                **msgspec.structs.asdict(team),
+                keys=[key for key in keys if key.team_id == team.team_id],
+            )
+            for team in teams
         ]
 
     async def delete_team_ids(self, body: DeletedTeams) -> TeamsDeleted:
@@ -249,29 +258,41 @@ class LiteLlmTeams:
         ]
 
     async def _shown(self, record: GroupRecord) -> LiteLlmTeam:
-        settings = record.settings
-        standing = standing_of(await self._books.budgets(), f"team:{record.group_id}")
-        counting = standing.counting
-        if counting is None:
+        return (await self._shown_all([record]))[0]
+
+    async def _shown_all(self, records: list[GroupRecord]) -> list[LiteLlmTeam]:
+        standings = await self._money.standings()
+        standing_of = {team.group_id: standings.of(f"team:{team.group_id}") for team in records}
+        by_key: Mapping[str, int] = {}
+        if any(standing.counting is None for standing in standing_of.values()):
             by_key = await spent_by_key(self._books)
-            spent = sum(by_key.get(key.key_id, 0) for key in self._keys_of(record))
-        else:
-            spent = counting.spent_nanousd
-        return LiteLlmTeam(
-            team_id=record.group_id,
-            team_alias=settings.name,
-            organization_id=settings.organisation_id or None,
-            models=settings.models,
-            metadata=settings.metadata,
-            blocked=settings.blocked,
-            spend=usd(spent),
-            max_budget=usd_or_none(standing.limit("max_budget")),
-            soft_budget=usd_or_none(standing.limit("soft_budget")),
-            budget_duration=None if counting is None else duration_of(counting.settings.window),
-            budget_reset_at=None if counting is None else iso(counting.opens_at),
-            budget_id=standing.budget_id,
-            tpm_limit=settings.limits.tokens_per_minute,
-            rpm_limit=settings.limits.requests_per_minute,
-            max_parallel_requests=settings.limits.concurrent,
-            created_at=iso(record.created_at),
-        )
+        return [
+            _shown_team(
+                record,
+                standing_of[record.group_id],
+                sum(by_key.get(key.key_id, 0) for key in self._keys_of(record)),
+            )
+            for record in records
+        ]
+
+
+def _shown_team(record: GroupRecord, standing: Standing, spent: int) -> LiteLlmTeam:
+    settings, counting = record.settings, standing.counting
+    return LiteLlmTeam(
+        team_id=record.group_id,
+        team_alias=settings.name,
+        organization_id=settings.organisation_id or None,
+        models=settings.models,
+        metadata=settings.metadata,
+        blocked=settings.blocked,
+        spend=usd(spent if counting is None else counting.spent_nanousd),
+        max_budget=usd_or_none(standing.limit("max_budget")),
+        soft_budget=usd_or_none(standing.limit("soft_budget")),
+        budget_duration=None if counting is None else duration_of(counting.settings.window),
+        budget_reset_at=None if counting is None else iso(counting.opens_at),
+        budget_id=standing.budget_id,
+        tpm_limit=settings.limits.tokens_per_minute,
+        rpm_limit=settings.limits.requests_per_minute,
+        max_parallel_requests=settings.limits.concurrent,
+        created_at=iso(record.created_at),
+    )

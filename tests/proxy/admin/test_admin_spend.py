@@ -16,6 +16,8 @@ def test_a_correction_moves_the_balance_and_is_seen_in_the_reports(desk: Desk) -
     assert budget["spent_usd"] == 0.25
     (row,) = desk.get("/admin/v1/spend?group_by=key&since=1d")["data"]
     assert (row["key"], row["cost_usd"], row["attempts"]) == (key, 0.25, 1)
+    assert desk.get(f"/admin/v1/spend?key={key}")["data"]
+    assert desk.get("/admin/v1/spend?key=k_other")["data"] == []
     (shown,) = desk.get("/admin/v1/attempts?limit=5")["data"]
     assert (shown["attempt"], shown["cost_usd"], shown["key_id"]) == (attempt, 0.25, key)
 
@@ -24,7 +26,7 @@ def test_what_went_over_its_hold_is_an_alert(desk: Desk) -> None:
     key = desk.post("/admin/v1/keys", {"name": "a"})["id"]
     desk.spend(key, 300, hold=100)
     (alert,) = desk.get("/admin/v1/alerts")["data"]
-    assert alert["kind"] == "overrun"
+    assert (alert["kind"], alert["delivered_at"]) == ("overrun", None)
     assert alert["text"]
 
 

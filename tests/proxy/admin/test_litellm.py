@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from proxy import auth
+from proxy.ledger.protocol import ApplyConfig, BudgetSettings, ConfigBudget
 from tests.proxy.admin.desk import SECRET, Desk
 
 
@@ -131,11 +132,50 @@ def test_an_update_changes_what_it_names_and_null_takes_away(desk: Desk) -> None
     assert _budgets(desk, scope) == []
 
 
+def test_budgets_that_operators_made_are_seen_and_those_of_the_file_are_not_changed(
+    desk: Desk,
+) -> None:
+    operators = desk.post("/admin/v1/keys", {"name": "a", "budget_usd": 2})["id"]
+    filed = desk.post("/admin/v1/keys", {"name": "b"})["id"]
+    settings = BudgetSettings(limit_nanousd=10**9)
+    each = BudgetSettings(limit_nanousd=10**10, window="day")
+    desk.call(ApplyConfig(0, (ConfigBudget(f"key:{filed}", settings), ConfigBudget("key:*", each))))
+    for key_id in (operators, filed):
+        desk.spend(key_id, 100)
+    updated = desk.post("/key/update", {"key": operators, "max_budget": 3})
+    assert (updated["max_budget"], updated["budget_duration"]) == (3.0, "30d")
+    assert desk.get(f"/key/info?key={filed}")["info"]["max_budget"] == 1.0
+    for change in ({"max_budget": 3}, {"max_budget": None}, {"budget_duration": "1d"}):
+        refused = desk.refusal("POST", "/key/update", {"key": filed, **change})
+        assert refused[:2] == (409, "max_budget")
+    assert _budgets(desk, f"key:{filed}")[0] == ("", 1.0, "month", "hard")
+
+
+def test_a_duration_without_a_budget_is_not_ignored(desk: Desk) -> None:
+    key_id = desk.post("/key/generate", {})["token"]
+    body = {"key": key_id, "budget_duration": "1d"}
+    assert desk.refusal("POST", "/key/update", body)[:2] == (400, "budget_duration")
+
+
+def test_a_refused_update_changes_nothing(desk: Desk) -> None:
+    key_id = desk.post("/key/generate", {"key_alias": "a", "max_budget": 1})["token"]
+    for wrong in ({"budget_id": "none"}, {"models": ["nobody"]}, {"budget_duration": "1y"}):
+        body = {"key": key_id, "key_alias": "b", "max_budget": 2, **wrong}
+        assert desk.refusal("POST", "/key/update", body)[:2] == (400, next(iter(wrong)))
+        info = desk.get(f"/key/info?key={key_id}")["info"]
+        assert (info["key_alias"], info["max_budget"]) == ("a", 1.0)
+
+
 def test_a_key_is_blocked_regenerated_listed_and_deleted(desk: Desk) -> None:
     made = desk.post("/key/generate", {"key_alias": "a"})
     desk.post("/key/generate", {"key_alias": "b"})
     assert desk.post("/key/block", {"key": made["key"]})["blocked"]
     assert not desk.post("/key/unblock", {"key": made["key"]})["blocked"]
+    for forever in ("999999999w", "1mo", "soon"):
+        refused = desk.refusal(
+            "POST", "/key/regenerate", {"key": made["key"], "grace_period": forever}
+        )
+        assert refused[:2] == (400, "grace_period")
     again = desk.post("/key/regenerate", {"key": made["key"], "grace_period": "1h"})
     assert again["token"] == made["token"]
     assert again["key"] != made["key"]
@@ -163,6 +203,8 @@ def test_a_key_is_blocked_regenerated_listed_and_deleted(desk: Desk) -> None:
         ("/key/generate", {"budget_duration": "1d"}, 400, "budget_duration"),
         ("/key/generate", {"max_budget": 1, "budget_duration": "1y"}, 400, "budget_duration"),
         ("/key/generate", {"duration": "tomorrow"}, 400, "duration"),
+        ("/key/generate", {"duration": "999999999w"}, 400, "duration"),
+        ("/key/generate", {"max_budget": 10**8}, 400, "max_budget"),
         ("/key/generate", {"budget_id": "none"}, 400, "budget_id"),
         ("/key/generate", {"team_id": "none"}, 400, "team_id"),
         ("/key/generate", {"models": ["nobody"]}, 400, "models"),

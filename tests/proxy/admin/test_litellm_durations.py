@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.admin.litellm.durations import duration_of, expiry, seconds, window_of
+from proxy.admin.litellm.durations import duration_of, expiry, overlap_s, window_of
 from proxy.budgets import rolling_s
 from proxy.errors import InvalidRequest
 
@@ -53,7 +53,7 @@ def test_a_window_is_as_long_as_its_duration_and_shown_as_one_of_that_length(
     except InvalidRequest:
         return  # longer, or shorter, than any rolling window
     length = rolling_s(window) or {"day": 1, "week": 7, "month": 30}[window] * 86_400
-    assert length == seconds(duration, "duration")
+    assert length == count * {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}[unit]
     shown = duration_of(window)
     assert shown is not None
     assert window_of(shown) == window
@@ -73,9 +73,17 @@ def test_expiry(began: str, duration: str, ended: str) -> None:
     assert expiry(duration, _utc(began)) == _utc(ended)
 
 
-def test_no_key_lives_for_ever_by_duration() -> None:
+@pytest.mark.parametrize("duration", ["999999999mo", "999999999w", "96000mo"])
+def test_no_key_lives_beyond_the_year_9999(duration: str) -> None:
     with pytest.raises(InvalidRequest):
-        expiry("999999999mo", 0)
+        expiry(duration, _utc("2026-11-20T10:00:00"))
+
+
+def test_an_overlap_is_at_most_a_year() -> None:
+    assert overlap_s("366d", "grace_period") == 366 * 86_400
+    for longer in ("367d", "1mo"):
+        with pytest.raises(InvalidRequest):
+            overlap_s(longer, "grace_period")
 
 
 def _utc(text: str) -> float:

@@ -142,6 +142,20 @@ def test_days_are_those_of_the_asked_zone(books: Books) -> None:
         spend(books.path, timezone="Mars/Olympus")
 
 
+def test_an_hour_that_comes_twice_is_two_hours(books: Books) -> None:
+    clocks_go_back = 1_792_890_000  # 2026-10-25 01:00 UTC: 03:00 in Berlin becomes 02:00
+    for counter, hour in enumerate((-2, -1, 0, 1)):
+        books.now = clocks_go_back + hour * 3_600
+        spent(books, counter + 1, 10**counter)
+    rows = spend(books.path, group_by=("hour", "day"), timezone="Europe/Berlin")
+    assert [(row.group, row.cost_nanousd) for row in rows] == [
+        (("2026-10-25 01", "2026-10-25"), 1),
+        (("2026-10-25 02", "2026-10-25"), 10),
+        (("2026-10-25 02b", "2026-10-25"), 100),
+        (("2026-10-25 03", "2026-10-25"), 1_000),
+    ]
+
+
 def test_spend_counts_what_started_in_the_asked_time(books: Books) -> None:
     for counter in (1, 2, 3):
         spent(books, counter, 10 * counter)

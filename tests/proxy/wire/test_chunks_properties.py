@@ -109,6 +109,8 @@ def _tool_call(draw: st.DrawFn, habits: _Habits, calls: list[tuple[str, str]]) -
     # Names differ from one call to the next: without an id nothing else would tell them apart.
     name = f"f{len(calls)}" if begins else calls[-1][0]
     piece = draw(_pieces)
+    # With its name again, text after complete arguments is how other servers begin a call.
+    was_complete = not begins and calls[-1][1].endswith("}")
     if begins:
         calls.append((name, piece))
     else:
@@ -120,7 +122,7 @@ def _tool_call(draw: st.DrawFn, habits: _Habits, calls: list[tuple[str, str]]) -
     if habits.ids == "always" or (begins and habits.ids == "once"):
         entry["id"] = f"id-{number}"
     function = {"arguments": piece}
-    if begins or habits.names == "always":
+    if begins or (habits.names == "always" and not was_complete):
         function["name"] = name
     return {**entry, "type": "function", "function": function}
 

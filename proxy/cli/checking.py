@@ -1,0 +1,33 @@
+"""`tollway check`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from proxy import config, serve
+from proxy.cli.output import Grid, console
+from proxy.price_book import PriceBook
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="The file to check")] = Path("router.yaml"),
+) -> None:
+    """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
+    loaded = config.load(path, os.environ)
+    loaded = msgspec.structs.replace(loaded, discover=False)
+    _, tables, _ = serve.resolve(loaded, os.environ, PriceBook.load())
+    table = tables()
+    console.print(f"{path}: is fine")
+    grid = Grid("virtual model", "policy", "targets")
+    for model in table.models.values():
+        targets = " → ".join(target.name for target in model.targets)
+        grid.add(model.name, model.policy.name, targets or "found at start, if any")
+    grid.print()

@@ -1,0 +1,138 @@
+"""What an attempt can cost before it is made, and what it did cost. Nano-USD; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from proxy import pricing
+from proxy.metering import SLICE_TOKENS
+from proxy.targets import Target
+from proxy.wire import usage as wire_usage
+from proxy.wire.chat import ChatRequest
+from proxy.wire.embeddings import EmbeddingsRequest
+
+Request = ChatRequest | EmbeddingsRequest
+
+# Where a target's own maximum is not known: small enough for every model in use.
+DEFAULT_MAX_OUTPUT_TOKENS = 4_096
+LEAST_OUTPUT_TOKENS = 256
+
+LEAST_CLAMPED_TOKENS = 16
+"""A request is not sent for an answer that could not be longer than this."""
+
+LOST_BYTES = 4 * 256
+"""Output that a dying worker may have relayed since it last reported."""
+
+# Few texts have more tokens than half their bytes: digits and emoji do.
+_BYTES_PER_TOKEN_AT_MOST = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What an attempt can cost; `base`, `token` and `least` where it can be metered.
+
+    `floor` is what it has cost at least if its worker dies early, `base` the most that its input
+    can cost, `token` one token of output, and `least` what it can begin with.
+    """
+
+    most: int
+    floor: int
+    base: int = 0
+    token: int = 0
+    least: int | None = None
+
+
+_NOTHING = Bounds(most=0, floor=0)
+
+
+def bounds_of(
+    request: Request,
+    target: Target,
+    maximum: int | None,
+    default_max: int | None,
+    *,
+    metered: bool,
+) -> Bounds:
+    """The bounds of an attempt with a `maximum` output, or the `default_max` where it has none."""
+    if target.price is None or target.is_free:
+        return _NOTHING
+    bound = partial(
+        pricing.hold_nanousd,
+        target.price,
+        input_bound_tokens=request.input_bound(target.image_tokens),
+        images=request.images,
+        service_tier=target.tier_of(request.service_tier),
+    )
+    if maximum is None:
+        maximum = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+    most = bound(max_output_tokens=maximum, n=request.n)
+    seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
+    floor = min(most, cost_of(request, target, seen))
+    if not metered:
+        return Bounds(most=most, floor=floor)
+    base = bound(max_output_tokens=0)
+    # Rounded up by itself: a sum of these is never less than the price of the whole.
+    token = -(-(bound(max_output_tokens=pricing.PER_TOKENS) - base) // pricing.PER_TOKENS)
+    if not token:
+        return Bounds(most=most, floor=floor)
+    least = min(most, base + SLICE_TOKENS * token)
+    return Bounds(most=most, floor=floor, base=base, token=token, least=least)
+
+
+def default_maximum(request: Request, target: Target) -> int | None:
+    """The maximum to write into a request that sets none, so that its cost has a bound.
+
+    The target's own, where the context has the room; None where nothing depends on it.
+    """
+    if isinstance(request, EmbeddingsRequest) or target.price is None or target.is_free:
+        return None
+    most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+    if target.context_length is None:
+        return most
+    input_tokens = request.input_tokens * wire_usage.BYTES_PER_TOKEN // _BYTES_PER_TOKEN_AT_MOST
+    return min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - input_tokens))
+
+
+def affordable_maximum(request: Request, target: Target, left_nanousd: int) -> int | None:
+    """The largest maximum output that so much money can pay for; None where it is no use."""
+    if isinstance(request, EmbeddingsRequest):
+        return None
+    bounds = bounds_of(request, target, request.max_output_tokens, None, metered=True)
+    if not bounds.token:
+        return None
+    tokens = (left_nanousd - bounds.base) // (bounds.token * request.n)
+    return tokens if tokens >= LEAST_CLAMPED_TOKENS else None
+
+
+def unbounded(request: Request, target: Target) -> str | None:
+    """The parameter, if any, whose cost at this target has no upper bound."""
+    if request.unbounded is not None or target.price is None:
+        return request.unbounded
+    is_bounded = target.price.bounds(target.tier_of(request.service_tier))
+    return None if is_bounded else "service_tier"
+
+
+def cost_of(
+    request: Request, target: Target, usage: pricing.Usage, served_tier: str | None = None
+) -> int:
+    """What a usage costs in the service tier that the answer names, else in the one asked for.
+
+    Where neither names one, in the standard tier.
+    """
+    if target.price is None:
+        return 0
+    if request.images and target.price.image:
+        usage = replace(usage, images=request.images)
+    tier = served_tier or target.tier_of(request.service_tier)
+    return pricing.cost_nanousd(target.price, usage, service_tier=tier)
+
+
+def is_billed_unread(request: Request, target: Target) -> bool:
+    """Whether an answer that nobody reads any more is known to be billed.
+
+    What providers say of closed streams does not hold for answers in one piece.
+    """
+    return target.bills_when_left or (
+        target.meterable and not target.is_free and not request.stream
+    )
