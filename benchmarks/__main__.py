@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks import machine, measure, proc, report
 from benchmarks.generator import generator
+from benchmarks.ledger import ledger
 from benchmarks.measure import Bench
 from benchmarks.results import percentile
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
@@ -26,7 +27,7 @@ _WORKLOADS = {
     "stream": ("stream-20", "stream-20-paced"),
     "embeddings": ("embeddings", "embeddings"),
 }
-_NAMES = (*_WORKLOADS, "events", "start", "memory")
+_NAMES = (*_WORKLOADS, "events", "start", "memory", "ledger")
 
 
 def _main() -> int:
@@ -90,7 +91,9 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["memory"] = measure.memory(bench).as_json()
         if "start" in names:
             results["start"] = measure.start(bench).as_json()
-        if names - {"memory", "start"}:
+        if "ledger" in names:
+            results["ledger"] = [load.as_json() for load in ledger(bench)]
+        if names - {"memory", "start", "ledger"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {

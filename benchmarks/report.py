@@ -23,6 +23,8 @@ def show(results: dict[str, Any], console: Console) -> None:
     if memory := results.get("memory"):
         _show_memory(memory, console)
     disk = results["disk"]
+    if ledger := results.get("ledger"):
+        _show_ledger(ledger, disk["fdatasync_p50_us"], console)
     console.print(
         f"\nfdatasync of 4 KiB on the ledgers' disk ({results['machine']['filesystem']}): "
         f"p50 {disk['fdatasync_p50_us']:.0f} µs, p99 {disk['fdatasync_p99_us']:.0f} µs"
@@ -101,6 +103,23 @@ def _show_memory(memory: dict[str, Any], console: Console) -> None:
         table.add_row(role, *(f"{size / 1024:.1f}" for size in sizes))
     console.print(table)
     console.print(f"an open stream: {memory['kib_per_stream']:.1f} KiB")
+
+
+def _show_ledger(loads: Sequence[dict[str, Any]], sync_p50_us: float, console: Console) -> None:
+    table = _table(
+        "Ledger: hold + settlement over five scopes, CPU ms per pair",
+        *("load", "per s", "CPU", "ledger", "client", "hold p50 ms", "p99 ms", "p50 / fdatasync"),
+    )
+    for load in loads:
+        ledger_ms, client_ms = load["ledger_cpu_ms"], load["client_cpu_ms"]
+        table.add_row(
+            load["load"],
+            f"{load['pairs_per_s']:,.0f}",
+            *(f"{ms:.3f}" for ms in (ledger_ms + client_ms, ledger_ms, client_ms)),
+            *(f"{load[f'reserve_p{share}_ms']:.2f}" for share in (50, 99)),
+            f"{load['reserve_p50_ms'] * 1e3 / sync_p50_us:.1f} x",
+        )
+    console.print(table)
 
 
 def _ms(value: float | None) -> str:

@@ -123,6 +123,29 @@ class Memory:
         }
 
 
+@dataclass(kw_only=True)
+class LedgerLoad:
+    """Pairs of a hold and its settlement; a value per turn."""
+
+    load: str
+    pairs_per_s: list[float] = field(default_factory=list)
+    ledger_cpu_ms: list[float] = field(default_factory=list)
+    client_cpu_ms: list[float] = field(default_factory=list)
+    reserve_p50_ms: list[float] = field(default_factory=list)
+    reserve_p99_ms: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The medians; CPU time is per pair."""
+        return {
+            "load": self.load,
+            "pairs_per_s": _median(self.pairs_per_s),
+            "ledger_cpu_ms": _median(self.ledger_cpu_ms),
+            "client_cpu_ms": _median(self.client_cpu_ms),
+            "reserve_p50_ms": _median(self.reserve_p50_ms),
+            "reserve_p99_ms": _median(self.reserve_p99_ms),
+        }
+
+
 def percentile(values: Sequence[float], share: int) -> float:
     """The value below which `share` percent of the values lie."""
     ordered = sorted(values)

@@ -121,7 +121,7 @@ class ModelAttempt:
     held: int = 0
     overrun: int = 0
     late: int = 0
-    """What it was extended by after its rolling windows had gone on without it."""
+    """What it was extended by after a budget of it ended, or a rolling window had gone on."""
 
 
 @dataclass
@@ -424,7 +424,8 @@ class Model:
         assert reply.remaining_nanousd == rest, (reply, rest, left)
         attempt.hold += given
         attempt.held += given
-        attempt.late += given if now != attempt.began_at else 0
+        is_gone = any(key not in self.budgets for key, _ in attempt.legs)
+        attempt.late += given if is_gone or now != attempt.began_at else 0
 
     def settle(self, settlement: Settlement, now: float) -> None:
         attempt = self.attempts.get(settlement.attempt)
