@@ -43,6 +43,10 @@ BARE = ("global", "anonymous")
 AND = " & "
 EACH = "*"
 
+LONGEST_NAME = 128
+MOST_TAGS = 16
+"""How many tags a request can have, those of its key included."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
@@ -170,6 +174,17 @@ _SCOPES = (
     "model:<virtual model>, target:<provider/model> and provider:<name>, any of them joined by "
     f"{AND!r}"
 )
+
+
+def is_name(name: str) -> bool:
+    """Whether an end user, a tag or a group can be called that in a scope."""
+    return (
+        0 < len(name) <= LONGEST_NAME
+        and name.isprintable()
+        and name == name.strip()
+        and AND not in name
+        and name != EACH
+    )
 
 
 def scope_parts(scope: str) -> tuple[str, ...]:

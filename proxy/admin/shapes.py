@@ -21,6 +21,9 @@ LAST_SECOND = 253_402_300_799
 LONGEST_OVERLAP_S = 366 * 86_400
 """How long an old key can be accepted beside a new one."""
 
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+"""What people call something."""
+
 Usd = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"})]
 """An amount that is written, as `usd` makes it."""
 

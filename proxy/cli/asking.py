@@ -95,6 +95,13 @@ def ledger_to_read(config: str | None, data: str | None) -> Path:
     return ledger_file(folder)
 
 
+def label(text: str | None) -> str | None:
+    """What people call something: not nothing, if it is named at all."""
+    if text is not None and not text.strip():
+        raise StartError("name: is empty; say whose it is")
+    return text
+
+
 def amount(text: str, option: str) -> int:
     """USD as nano-USD."""
     try:

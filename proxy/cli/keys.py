@@ -84,6 +84,7 @@ def create(
     data: DataOption = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
+    asking.label(name)
     changes = _changes(
         team, model, endpoint, network, expires, at_cap, clamp, tag, asking.metadata(metadata)
     )
@@ -163,7 +164,7 @@ def update(
     data: DataOption = None,
 ) -> None:
     """Change what is named; an empty text takes away: --team '', --model '', --expires ''."""
-    changes = asking.named(name=name) | _changes(
+    changes = asking.named(name=asking.label(name)) | _changes(
         team, model, endpoint, network, expires, at_cap, clamp, tag, asking.metadata(metadata)
     )
     limits = asking.limit_changes(rpm, tpm, concurrent)

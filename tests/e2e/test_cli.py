@@ -160,6 +160,10 @@ def test_budgets_of_any_scope_and_window(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (["keys", "create", ""], "name: is empty"),
+        (["keys", "create", "a\x1b[31mb"], r"'a\x1b[31mb' is not up to 256 printable"),
+        (["keys", "create", "x", "--tag", "*"], "'*' cannot be a tag"),
+        (["teams", "create", " "], "name: is empty"),
         (["keys", "create", "x", "--team", "nope"], "nope"),
         (["keys", "create", "x", "--endpoint", "smoke"], "--endpoint: 'smoke' is none of chat"),
         (["keys", "create", "x", "--network", "10.0.0.7/8"], "--network: "),
