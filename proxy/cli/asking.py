@@ -198,6 +198,12 @@ def named(**changes: Any) -> dict[str, Any]:
     return {field: value for field, value in changes.items() if value is not None}
 
 
+def one_form(*, json: bool, csv: bool) -> None:
+    """Raise `StartError` where an answer is asked for in two forms."""
+    if json and csv:
+        raise StartError("--json and --csv: give one of them")
+
+
 def answered(reply: object, kind: type[T]) -> T:
     """The reply, which the protocol says is of that kind."""
     assert isinstance(reply, kind)

@@ -61,6 +61,7 @@ def spend(
     csv: CsvOption = False,
 ) -> None:
     """Show what was spent, on what, and what is left of the budgets."""
+    asking.one_form(json=json, csv=csv)
     where: dict[Dimension, str | None] = {
         "key": "" if key == "anonymous" else key,
         "team": team,

@@ -198,6 +198,8 @@ def test_budgets_of_any_scope_and_window(folder: Folder) -> None:
         (["spend", "--by", "mood"], "--by: 'mood' is none of day, hour"),
         (["spend", "--timezone", "Mars/X"], "--timezone: unknown time zone"),
         (["spend", "--last", "3", "--team", "x"], "leave the filters out"),
+        (["spend", "--json", "--csv"], "give one of them"),
+        (["reconcile", "good.csv", "--provider", "x", "--json", "--csv"], "give one of them"),
         (["export", "-o", "nowhere/x.csv"], "nowhere/x.csv: cannot be written"),
         (["export", "-o", "x", "--format", "xls"], "--format: 'xls' is none of csv"),
         (["prune"], "give either --before or --older-than"),
