@@ -214,6 +214,11 @@ def scope_problem(scope: str, kinds: Collection[str] = KINDS) -> str | None:
     return None
 
 
+def is_template(scope: str) -> bool:
+    """Whether budgets of the scope are there to be copied from, and of no attempt."""
+    return scope.startswith(f"{TEMPLATE}:")
+
+
 def named_in(scope: str) -> Iterator[tuple[str, str]]:
     """The (kind, name) of what must be there for the scope to mean anything.
 

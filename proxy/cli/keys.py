@@ -213,7 +213,9 @@ def block(key_id: IdArgument, config: ConfigOption = None, data: DataOption = No
 def unblock(key_id: IdArgument, config: ConfigOption = None, data: DataOption = None) -> None:
     """Serve a blocked key again."""
     with asking.ledger_of(config, data) as ledger:
-        ledger.call(UpdateKey(0, key_id, {"blocked": False}))
+        changed = ledger.call(UpdateKey(0, key_id, {"blocked": False}))
+    if asking.answered(changed, KeyChanged).key.revoked_at is not None:
+        raise StartError(f"{key_id} is revoked for good; make another with 'tollway keys create'")
     console.print(f"{key_id} is served again")
 
 

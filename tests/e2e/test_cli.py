@@ -318,6 +318,28 @@ def test_spend_beside_a_running_server(busy: tuple[Tollway, str]) -> None:
     ]
 
 
+def test_spend_leaves_out_the_budgets_that_a_star_made(busy: tuple[Tollway, str]) -> None:
+    tollway, key = busy
+    assert tollway.cli("budgets", "create", "user:*", "1").returncode == 0
+    tollway.admin("POST", "/budgets", {"scope": "global", "limit_usd": 1})
+    for user in ("ann", "bob"):
+        assert tollway.chat(user=user, headers=_bearer(key)).status_code == 200
+    shown = tollway.cli("spend").stdout
+    assert "user:*" in shown
+    assert "user:ann" not in shown
+    assert "and 2 made by '*'" in shown
+    assert "user:ann" in tollway.cli("budgets", "list").stdout
+
+
+def test_a_revoked_key_is_not_served_again(folder: Folder) -> None:
+    folder.ok("keys", "create", "alice")
+    (key,) = folder.json("keys", "list")
+    folder.ok("keys", "revoke", key["key_id"])
+    done = folder.run("keys", "unblock", key["key_id"])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tollway: {key['key_id']} is revoked for good")
+
+
 def test_a_key_that_is_blocked_on_the_command_line_is_refused(busy: tuple[Tollway, str]) -> None:
     tollway, key = busy
     (record,) = json.loads(tollway.cli("keys", "list", "--json").stdout)
