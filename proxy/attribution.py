@@ -13,9 +13,6 @@ from proxy.http import Exchange
 USER_HEADER = b"x-tollway-user"
 TAGS_HEADER = b"x-tollway-tags"
 
-LONGEST_NAME = 128
-MOST_TAGS = 16
-
 
 def scopes_of(
     caller: Caller, exchange: Exchange, user: str | None, tags: Iterable[str]
@@ -35,29 +32,21 @@ def scopes_of(
         return caller.scopes
     scopes = list(caller.scopes)
     if user:
-        scopes.append(f"user:{user if _is_plain(user) else _digest(user)}")
+        scopes.append(f"user:{user if budgets.is_name(user) else _digest(user)}")
     distinct = dict.fromkeys((*caller.tags, *tags))
-    if len(distinct) > MOST_TAGS:
-        raise InvalidRequest(f"a request has at most {MOST_TAGS} tags", param="metadata.tags")
+    if len(distinct) > budgets.MOST_TAGS:
+        raise InvalidRequest(
+            f"a request has at most {budgets.MOST_TAGS} tags", param="metadata.tags"
+        )
     for tag in distinct:
-        if not _is_plain(tag):
+        if not budgets.is_name(tag):
             raise InvalidRequest(
-                f"{tag[:100]!r} cannot be a tag: 1 to {LONGEST_NAME} printable characters, "
+                f"{tag[:100]!r} cannot be a tag: 1 to {budgets.LONGEST_NAME} printable characters, "
                 f"no white space around them, no {budgets.AND!r}, not {budgets.EACH!r}",
                 param="metadata.tags",
             )
         scopes.append(f"tag:{tag}")
     return tuple(scopes)
-
-
-def _is_plain(name: str) -> bool:
-    return (
-        0 < len(name) <= LONGEST_NAME
-        and name.isprintable()
-        and name == name.strip()
-        and budgets.AND not in name
-        and name != budgets.EACH
-    )
 
 
 def _digest(name: str) -> str:

@@ -43,6 +43,10 @@ BARE = ("global", "anonymous")
 AND = " & "
 EACH = "*"
 
+LONGEST_NAME = 128
+MOST_TAGS = 16
+"""How many tags a request can have, those of its key included."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
@@ -172,6 +176,17 @@ _SCOPES = (
 )
 
 
+def is_name(name: str) -> bool:
+    """Whether an end user, a tag or a group can be called that in a scope."""
+    return (
+        0 < len(name) <= LONGEST_NAME
+        and name.isprintable()
+        and name == name.strip()
+        and AND not in name
+        and name != EACH
+    )
+
+
 def scope_parts(scope: str) -> tuple[str, ...]:
     """The scopes that must all apply."""
     return tuple(scope.split(AND))
@@ -197,6 +212,11 @@ def scope_problem(scope: str, kinds: Collection[str] = KINDS) -> str | None:
     if len(set(parts)) < len(parts):
         return "a part of the scope is there twice"
     return None
+
+
+def is_template(scope: str) -> bool:
+    """Whether budgets of the scope are there to be copied from, and of no attempt."""
+    return scope.startswith(f"{TEMPLATE}:")
 
 
 def named_in(scope: str) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 from policies.base import Denial
 from proxy.clock import Clock
 from proxy.errors import (
+    LONGEST_RETRY_S,
     ApiError,
     BudgetBusy,
     BudgetExhausted,
@@ -111,9 +112,14 @@ def _too_fast(rate: RateRefusal) -> ApiError:
             headers={"x-should-retry": "false"},
         )
     seconds = -(-rate.retry_ms // 1_000)
+    # SDKs back off by themselves, for seconds, where they are told to wait longer. The rest of a
+    # wait, a tenth of a second at most, they are told when they come back.
     return RateLimited(
         f"{rate.scope!r} has reached its limit of {what}; try again in {seconds} s",
-        headers={"retry-after": str(seconds), "retry-after-ms": str(rate.retry_ms)},
+        headers={
+            "retry-after": str(seconds),
+            "retry-after-ms": str(min(rate.retry_ms, LONGEST_RETRY_S * 1_000)),
+        },
     )
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy import catalog, config, discovery, price_list
+from proxy.budgets import is_template
 from proxy.clock import SystemClock
 from proxy.config import Config
 from proxy.data_folder import DataFolder
@@ -237,7 +238,8 @@ def _print_overview(
     grid.add_row("ledger", str(data.path / "ledger.db"))
     for budget in budgets:
         applies = budget.scope != "anonymous" or not has_keys
-        if applies:
+        # Of those that a budget with `*` made there may be one for each of a million users.
+        if applies and budget.managed != "each" and not is_template(budget.scope):
             settings = budget.settings
             limit, spent = format_usd(settings.limit_nanousd), format_usd(budget.spent_nanousd)
             grid.add_row("budget", f"{budget.scope}: {limit} per {settings.window}, {spent} spent")

@@ -11,7 +11,7 @@ from proxy.admin.books import Books
 from proxy.admin.budgets import WithBudgets
 from proxy.admin.limits import ChangedLimits, ShownLimits
 from proxy.admin.operations import Operation, operation
-from proxy.admin.shapes import Shown, iso
+from proxy.admin.shapes import Name, Shown, iso
 from proxy.ledger.protocol import (
     CreateGroup,
     GroupChanged,
@@ -27,7 +27,7 @@ GroupId = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.@-]{0,1
 class NewOrganisation(WithBudgets, frozen=True, kw_only=True):
     """`POST /admin/v1/organisations`."""
 
-    name: str
+    name: Name
     id: GroupId = ""
     """A new one if empty."""
     models: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class NewTeam(NewOrganisation, frozen=True, kw_only=True):
 class ChangedOrganisation(ChangedLimits, frozen=True, kw_only=True):
     """`PATCH /admin/v1/organisations/{id}`: what is not named stays; null takes away."""
 
-    name: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType = UNSET
     blocked: bool | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET

@@ -11,7 +11,7 @@ from proxy.admin.books import Books, known_endpoints, known_networks
 from proxy.admin.budgets import WithBudgets
 from proxy.admin.limits import ChangedLimits, ShownLimits
 from proxy.admin.operations import Operation, operation
-from proxy.admin.shapes import LONGEST_OVERLAP_S, Body, Moment, iso, moment
+from proxy.admin.shapes import LONGEST_OVERLAP_S, Body, Moment, Name, iso, moment
 from proxy.ledger.protocol import (
     AtCap,
     CreateKey,
@@ -26,7 +26,7 @@ from proxy.ledger.protocol import (
 class NewKey(WithBudgets, frozen=True, kw_only=True):
     """`POST /admin/v1/keys`."""
 
-    name: str
+    name: Name
     team_id: str | None = None
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class NewKey(WithBudgets, frozen=True, kw_only=True):
 class ChangedKey(ChangedLimits, frozen=True, kw_only=True):
     """`PATCH /admin/v1/keys/{id}`: what is not named stays; null takes away."""
 
-    name: str | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
     team_id: str | UnsetType | None = UNSET
     models: tuple[str, ...] | UnsetType = UNSET
     endpoints: tuple[str, ...] | UnsetType = UNSET

@@ -21,6 +21,9 @@ LAST_SECOND = 253_402_300_799
 LONGEST_OVERLAP_S = 366 * 86_400
 """How long an old key can be accepted beside a new one."""
 
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+"""What people call something."""
+
 Usd = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "number"})]
 """An amount that is written, as `usd` makes it."""
 
@@ -93,7 +96,7 @@ def read_json(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise _misfit(error) from None
+        raise _misfit(error, kind) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
 
@@ -106,12 +109,27 @@ def read_object(value: Any, kind: type[T], *, strict: bool = True) -> T:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise _misfit(error) from None
+        raise _misfit(error, kind) from None
 
 
-def _misfit(error: msgspec.ValidationError) -> InvalidRequest:
+def _misfit(error: msgspec.ValidationError, kind: type) -> InvalidRequest:
     message, _, path = str(error).partition(" - at `$")
     param = path.rstrip("`").lstrip(".") or None
     if "field `" in message:
         param = message.split("`")[1]
+    if message.startswith("Invalid enum value") and (choices := _choices(kind, param)):
+        message = f"{message}; there are {', '.join(choices)}"
     return InvalidRequest(message, param=param)
+
+
+def _choices(kind: type, field_name: str | None) -> list[str]:
+    """The words that a field of a body may be; none where it may be anything else."""
+    body = msgspec.inspect.type_info(kind)
+    fields = body.fields if isinstance(body, msgspec.inspect.StructType) else ()
+    for field in fields:
+        if field.encode_name == field_name:
+            whole = field.type
+            kinds = whole.types if isinstance(whole, msgspec.inspect.UnionType) else (whole,)
+            literals = (one for one in kinds if isinstance(one, msgspec.inspect.LiteralType))
+            return [str(value) for literal in literals for value in literal.values]
+    return []

@@ -95,6 +95,13 @@ def ledger_to_read(config: str | None, data: str | None) -> Path:
     return ledger_file(folder)
 
 
+def label(text: str | None) -> str | None:
+    """What people call something: not nothing, if it is named at all."""
+    if text is not None and not text.strip():
+        raise StartError("name: is empty; say whose it is")
+    return text
+
+
 def amount(text: str, option: str) -> int:
     """USD as nano-USD."""
     try:
@@ -189,6 +196,12 @@ def changed_limits(limits: Limits, changes: Mapping[str, int | None]) -> dict[st
 def named(**changes: Any) -> dict[str, Any]:
     """Those of the changes that were asked for."""
     return {field: value for field, value in changes.items() if value is not None}
+
+
+def one_form(*, json: bool, csv: bool) -> None:
+    """Raise `StartError` where an answer is asked for in two forms."""
+    if json and csv:
+        raise StartError("--json and --csv: give one of them")
 
 
 def answered(reply: object, kind: type[T]) -> T:

@@ -119,7 +119,7 @@ def print_budgets(budgets: Iterable[BudgetState]) -> None:
     """Print budgets with the balance of the window that is open now."""
     now = int(time.time())
     grid = Grid(
-        "budget",
+        "id",
         "scope",
         "window",
         "mode",

@@ -111,6 +111,7 @@ def settings(
     organisation: str = "",
 ) -> GroupSettings:
     """Settings of a new group, from options."""
+    asking.label(name)
     return GroupSettings(
         name=name,
         organisation_id=organisation,
@@ -129,7 +130,7 @@ def changes(
 ) -> dict[str, Any]:
     """The settings that options name, by field."""
     return asking.named(
-        name=name,
+        name=asking.label(name),
         organisation_id=organisation,
         models=asking.listed(models),
         blocked=blocked,

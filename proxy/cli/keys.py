@@ -84,6 +84,7 @@ def create(
     data: DataOption = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
+    asking.label(name)
     changes = _changes(
         team, model, endpoint, network, expires, at_cap, clamp, tag, asking.metadata(metadata)
     )
@@ -163,7 +164,7 @@ def update(
     data: DataOption = None,
 ) -> None:
     """Change what is named; an empty text takes away: --team '', --model '', --expires ''."""
-    changes = asking.named(name=name) | _changes(
+    changes = asking.named(name=asking.label(name)) | _changes(
         team, model, endpoint, network, expires, at_cap, clamp, tag, asking.metadata(metadata)
     )
     limits = asking.limit_changes(rpm, tpm, concurrent)
@@ -212,7 +213,9 @@ def block(key_id: IdArgument, config: ConfigOption = None, data: DataOption = No
 def unblock(key_id: IdArgument, config: ConfigOption = None, data: DataOption = None) -> None:
     """Serve a blocked key again."""
     with asking.ledger_of(config, data) as ledger:
-        ledger.call(UpdateKey(0, key_id, {"blocked": False}))
+        changed = ledger.call(UpdateKey(0, key_id, {"blocked": False}))
+    if asking.answered(changed, KeyChanged).key.revoked_at is not None:
+        raise StartError(f"{key_id} is revoked for good; make another with 'tollway keys create'")
     console.print(f"{key_id} is served again")
 
 

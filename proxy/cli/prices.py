@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from proxy import price_list, price_refresh, serve
+from proxy import price_list, serve
 from proxy.cli.asking import ConfigOption, DataOption, JsonOption
 from proxy.cli.output import Grid, console, note, print_json
 from proxy.data_folder import DataFolder
@@ -37,6 +37,9 @@ def prices(
     folder = Path(serve.data_path(serve.Options(config=config, data=data), os.environ))
     today = datetime.now(UTC).date()
     if refresh:
+        # Not at the top: only this needs an HTTP client, and importing one takes a while.
+        from proxy import price_refresh
+
         note(price_refresh.refresh(DataFolder.open(folder).path, source=source, today=today))
     book, problem = price_list.load(folder)
     if problem:

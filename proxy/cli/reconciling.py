@@ -38,6 +38,7 @@ def reconcile(
     csv: CsvOption = False,
 ) -> None:
     """Import a provider's invoice or usage and show how far it is from our account."""
+    asking.one_form(json=json, csv=csv)
     most = _percent(alert_percent)
     invoice = _read(files, asking.chosen(form, Format, "--format"))
     folder = asking.data_folder(config, data).path

@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 import msgspec
 import typer
 
+from proxy.budgets import is_template
 from proxy.cli import asking
 from proxy.cli.asking import (
     ConfigOption,
@@ -25,6 +26,7 @@ from proxy.cli.output import Grid, console, print_bars, print_csv, print_json
 from proxy.errors import StartError
 from proxy.ledger import reports
 from proxy.ledger.folder import ledger_file
+from proxy.ledger.protocol import BudgetState
 from proxy.ledger.reports import AttemptRow, Dimension, Spend, SpendRow
 from proxy.pricing import format_usd
 
@@ -61,6 +63,7 @@ def spend(
     csv: CsvOption = False,
 ) -> None:
     """Show what was spent, on what, and what is left of the budgets."""
+    asking.one_form(json=json, csv=csv)
     where: dict[Dimension, str | None] = {
         "key": "" if key == "anonymous" else key,
         "team": team,
@@ -105,9 +108,7 @@ def spend(
     else:
         _print_table(groups, found)
         _print_chart(groups, found.rows)
-        if budgets:
-            console.print()
-            print_budgets(budgets)
+        _print_budgets(budgets)
 
 
 def _print_csv(groups: Sequence[Dimension], rows: Sequence[SpendRow]) -> None:
@@ -158,6 +159,18 @@ def _print_chart(groups: Sequence[Dimension], rows: Sequence[SpendRow]) -> None:
     print_bars([(_label(groups[0], name), cost, format_usd(cost)) for name, cost in shown])
     if len(costs) > len(shown):
         console.print(f"and {len(costs) - len(shown)} more", style="dim")
+
+
+def _print_budgets(budgets: Sequence[BudgetState]) -> None:
+    """All but those that a budget with `*` made: there may be one for each of a million users."""
+    budgets = [budget for budget in budgets if not is_template(budget.scope)]
+    shown = [budget for budget in budgets if budget.managed != "each"]
+    if shown:
+        console.print()
+        print_budgets(shown)
+    if len(shown) < len(budgets):
+        rest = f"and {len(budgets) - len(shown):,} made by '*'; see 'tollway budgets list'"
+        console.print(rest, style="dim")
 
 
 def _show_attempts(rows: list[AttemptRow], *, json: bool, csv: bool) -> None:

@@ -134,7 +134,7 @@ class Budget:
         if self.managed == "config":
             raise Fault(
                 "conflict",
-                f"budget {self.id} is managed by router.yaml; change it there and reload",
+                f"budget {self.id} is managed by router.yaml; change it there and restart",
             )
         if self.managed == "each":
             raise Fault(

@@ -24,6 +24,9 @@ from proxy.ledger.protocol import (
 )
 from proxy.ledger.store import GroupRow, KeyRow, Store
 
+_LONGEST_LABEL = 256
+"""Characters of what people call a key or a group."""
+
 
 class Directory:
     """Every key and group, by id. Raises `Fault`, and `sqlite3.Error` as `Book` does."""
@@ -47,6 +50,8 @@ class Directory:
         """Make a key."""
         self._check_digest(op.digest)
         self._check_key(op.settings)
+        _check_label(op.settings.name)
+        _check_tags(op.settings.tags)
         key = KeyRecord(
             key_id=_new_id("k_", self.keys),
             digest=op.digest,
@@ -62,6 +67,11 @@ class Directory:
         settings = changed(key.settings, op.changes)
         if settings != key.settings:
             self._check_key(settings)
+        # What a key is called since before there was a rule must not keep it from being blocked.
+        if settings.name != key.settings.name:
+            _check_label(settings.name)
+        if settings.tags != key.settings.tags:
+            _check_tags(settings.tags)
         revoked_at = now if op.revoked and key.revoked_at is None else key.revoked_at
         return self._put_key(msgspec.structs.replace(key, settings=settings, revoked_at=revoked_at))
 
@@ -118,7 +128,6 @@ class Directory:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise Fault("invalid", f"networks: {error}") from None
-        _check_tags(settings.tags)
 
     # --- groups ---------------------------------------------------------------------------------
 
@@ -127,9 +136,9 @@ class Directory:
         group_id = op.group_id or _new_id("t_" if op.kind == "team" else "o_", self.groups)
         if group_id in self.groups:
             raise Fault("conflict", f"{group_id[:100]!r} exists already")
-        fault = budgets.scope_problem(f"{op.kind}:{group_id}")
-        if fault is not None or group_id == budgets.EACH or budgets.AND in group_id:
+        if not budgets.is_name(group_id):
             raise Fault("invalid", f"{group_id[:100]!r} cannot be an id")
+        _check_label(op.settings.name)
         group = GroupRecord(group_id=group_id, kind=op.kind, settings=op.settings, created_at=now)
         self._check_parent(group, op.settings)
         return self._put_group(group)
@@ -141,6 +150,8 @@ class Directory:
             raise Fault("not_found", f"no team or organisation {op.group_id[:100]!r}")
         settings = changed(group.settings, op.changes)
         self._check_parent(group, settings)
+        if settings.name != group.settings.name:
+            _check_label(settings.name)
         deleted_at = group.deleted_at
         if op.deleted and deleted_at is None:
             self._check_unused(group)
@@ -188,10 +199,21 @@ class Directory:
             raise Fault("conflict", f"{user!r} still belongs to {group.group_id!r}; move it first")
 
 
-def _check_tags(tags: Iterable[str]) -> None:
+def _check_tags(tags: tuple[str, ...]) -> None:
+    # What requests are refused for: a key whose tags cannot be could make none.
     for tag in tags:
-        if budgets.scope_problem(f"tag:{tag}") is not None or budgets.AND in tag:
+        if not budgets.is_name(tag):
             raise Fault("invalid", f"{tag[:100]!r} cannot be a tag")
+    if len(set(tags)) > budgets.MOST_TAGS:
+        raise Fault("invalid", f"a key has at most {budgets.MOST_TAGS} tags")
+
+
+def _check_label(name: str) -> None:
+    if not name.isprintable() or len(name) > _LONGEST_LABEL:
+        raise Fault(
+            "invalid",
+            f"name: {name[:100]!r} is not up to {_LONGEST_LABEL} printable characters",
+        )
 
 
 def _new_id(prefix: str, taken: Container[str]) -> str:

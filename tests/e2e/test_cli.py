@@ -160,6 +160,10 @@ def test_budgets_of_any_scope_and_window(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (["keys", "create", ""], "name: is empty"),
+        (["keys", "create", "a\x1b[31mb"], r"'a\x1b[31mb' is not up to 256 printable"),
+        (["keys", "create", "x", "--tag", "*"], "'*' cannot be a tag"),
+        (["teams", "create", " "], "name: is empty"),
         (["keys", "create", "x", "--team", "nope"], "nope"),
         (["keys", "create", "x", "--endpoint", "smoke"], "--endpoint: 'smoke' is none of chat"),
         (["keys", "create", "x", "--network", "10.0.0.7/8"], "--network: "),
@@ -194,6 +198,8 @@ def test_budgets_of_any_scope_and_window(folder: Folder) -> None:
         (["spend", "--by", "mood"], "--by: 'mood' is none of day, hour"),
         (["spend", "--timezone", "Mars/X"], "--timezone: unknown time zone"),
         (["spend", "--last", "3", "--team", "x"], "leave the filters out"),
+        (["spend", "--json", "--csv"], "give one of them"),
+        (["reconcile", "good.csv", "--provider", "x", "--json", "--csv"], "give one of them"),
         (["export", "-o", "nowhere/x.csv"], "nowhere/x.csv: cannot be written"),
         (["export", "-o", "x", "--format", "xls"], "--format: 'xls' is none of csv"),
         (["prune"], "give either --before or --older-than"),
@@ -310,6 +316,28 @@ def test_spend_beside_a_running_server(busy: tuple[Tollway, str]) -> None:
         ("", str(2 * COST)),
         ("dev", str(3 * COST)),
     ]
+
+
+def test_spend_leaves_out_the_budgets_that_a_star_made(busy: tuple[Tollway, str]) -> None:
+    tollway, key = busy
+    assert tollway.cli("budgets", "create", "user:*", "1").returncode == 0
+    tollway.admin("POST", "/budgets", {"scope": "global", "limit_usd": 1})
+    for user in ("ann", "bob"):
+        assert tollway.chat(user=user, headers=_bearer(key)).status_code == 200
+    shown = tollway.cli("spend").stdout
+    assert "user:*" in shown
+    assert "user:ann" not in shown
+    assert "and 2 made by '*'" in shown
+    assert "user:ann" in tollway.cli("budgets", "list").stdout
+
+
+def test_a_revoked_key_is_not_served_again(folder: Folder) -> None:
+    folder.ok("keys", "create", "alice")
+    (key,) = folder.json("keys", "list")
+    folder.ok("keys", "revoke", key["key_id"])
+    done = folder.run("keys", "unblock", key["key_id"])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tollway: {key['key_id']} is revoked for good")
 
 
 def test_a_key_that_is_blocked_on_the_command_line_is_refused(busy: tuple[Tollway, str]) -> None:

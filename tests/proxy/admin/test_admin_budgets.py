@@ -118,6 +118,16 @@ def test_mistakes_are_explained(
     assert shared_desk.refusal(method, PATH + path, body)[:2] == (status, param)
 
 
+def test_a_wrong_word_is_answered_with_the_right_ones(shared_desk: Desk) -> None:
+    for method, path in (("POST", PATH), ("PATCH", f"{PATH}/1")):
+        body = {"mode": "firm"} if method == "PATCH" else {"scope": "global", "mode": "firm"}
+        said = shared_desk.refusal(method, path, body)[2]
+        assert said == "Invalid enum value 'firm'; there are hard, soft"
+    said = shared_desk.refusal("GET", "/global/spend/report?group_by=mood")[2]
+    assert said.startswith("Invalid enum value 'mood'; there are ")
+    assert "team" in said
+
+
 def test_what_the_configuration_made_is_not_changed(desk: Desk) -> None:
     settings = BudgetSettings(limit_nanousd=10**9, window="day")
     desk.call(ApplyConfig(0, (ConfigBudget("global", settings),)))
