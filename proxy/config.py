@@ -37,6 +37,9 @@ _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 LONGEST_NAME = 256
+
+DEMONSTRATION = "tollway"
+"""The provider that answers where there is no other."""
 T = TypeVar("T")
 
 
@@ -491,7 +494,7 @@ def _check(file: YamlFile, config: Config) -> None:
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
     for i, budget in enumerate(config.budgets):
-        _check_budget(file, ("budgets", i), budget)
+        _check_budget(file, ("budgets", i), budget, config)
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:
@@ -629,6 +632,23 @@ def _check_reference(
         raise file.error(path, f"there is no provider {provider!r}; add it under 'providers'")
 
 
+def may_be_there(config: Config, kind: str, name: str) -> bool:
+    """Whether there is such a virtual `model`, `target` or `provider`, or may be once it is served.
+
+    What is discovered depends on the environment of the server, so every provider may be that
+    discovery knows.
+    """
+    if kind == "model":
+        return name in config.models
+    provider = name.partition("/")[0]
+    if provider in config.providers:
+        names = {target.target for target in config.targets}
+        return kind == "provider" or not names.isdisjoint((name, f"{provider}/*"))
+    if config.discover and provider in _discoverable():
+        return True
+    return provider == DEMONSTRATION and not config.targets
+
+
 def _discoverable() -> set[str]:
     return {*LOCAL_SERVERS, *(provider.id for provider in catalog.load().providers)}
 
@@ -650,10 +670,16 @@ def _check_downgrades(
             _check_reference(file, (*path, i, "targets", j), target_name, config, names)
 
 
-def _check_budget(file: YamlFile, path: Path_, budget: Budget) -> None:
+def _check_budget(file: YamlFile, path: Path_, budget: Budget, config: Config) -> None:
     problem = budgets.scope_problem(budget.joined_scope)
     if problem is not None:
         raise file.error((*path, "scope"), problem)
+    for kind, name in budgets.named_in(budget.joined_scope):
+        # Keys, teams and organisations are the ledger's.
+        if kind in ("model", "target", "provider") and not may_be_there(config, kind, name):
+            raise file.error(
+                (*path, "scope"), f"there is no {kind} {name!r}; add it under '{kind}s'"
+            )
     problem = budgets.window_problem(budget.window)
     if problem is not None:
         raise file.error((*path, "window"), problem)

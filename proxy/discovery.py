@@ -15,14 +15,21 @@ import msgspec
 from adapters.base import AdapterError
 from adapters.openai_compatible import OpenAICompatible
 from proxy import catalog
-from proxy.config import LOCAL_SERVERS, LOCAL_TIER, LONGEST_NAME, Config, Price, Provider, Target
+from proxy.config import (
+    DEMONSTRATION,
+    LOCAL_SERVERS,
+    LOCAL_TIER,
+    LONGEST_NAME,
+    Config,
+    Price,
+    Provider,
+    Target,
+)
 from proxy.errors import StartError
 from proxy.targets import is_embedder
 
 _LIST_S = 2.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
-
-DEMONSTRATION = "tollway"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

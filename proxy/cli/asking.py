@@ -62,23 +62,12 @@ def _configured_folder(config: str | None) -> str:
 
 
 def may_be_configured(kind: str, name: str, config: str | None) -> bool:
-    """Whether there is such a virtual model, target or provider, or a server may discover it.
-
-    What a server discovers depends on its own environment, so with `discover` set every provider
-    of the catalogue may be there.
-    """
+    """Whether the configuration may have such a virtual `model`, `target` or `provider`."""
     # Not at the top, as above.
-    from proxy import catalog, serve
-    from proxy.price_book import PriceBook
-    from proxy.targets import is_configured
+    from proxy import serve
+    from proxy.config import may_be_there
 
-    loaded = serve.load_config(serve.Options(config=config), os.environ)
-    discovers = loaded.discover
-    loaded, table, _ = serve.resolve(loaded, os.environ, PriceBook.load())
-    if is_configured(kind, name, table(), loaded.providers):
-        return True
-    findable = {provider.id for provider in catalog.load().providers} if discovers else ()
-    return kind != "model" and name.partition("/")[0] in findable
+    return may_be_there(serve.load_config(serve.Options(config=config), os.environ), kind, name)
 
 
 @contextmanager

@@ -212,6 +212,15 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "models: {auto: {targets: [up/m], policy: x}}", "models.auto.policy:", "cheapest"),
         ("budgets: [{limit_usd: 1, scope: squad:x}]", "budgets[0].scope:", "global"),
         ("budgets: [{limit_usd: 1, scope: 'key:'}]", "budgets[0].scope:", "needs a name"),
+        ("budgets: [{limit_usd: 1, scope: 'template:x'}]", "budgets[0].scope:", "unknown scope"),
+        ("budgets: [{limit_usd: 1, scope: 'model:m'}]", "budgets[0].scope:", "no model 'm'"),
+        ("budgets: [{limit_usd: 1, scope: 'target:p/m'}]", "budgets[0].scope:", "under 'targets'"),
+        ("budgets: [{limit_usd: 1, scope: 'provider:p'}]", "budgets[0].scope:", "'providers'"),
+        (
+            "discover: true\nbudgets: [{limit_usd: 1, scope: [key:k, 'provider:opnai']}]",
+            "budgets[0].scope:",
+            "no provider 'opnai'",
+        ),
         ("budgets: [{scope: global}]", "budgets[0].limit_usd:", "missing"),
         ("budgets: [{limit_usd: -5}]", "budgets[0].limit_usd:", "between 0"),
         ("budgets: [{limit_usd: 1, mode: firm}]", "budgets[0].mode:", "hard, soft"),
@@ -237,6 +246,21 @@ def test_a_mistake_is_one_line_with_place_and_remedy(text: str, where: str, reme
     assert where in message
     assert remedy in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["model:m", "target:p/a", "target:q/any", "provider:p", "target:openai/gpt-4o", "user:*"],
+)
+def test_a_budget_may_be_on_what_is_there_or_may_be_discovered(scope: str) -> None:
+    config = _build(
+        "discover: true\n"
+        "providers: {p: {base_url: 'http://h/v1'}, q: {base_url: 'http://h/v1'}}\n"
+        "targets: [{target: p/a, price: free}, {target: q/*, price: free}]\n"
+        "models: {m: {targets: [p/a]}}\n"
+        f"budgets: [{{limit_usd: 1, scope: '{scope}'}}]"
+    )
+    assert config.budgets[0].joined_scope == scope
 
 
 def test_an_alias_bomb_is_refused_quickly() -> None:
