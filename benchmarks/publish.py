@@ -32,6 +32,7 @@ def figures(results: dict[str, Any], source: str) -> str:
             _split(results["loads"]),
             _latency(results["loads"]),
             _rest(results),
+            *_ledger(results),
         )
     )
 
@@ -112,6 +113,25 @@ def _rest(results: dict[str, Any]) -> str:
         ["`fdatasync` on this disk, p50", f"{disk['fdatasync_p50_us']:.0f} µs"],
     ]
     return _table(["", "measured"], rows)
+
+
+def _ledger(results: dict[str, Any]) -> tuple[str, str]:
+    """The ledger by itself; its answers are compared with the disk's."""
+    fdatasync_ms = results["disk"]["fdatasync_p50_us"] / 1_000
+    rows = [
+        [
+            load["load"],
+            f"{load['pairs_per_s']:,.0f}",
+            f"{load['ledger_cpu_ms']:.3f}",
+            f"{load['client_cpu_ms']:.3f}",
+            f"{load['reserve_p50_ms']:.2f}",
+            f"{load['reserve_p50_ms'] / fdatasync_ms:.1f}",
+        ]
+        for load in results["ledger"]
+    ]
+    header = ["load", "pairs a second", "CPU of ledger", "of client", "hold p50 ms", "in fdatasyncs"]
+    title = "The ledger by itself, hold and settlement over five scopes, CPU milliseconds per pair:"
+    return title, _table(header, rows)
 
 
 def _by_workload(
