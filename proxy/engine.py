@@ -262,8 +262,13 @@ class Engine:
     async def _route(self, job: Job) -> Route:
         found = self.find(job.caller, job.request)
         if isinstance(found, VirtualModel) and found.downgrades:
-            found, job.downgrade = await self._downgrades.choose(found, job.scopes)
-        job.virtual_model, decision = self.decide(found, job.request)
+            cheaper, job.downgrade = await self._downgrades.choose(found, job.scopes)
+            job.virtual_model, decision = self.decide(cheaper, job.request)
+            if isinstance(decision, Denial):  # none of the tier's targets can do this: it may cost
+                job.downgrade = ""
+                job.virtual_model, decision = self.decide(found, job.request)
+        else:
+            job.virtual_model, decision = self.decide(found, job.request)
         if isinstance(decision, Denial):
             raise denied(job.request.model, decision)
         job.policy = decision.policy

@@ -264,6 +264,27 @@ def test_a_virtual_model_gets_cheaper_as_its_budget_is_spent(
         assert seen[18:] == [("up/cheap", "90%")]
 
 
+def test_what_a_cheaper_tier_cannot_do_the_full_model_does(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    config = provider(upstream.base_url, "best", "cheap", "embed-one", "embed-two")
+    config["models"]["auto"] = {
+        "targets": ["up/best", "up/embed-one"],
+        "downgrade": [{"at_percent": 1, "targets": ["up/cheap", "up/embed-two"]}],
+    }
+    with serving(tmp_path, config) as tollway:
+        headers = a_key(tollway, 0.002)
+        assert tollway.chat("auto", max_tokens=50, headers=headers).status_code == 200
+        tollway.rows(1)
+        reply = tollway.chat("auto", max_tokens=50, headers=headers)
+        assert reply.headers["x-tollway-model"] == "up/cheap", reply.text
+        body = {"model": "auto", "input": "a cat"}
+        reply = tollway.post("/v1/embeddings", body, headers=headers)
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["x-tollway-model"] == "up/embed-one"  # vectors of two spaces never mix
+        assert "x-tollway-downgrade" not in reply.headers
+
+
 def test_budgets_of_every_kind_of_scope_apply_together(upstream: Upstream, tmp_path: Path) -> None:
     cost = 11 * 1_000 + 7 * TOKEN
     with serving(tmp_path, provider(upstream.base_url, "m1")) as tollway:
