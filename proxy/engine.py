@@ -306,7 +306,7 @@ class Engine:
                     await self._dispatch(job, tried, respond)
                 except AdapterError as error:
                     failure = error
-                    if _is_stale(error):
+                    if _is_stale(error) and not job.is_gone:
                         continue  # once more on a fresh connection, as an attempt of its own
                     break
                 return
@@ -676,6 +676,7 @@ class Engine:
         assert isinstance(job.request, EmbeddingsRequest)
         body = await answer.body()
         facts = answers.read_embeddings(body, reads_cost=tried.target.reports_cost)
+        tried.told, tried.usage = facts, facts.usage  # billed, readable or not
         try:
             body = embeddings.convert(body, job.request.encoding_format)
         except (ValueError, KeyError):

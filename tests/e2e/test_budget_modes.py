@@ -285,6 +285,21 @@ def test_what_a_cheaper_tier_cannot_do_the_full_model_does(
         assert "x-tollway-downgrade" not in reply.headers
 
 
+def test_an_answer_that_cannot_be_read_is_charged_as_its_usage_says(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def broken(call: Call, line: Line) -> None:
+        usage = {"prompt_tokens": 77, "total_tokens": 77}
+        await line.json({"object": "list", "data": [{"index": 0}], "usage": usage})
+
+    upstream.scripts["embed-one"] = broken
+    with serving(tmp_path, provider(upstream.base_url, "m1", "embed-one")) as tollway:
+        reply = tollway.post("/v1/embeddings", {"model": "embed-one", "input": "a cat"})
+        assert reply.status_code == 502
+        (row,) = tollway.rows(1)
+        assert (row["outcome"], row["estimated"], row["input_tokens"]) == ("broken", 0, 77)
+
+
 def test_budgets_of_every_kind_of_scope_apply_together(upstream: Upstream, tmp_path: Path) -> None:
     cost = 11 * 1_000 + 7 * TOKEN
     with serving(tmp_path, provider(upstream.base_url, "m1")) as tollway:
