@@ -735,7 +735,9 @@ class Engine:
         def on_progress() -> None:
             output_bytes = stream.output_bytes + 4 * _SLICE_TOKENS
             seen = wire_usage.estimated(request.input_tokens, output_bytes, stream.output_events)
-            cost = min(self._cost(request, tried.target, seen), tried.hold_nanousd)
+            # Of a metered stream what it holds now: more would exceed the budget if we die here.
+            held = tried.hold_nanousd if meter is None else meter.held_nanousd
+            cost = min(self._cost(request, tried.target, seen), held)
             self._ledger.set_floor(tried.id, cost)
 
         meter = tried.meter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,28 @@ def test_an_answer_that_cannot_be_read_is_charged_as_its_usage_says(
         assert reply.status_code == 502
         (row,) = tollway.rows(1)
         assert (row["outcome"], row["estimated"], row["input_tokens"]) == ("broken", 0, 77)
+
+
+def test_a_worker_that_dies_in_a_metered_stream_leaves_no_overrun(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    generated: list[int] = []
+    upstream.scripts["m1"] = paced(2_000, generated)
+    with serving(tmp_path, metered(upstream)) as tollway:
+        headers = a_key(tollway, 1_500 * TOKEN / 1e9)
+        body = {"model": "m1", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+        url = f"{tollway.url}/v1/chat/completions"
+        with (
+            contextlib.suppress(httpx2.HTTPError),
+            httpx2.stream("POST", url, json=body, headers=headers) as reply,
+        ):
+            for count, _ in enumerate(reply.iter_lines()):
+                if count == 900:  # half of them empty: by then the worker has told how far it is
+                    (worker,) = tollway.workers()
+                    worker.kill()
+        (row,) = tollway.rows(1)
+        assert (row["outcome"], row["overrun_nanousd"]) == ("orphan", 0)
+        assert row["cost_nanousd"] > 100 * TOKEN
 
 
 def test_budgets_of_every_kind_of_scope_apply_together(upstream: Upstream, tmp_path: Path) -> None:
