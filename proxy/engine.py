@@ -237,8 +237,13 @@ class Engine:
     async def _route(self, job: Job) -> Route:
         found = self.find(job.caller, job.request)
         if isinstance(found, VirtualModel) and found.downgrades:
-            found, job.downgrade = await self._downgrades.choose(found, job.scopes)
-        job.virtual_model, decision = self.decide(found, job.request)
+            cheaper, job.downgrade = await self._downgrades.choose(found, job.scopes)
+            job.virtual_model, decision = self.decide(cheaper, job.request)
+            if isinstance(decision, Denial):  # none of the tier's targets can do this: it may cost
+                job.downgrade = ""
+                job.virtual_model, decision = self.decide(found, job.request)
+        else:
+            job.virtual_model, decision = self.decide(found, job.request)
         if isinstance(decision, Denial):
             raise denied(job.request.model, decision)
         job.policy = decision.policy
@@ -276,7 +281,7 @@ class Engine:
                     await self._dispatch(job, tried, respond)
                 except AdapterError as error:
                     failure = error
-                    if _is_stale(error):
+                    if _is_stale(error) and not job.is_gone:
                         continue  # once more on a fresh connection, as an attempt of its own
                     break
                 return
@@ -580,6 +585,7 @@ class Engine:
         assert isinstance(job.request, EmbeddingsRequest)
         body = await answer.body()
         facts = answers.read_embeddings(body, reads_cost=tried.target.reports_cost)
+        tried.told, tried.usage = facts, facts.usage  # billed, readable or not
         try:
             body = embeddings.convert(body, job.request.encoding_format)
         except (ValueError, KeyError):
@@ -638,7 +644,9 @@ class Engine:
         def on_progress() -> None:
             output_bytes = stream.output_bytes + costs.LOST_BYTES
             seen = wire_usage.estimated(request.input_tokens, output_bytes, stream.output_events)
-            cost = min(costs.cost_of(request, tried.target, seen), tried.hold_nanousd)
+            # Of a metered stream what it holds now: more would exceed the budget if we die here.
+            held = tried.hold_nanousd if meter is None else meter.held_nanousd
+            cost = min(costs.cost_of(request, tried.target, seen), held)
             self._ledger.set_floor(tried.id, cost)
 
         meter = tried.meter

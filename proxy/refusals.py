@@ -63,6 +63,8 @@ def refused_money(
         )
     headers = {"x-should-retry": "false"}
     opens = ""
+    if refused.needed_nanousd > budget.settings.limit_nanousd:
+        opens = ", which is more than all of it"
     if budget.opens_at is not None:
         headers["retry-after"] = str(max(1, budget.opens_at - int(clock.time())))
         opens = f"; it opens again at {_utc(budget.opens_at)}"

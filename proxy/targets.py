@@ -132,6 +132,8 @@ class VirtualModel:
     targets: tuple[Target, ...]
     downgrades: tuple[Downgrade, ...] = ()
     """What it is from a share of a spent budget on, in ascending order."""
+    pinned_space: str | None = None
+    """The space of the model's full self, where this is a cheaper one."""
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -145,6 +147,8 @@ class VirtualModel:
         It does not depend on which target is up: vectors of two spaces in one index are worse
         than no answer.
         """
+        if self.pinned_space is not None:
+            return self.pinned_space
         real_first = sorted(self.targets, key=lambda target: target.demonstration)
         return next((t.vector_space for t in real_first if t.vector_space is not None), None)
 
@@ -407,12 +411,15 @@ def build_table(
         targets=targets, aliases=aliases, models={}, wildcards=wildcards, revision=revision
     )
     models = {
-        name: VirtualModel(
-            name=name,
-            description=model.description,
-            policy=policy_registry.make(model.policy),
-            targets=_resolve(model.targets, table),
-            downgrades=_downgrades(name, model, table),
+        name: _with_downgrades(
+            VirtualModel(
+                name=name,
+                description=model.description,
+                policy=policy_registry.make(model.policy),
+                targets=_resolve(model.targets, table),
+            ),
+            model,
+            table,
         )
         for name, model in config.models.items()
     }
@@ -447,21 +454,24 @@ class CurrentTable:
         return self._build(today.date())
 
 
-def _downgrades(name: str, model: cfg.VirtualModel, table: TargetTable) -> tuple[Downgrade, ...]:
-    """The model's cheaper selves."""
+def _with_downgrades(
+    full: VirtualModel, model: cfg.VirtualModel, table: TargetTable
+) -> VirtualModel:
+    """The model with its cheaper selves, whose vectors are of the same space as its own."""
     made = (
         Downgrade(
             at_percent=tier.at_percent,
             model=VirtualModel(
-                name=name,
-                description=model.description,
+                name=full.name,
+                description=full.description,
                 policy=policy_registry.make(tier.policy or model.policy),
                 targets=_resolve(tier.targets, table),
+                pinned_space=full.vector_space,
             ),
         )
         for tier in model.downgrade
     )
-    return tuple(sorted(made, key=lambda tier: tier.at_percent))
+    return replace(full, downgrades=tuple(sorted(made, key=lambda tier: tier.at_percent)))
 
 
 def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:

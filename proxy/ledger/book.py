@@ -158,9 +158,8 @@ class Budget:
         self.starts_at = span.starts_at
         self.ends_at = math.inf if span.ends_at is None else span.ends_at
 
-    def state(self) -> BudgetState:
-        """What others see of it."""
-        starts_at, opens_at = self._bounds()
+    def state(self, needed_nanousd: int = 0) -> BudgetState:
+        """What others see of it; `opens_at` is for somebody who needs so much."""
         counting = [slot for slot in self.slots if slot.counts]
         overrun = sum(slot.overrun for slot in counting) if counting else self.balance.overrun
         return BudgetState(
@@ -171,20 +170,31 @@ class Budget:
             spent_nanousd=self.totals.spent,
             held_nanousd=self.totals.held,
             overrun_nanousd=overrun,
-            starts_at=starts_at,
-            opens_at=opens_at,
+            starts_at=self._starts_at(),
+            opens_at=self._opens_at(needed_nanousd),
             created_at=self.created_at,
         )
 
-    def _bounds(self) -> tuple[int | None, int | None]:
+    def _starts_at(self) -> int | None:
         if self.length_s is not None:
-            spent = (slot.window_start for slot in self.slots if slot.counts and slot.spent)
-            oldest = min(spent, default=self.starts_at)
-            slot_s = self.length_s // budgets.SLOTS
-            return self.starts_at - self.length_s, oldest + slot_s + self.length_s
-        if self.settings.window == "lifetime":
-            return None, None
-        return self.starts_at, int(self.ends_at)
+            return self.starts_at - self.length_s
+        return None if self.settings.window == "lifetime" else self.starts_at
+
+    def _opens_at(self, needed_nanousd: int) -> int | None:
+        """When so much may fit, None for never: what is held is taken to stay held."""
+        if needed_nanousd > self.ceiling or self.settings.window == "lifetime":
+            return None
+        if self.length_s is None:
+            return int(self.ends_at)
+        lacking = needed_nanousd - self.left()
+        last = self.starts_at
+        for slot in self.slots:  # ascending: they leave in this order
+            if slot.counts and slot.spent:
+                last = slot.window_start
+                lacking -= slot.spent
+                if lacking <= 0:
+                    break
+        return last + self.length_s // budgets.SLOTS + self.length_s
 
 
 class Hold:
@@ -249,9 +259,9 @@ class Book:
         """Every budget, or those of a scope, as of now."""
         return [self.state(b) for b in self.budgets.values() if not scope or b.scope == scope]
 
-    def state(self, budget: Budget) -> BudgetState:
-        """A budget as of now."""
-        return self.open_window(budget).state()
+    def state(self, budget: Budget, needed_nanousd: int = 0) -> BudgetState:
+        """A budget as of now, to somebody who needs so much."""
+        return self.open_window(budget).state(needed_nanousd)
 
     def open_window(self, budget: Budget) -> Budget:
         """Turn the budget to the window of now, whichever way the clock went."""

@@ -360,7 +360,7 @@ class Ledger:
         full = [budget for budget in applying if amount > budget.left()]
         spent = [b for b in full if b.totals.spent + amount > b.ceiling]
         tightest = min(spent or full, key=Budget.left)
-        return Refused(op.seq, "budget", tightest.state(), amount, held=not spent)
+        return Refused(op.seq, "budget", tightest.state(amount), amount, held=not spent)
 
     def _extend(self, op: Extend) -> Reply:
         """Raise a hold in the windows it was admitted in."""
@@ -376,7 +376,7 @@ class Ledger:
             left = budget.ceiling - totals.spent - totals.held - extra
             if left < 0:
                 is_held = totals.spent + hold.amount + extra <= budget.ceiling
-                state = self._book.state(budget)
+                state = self._book.state(budget, extra)
                 return Refused(op.seq, "budget", state, extra, held=is_held)
             if budget.hard:
                 remaining = left if remaining is None else min(remaining, left)

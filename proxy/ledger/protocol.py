@@ -487,7 +487,8 @@ class BudgetState(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A budget and the balance of its open window. `opens_at` is when the next one begins.
 
     A rolling window ends at every moment: its `opens_at` is when the oldest part of what is spent
-    leaves it.
+    leaves it; in a refusal, when enough has left for what was asked. There it is None for what is
+    more than the whole limit.
     """
 
     budget_id: int

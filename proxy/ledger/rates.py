@@ -7,8 +7,9 @@ as what a request may take until it is settled, and then as what it took.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from proxy.ledger.protocol import Limits, Rate, RateRefusal
 
@@ -102,25 +103,25 @@ class Meter:
         self.tokens = Minute()
         self.open = 0
 
-    def refusal(self, now: float, tokens: int) -> RateRefusal | None:
-        """Why one more request with so many tokens must wait; None where it need not."""
+    def refusals(self, now: float, tokens: int) -> Iterator[RateRefusal]:
+        """Why one more request with so many tokens must wait: each limit that it would exceed."""
         limits = self.limits
         if limits.concurrent is not None and self.open >= limits.concurrent:
-            return RateRefusal(self.scope, "concurrent", limits.concurrent, 1_000)
+            wait_ms = 1_000 if limits.concurrent else 0
+            yield RateRefusal(self.scope, "concurrent", limits.concurrent, wait_ms)
         if limits.requests_per_minute is not None:
             self.requests.expire(now)
             excess = self.requests.total + 1 - limits.requests_per_minute
             if excess > 0:
                 wait_ms = self.requests.free_ms(now, excess)
-                return RateRefusal(self.scope, "requests", limits.requests_per_minute, wait_ms)
+                yield RateRefusal(self.scope, "requests", limits.requests_per_minute, wait_ms)
         if limits.tokens_per_minute is not None:
             self.tokens.expire(now)
             excess = self.tokens.total + tokens - limits.tokens_per_minute
             if excess > 0:
                 is_hopeless = tokens > limits.tokens_per_minute
                 wait_ms = 0 if is_hopeless else self.tokens.free_ms(now, excess)
-                return RateRefusal(self.scope, "tokens", limits.tokens_per_minute, wait_ms)
-        return None
+                yield RateRefusal(self.scope, "tokens", limits.tokens_per_minute, wait_ms)
 
     def requests_rate(self, now: float) -> Rate | None:
         """The limit on requests, as its caller sees it."""
@@ -186,16 +187,20 @@ class RateBook:
 
 
 def refusal(meters: list[Meter], now: float, tokens: int, number: int) -> RateRefusal | None:
-    """The first limit that is in the way of an attempt.
+    """The limit that is in the way of an attempt for longest, the caller's before a target's.
 
     Only targets limit fallbacks: the request itself was let in with its first attempt.
     """
-    for meter in meters:
-        if number == 1 or _is_of_target(meter):
-            refused = meter.refusal(now, tokens)
-            if refused is not None:
-                return refused
-    return None
+    refused = [
+        one
+        for meter in meters
+        if number == 1 or _is_of_target(meter)
+        for one in meter.refusals(now, tokens)
+    ]
+    if not refused:
+        return None
+    own = [one for one in refused if not one.scope.startswith(_OF_TARGETS)]
+    return max(own or refused, key=_wait)
 
 
 def count(meters: list[Meter], now: float, tokens: int, number: int, *, is_open: bool) -> Counted:
@@ -223,8 +228,13 @@ def _left(rate: Rate) -> int:
     return rate.left
 
 
+def _wait(refused: RateRefusal) -> float:
+    return refused.retry_ms or math.inf
+
+
 def _is_of_target(meter: Meter) -> bool:
-    return meter.scope.startswith(("target:", "provider:"))
+    return meter.scope.startswith(_OF_TARGETS)
 
 
 _NONE = Limits()
+_OF_TARGETS = ("target:", "provider:")

@@ -10,6 +10,7 @@ import msgspec
 
 from proxy.errors import InvalidRequest
 from proxy.wire.body import Body
+from proxy.wire.surrogates import without_lone
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _tags = msgspec.json.Decoder(str | list[str] | None)
@@ -23,9 +24,13 @@ def read(body: Body) -> tuple[tuple[str, ...], Change]:
     if metadata is None or b'"tags"' not in bytes(metadata):
         return (), {}
     try:
-        members = _members.decode(metadata)
-        tags = _tags.decode(members.get("tags", msgspec.Raw(b"null")))
-    except msgspec.ValidationError:
+        try:
+            members, tags = _decode(metadata)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # a surrogate that stands alone
+            members, tags = _decode(without_lone(bytes(metadata)))
+    except (msgspec.ValidationError, RecursionError):
         raise InvalidRequest(
             "invalid value for 'metadata.tags': expected a list of strings, or a string with "
             "commas between them",
@@ -38,3 +43,8 @@ def read(body: Body) -> tuple[tuple[str, ...], Change]:
     del members["tags"]
     rest = msgspec.json.encode(members) if members else None
     return tuple(tags), {"metadata": rest}
+
+
+def _decode(metadata: bytes | msgspec.Raw) -> tuple[dict[str, msgspec.Raw], str | list[str] | None]:
+    members = _members.decode(metadata)
+    return members, _tags.decode(members.get("tags", msgspec.Raw(b"null")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,64 @@ def test_a_virtual_model_gets_cheaper_as_its_budget_is_spent(
         assert seen[:10] == [("up/best", None)] * 10
         assert seen[10:18] == [("up/good", "50%")] * 8
         assert seen[18:] == [("up/cheap", "90%")]
+
+
+def test_what_a_cheaper_tier_cannot_do_the_full_model_does(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    config = provider(upstream.base_url, "best", "cheap", "embed-one", "embed-two")
+    config["models"]["auto"] = {
+        "targets": ["up/best", "up/embed-one"],
+        "downgrade": [{"at_percent": 1, "targets": ["up/cheap", "up/embed-two"]}],
+    }
+    with serving(tmp_path, config) as tollway:
+        headers = a_key(tollway, 0.002)
+        assert tollway.chat("auto", max_tokens=50, headers=headers).status_code == 200
+        tollway.rows(1)
+        reply = tollway.chat("auto", max_tokens=50, headers=headers)
+        assert reply.headers["x-tollway-model"] == "up/cheap", reply.text
+        body = {"model": "auto", "input": "a cat"}
+        reply = tollway.post("/v1/embeddings", body, headers=headers)
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["x-tollway-model"] == "up/embed-one"  # vectors of two spaces never mix
+        assert "x-tollway-downgrade" not in reply.headers
+
+
+def test_an_answer_that_cannot_be_read_is_charged_as_its_usage_says(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def broken(call: Call, line: Line) -> None:
+        usage = {"prompt_tokens": 77, "total_tokens": 77}
+        await line.json({"object": "list", "data": [{"index": 0}], "usage": usage})
+
+    upstream.scripts["embed-one"] = broken
+    with serving(tmp_path, provider(upstream.base_url, "m1", "embed-one")) as tollway:
+        reply = tollway.post("/v1/embeddings", {"model": "embed-one", "input": "a cat"})
+        assert reply.status_code == 502
+        (row,) = tollway.rows(1)
+        assert (row["outcome"], row["estimated"], row["input_tokens"]) == ("broken", 0, 77)
+
+
+def test_a_worker_that_dies_in_a_metered_stream_leaves_no_overrun(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    generated: list[int] = []
+    upstream.scripts["m1"] = paced(2_000, generated)
+    with serving(tmp_path, metered(upstream)) as tollway:
+        headers = a_key(tollway, 1_500 * TOKEN / 1e9)
+        body = {"model": "m1", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+        url = f"{tollway.url}/v1/chat/completions"
+        with (
+            contextlib.suppress(httpx2.HTTPError),
+            httpx2.stream("POST", url, json=body, headers=headers) as reply,
+        ):
+            for count, _ in enumerate(reply.iter_lines()):
+                if count == 900:  # half of them empty: by then the worker has told how far it is
+                    (worker,) = tollway.workers()
+                    worker.kill()
+        (row,) = tollway.rows(1)
+        assert (row["outcome"], row["overrun_nanousd"]) == ("orphan", 0)
+        assert row["cost_nanousd"] > 100 * TOKEN
 
 
 def test_budgets_of_every_kind_of_scope_apply_together(upstream: Upstream, tmp_path: Path) -> None:

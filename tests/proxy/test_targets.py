@@ -398,3 +398,14 @@ def test_the_account_settles_the_tier_that_a_request_leaves_open(
     setting = f", service_tier: {account}" if account else ""
     text = f'providers: {{a: {{base_url: "http://a/v1"{setting}}}}}\ntargets: [{{target: a/m}}]\n'
     assert _target(_table(text), "a/m").tier_of(asked) == tier
+
+
+def test_a_cheaper_self_never_changes_the_space_of_embeddings() -> None:
+    text = BASE.replace(
+        "  embed: {targets: [b/my-embedder, a/text-embedding-3-small]}",
+        "  embed:\n    targets: [a/text-embedding-3-small]\n"
+        "    downgrade: [{at_percent: 50, targets: [b/my-embedder]}]",
+    )
+    full = _virtual(_table(text), "embed")
+    (tier,) = full.downgrades
+    assert full.vector_space == tier.model.vector_space == "openai/text-embedding-3-small"

@@ -92,6 +92,33 @@ def test_what_was_spent_counts_for_its_whole_duration_and_at_most_a_slot_longer(
     assert books.reserve(3, 100) == Reserved(3, 0)
 
 
+def test_a_refusal_says_when_enough_of_a_rolling_window_has_left(books: Books) -> None:
+    books.budget(100, window="1h")
+    for counter, cost in enumerate((10, 30, 60), start=1):
+        books.reserve(counter, cost)
+        books.settle(counter, cost)
+        books.now += 10 * SLOT_S
+    for needed, slot in ((1, 0), (10, 0), (11, 10), (40, 10), (41, 20), (100, 20)):
+        refused = books.reserve(4, needed)
+        assert isinstance(refused, Refused)
+        assert refused.budget is not None
+        opens_at = NOON + slot * SLOT_S + HOUR_S + SLOT_S
+        assert refused.budget.opens_at == opens_at
+    books.now = opens_at - 1
+    assert isinstance(books.reserve(4, 100), Refused)
+    books.now = opens_at
+    assert books.reserve(4, 100) == Reserved(4, 0)
+
+
+@pytest.mark.parametrize("window", ["1h", "day"])
+def test_what_is_more_than_the_whole_limit_never_fits(books: Books, window: str) -> None:
+    books.budget(100, window=window)
+    refused = books.reserve(1, 101)
+    assert isinstance(refused, Refused)
+    assert refused.budget is not None
+    assert (refused.held, refused.budget.opens_at) == (False, None)
+
+
 def test_what_is_held_counts_however_old_it_is(books: Books) -> None:
     budget = books.budget(100, window="5m")
     books.reserve(1, 60)

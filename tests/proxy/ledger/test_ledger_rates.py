@@ -113,6 +113,30 @@ def test_a_request_larger_than_the_limit_is_told_not_to_wait() -> None:
     assert admit(meters(tokens_per_minute=10), NOON, 11) == RateRefusal("key:k", "tokens", 10, 0)
 
 
+def test_of_several_limits_the_one_that_is_in_the_way_for_longest_is_told() -> None:
+    book = RateBook()
+    book.set("key:k", Limits(requests_per_minute=1, concurrent=1))
+    book.set("team:t", Limits(tokens_per_minute=100))
+    book.set("target:a/b", Limits(tokens_per_minute=5))
+    team, both = book.meters_of(["team:t"]), book.meters_of(["key:k", "team:t", "target:a/b"])
+    assert isinstance(admit(both, NOON, 1), Counted)
+    assert isinstance(admit(team, NOON + 30, 98), Counted)
+    assert admit(both, NOON + 30, 3) == RateRefusal("team:t", "tokens", 100, 60_100)
+    assert admit(both, NOON + 30, 1) == RateRefusal("key:k", "requests", 1, 30_100)
+    hopeless = admit(both, NOON + 30, 101)
+    assert hopeless == RateRefusal("team:t", "tokens", 100, 0)
+
+
+def test_a_limit_of_zero_is_not_waited_for() -> None:
+    for kind, limits in (
+        ("requests", Limits(requests_per_minute=0)),
+        ("tokens", Limits(tokens_per_minute=0)),
+        ("concurrent", Limits(concurrent=0)),
+    ):
+        meter = Meter("key:k", limits)
+        assert admit([meter], NOON, 1) == RateRefusal("key:k", kind, 0, 0)  # type: ignore[arg-type]
+
+
 def test_only_targets_limit_fallbacks_and_all_count_their_tokens() -> None:
     limits = Limits(requests_per_minute=1, tokens_per_minute=100)
     of = [Meter("key:k", limits), Meter("target:a/b", limits), Meter("provider:a", limits)]
