@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
+from proxy import budgets
 from proxy.ledger.protocol import BudgetState
 
-_ROLLING = re.compile(r"(\d+)([mhd])")
-_UNIT_S = {"m": 60, "h": 3_600, "d": 86_400}
+# What was spent in less time counts as spent in this: one request tells no pace.
+_LEAST_S = 600
 
 
 def runs_out_at(budget: BudgetState, now: int) -> int | None:
@@ -20,13 +19,12 @@ def runs_out_at(budget: BudgetState, now: int) -> int | None:
         return now
     if budget.spent_nanousd <= 0:
         return None
-    rolling = _ROLLING.fullmatch(budget.settings.window)
-    if rolling is None:
+    length_s = budgets.rolling_s(budget.settings.window)
+    if length_s is None:
         began, ends = max(budget.starts_at or 0, budget.created_at), budget.opens_at
     else:
         # Once it has existed for its whole length, as much leaves it as is added.
-        length_s = int(rolling[1]) * _UNIT_S[rolling[2]]
         began, ends = max(now - length_s, budget.created_at), budget.created_at + length_s
-    elapsed_s = max(now - began, 1)
+    elapsed_s = max(now - began, _LEAST_S)
     out = now + -(-left * elapsed_s // budget.spent_nanousd)
     return out if ends is None or out < ends else None

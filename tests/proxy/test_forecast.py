@@ -43,7 +43,9 @@ def _budget(
         (_budget("day", spent=100, starts_at=0, opens_at=DAY), 7, 7),
         (_budget("day", spent=130, starts_at=0, opens_at=DAY), 7, 7),
         # It was made in the middle of its window: what is earlier does not count.
-        (_budget("day", spent=10, created_at=1_000, starts_at=0, opens_at=DAY), 1_100, 2_000),
+        (_budget("day", spent=10, created_at=1_000, starts_at=0, opens_at=DAY), 2_000, 11_000),
+        # One request tells no pace: what was spent in the first seconds counts as ten minutes'.
+        (_budget("day", spent=10, created_at=1_000, starts_at=0, opens_at=DAY), 1_100, 6_500),
         (_budget("lifetime", spent=10, created_at=1_000), 2_000, 11_000),
         # Rolling: in its first hour it can run out, after that it is in balance.
         (_budget("1h", spent=60, created_at=0), 1_800, 3_000),
@@ -70,6 +72,7 @@ def test_at_the_same_pace_it_is_spent_by_then_and_not_before(
     if spent >= limit:
         assert out == now
         return
-    elapsed = max(age, 1)
-    assert spent * (elapsed + out - now) >= limit * elapsed
-    assert spent * (elapsed + out - now - 1) < limit * elapsed
+    elapsed = max(age, 600)
+    left = limit - spent
+    assert spent * (out - now) >= left * elapsed
+    assert spent * (out - now - 1) < left * elapsed
