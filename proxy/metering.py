@@ -111,7 +111,9 @@ class Meter:
         raise Capped(self._refused.refused.budget if self._refused is not None else None)
 
     def _is_ahead(self, used: int) -> bool:
-        return (self._held - self._base) // self._token - used > UNSEEN_TOKENS
+        """Whether enough is held; all that it can cost is, however much was counted."""
+        ahead = (self._held - self._base) // self._token - used
+        return self._held >= self._most or ahead > UNSEEN_TOKENS
 
     async def _ask(self, used: int) -> None:
         wanted = min(self._most, self._base + (used + SLICE_TOKENS) * self._token)
