@@ -129,7 +129,7 @@ def _ledger(results: dict[str, Any]) -> tuple[str, str]:
         ]
         for load in results["ledger"]
     ]
-    header = ["load", "pairs a second", "CPU of ledger", "of client", "hold p50 ms", "in fdatasyncs"]
+    header = ["load", "pairs a second", "ledger", "client", "hold p50 ms", "in fdatasyncs"]
     title = "The ledger by itself, hold and settlement over five scopes, CPU milliseconds per pair:"
     return title, _table(header, rows)
 
