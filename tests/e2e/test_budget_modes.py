@@ -368,6 +368,29 @@ def test_budgets_of_every_kind_of_scope_apply_together(upstream: Upstream, tmp_p
         assert spent["target:up/m1"] == spent["tag:always"] == 2 * cost
 
 
+def test_a_refusal_says_when_to_come_back_and_when_that_is_no_use(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def at_length(call: Call, line: Line) -> None:
+        await line.json(completion(output=300))
+
+    upstream.scripts["m1"] = at_length
+    with serving(tmp_path, provider(upstream.base_url, "m1")) as tollway:
+        made = tollway.admin("POST", "/keys", {"name": "caller"})
+        budget = {"scope": f"key:{made['id']}", "window": "1h", "limit_usd": 0.001}
+        tollway.admin("POST", "/budgets", budget)
+        headers = {"authorization": f"Bearer {made['key']}"}
+        reply = tollway.chat("m1", max_tokens=600, headers=headers)
+        assert (reply.status_code, reply.headers.get("retry-after")) == (429, None)
+        assert "which is more than all of it" in reply.text
+        assert tollway.chat("m1", max_tokens=300, headers=headers).status_code == 200
+        tollway.rows(1)
+        reply = tollway.chat("m1", max_tokens=100, headers=headers)
+        assert reply.status_code == 429
+        assert "opens again at" in reply.text
+        assert 3_500 < int(reply.headers["retry-after"]) <= 3_660
+
+
 def test_the_first_requests_of_a_new_end_user_share_one_limit(
     upstream: Upstream, tmp_path: Path
 ) -> None:
