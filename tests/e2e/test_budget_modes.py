@@ -166,6 +166,30 @@ def test_a_whole_answer_is_heard_out_too(upstream: Upstream, tmp_path: Path) -> 
         assert (row["outcome"], row["cost_nanousd"]) == ("client_gone", 11 * 1_000 + 7 * TOKEN)
 
 
+def test_nothing_is_tried_again_for_who_is_gone(upstream: Upstream, tmp_path: Path) -> None:
+    async def closes_its_second(call: Call, line: Line) -> None:
+        if len(upstream.calls) == 2:
+            await asyncio.sleep(0.5)
+            raise ConnectionResetError
+        await line.json(completion())
+
+    upstream.scripts["m1"] = closes_its_second
+    with serving(tmp_path, metered(upstream, meterable=False)) as tollway:
+        headers = a_key(tollway, 1)
+        assert tollway.chat("m1", headers=headers).status_code == 200
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(
+                f"{tollway.url}/v1/chat/completions",
+                json={"model": "m1", "messages": [{"role": "user", "content": "Hello"}]},
+                headers=headers,
+                timeout=0.2,
+            )
+        assert upstream.calls[1].closed.wait(5)
+        assert tollway.chat("m1", headers=headers).status_code == 200  # a sign of life in between
+        assert [row["outcome"] for row in tollway.rows(3)] == ["ok", "not_dispatched", "ok"]
+        assert len(upstream.calls) == 3
+
+
 def test_who_is_not_heard_out_for_ever_stays_held_for_what_it_may_bill(
     upstream: Upstream, tmp_path: Path
 ) -> None:
