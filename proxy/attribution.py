@@ -24,10 +24,10 @@ def scopes_of(
     """
     headers = exchange.headers
     if USER_HEADER in headers:
-        user = exchange.header(USER_HEADER)
-    sent = exchange.header(TAGS_HEADER)
+        user = _text(headers[USER_HEADER])
+    sent = headers.get(TAGS_HEADER)
     if sent is not None:
-        tags = (*tags, *filter(None, (tag.strip() for tag in sent.split(","))))
+        tags = (*tags, *filter(None, (tag.strip() for tag in _text(sent).split(","))))
     if not user and not tags and not caller.tags:
         return caller.scopes
     scopes = list(caller.scopes)
@@ -47,6 +47,17 @@ def scopes_of(
             )
         scopes.append(f"tag:{tag}")
     return tuple(scopes)
+
+
+def _text(header: bytes) -> str:
+    """As most clients write what is not ASCII; else as the standard reads it.
+
+    The same user must not have one budget by header and another by body.
+    """
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return header.decode("latin-1")
 
 
 def _digest(name: str) -> str:

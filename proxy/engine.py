@@ -300,22 +300,9 @@ class Engine:
 
     async def _dispatch(self, job: Job, tried: Tried, respond: Responder) -> None:
         """One attempt, settled when this returns or raises."""
-        request, target = job.request, tried.target
-        call = Call(
-            endpoint=request.endpoint,
-            model=target.model,
-            body=request.upstream_body(
-                target.model,
-                max_tokens_field=target.max_tokens_field,
-                default_max=tried.default_max,
-                ask_usage=target.stream_usage,
-                clamp=job.clamp,
-            ),
-            stream=request.stream,
-            deadlines=target.deadlines,
-        )
         try:
-            async with self._adapters[target.provider].open(call) as answer:
+            adapter = self._adapters[tried.target.provider]
+            async with adapter.open(_call(job.request, tried, job.clamp)) as answer:
                 tried.answer_headers = answer.headers
                 tried.status = 200
                 await respond(job, tried, answer)
@@ -758,6 +745,24 @@ class Engine:
                 outcome=settlement.outcome,
             )
         )
+
+
+def _call(request: Request, tried: Tried, clamp: int | None) -> Call:
+    """What an attempt asks its provider for."""
+    target = tried.target
+    return Call(
+        endpoint=request.endpoint,
+        model=target.model,
+        body=request.upstream_body(
+            target.model,
+            max_tokens_field=target.max_tokens_field,
+            default_max=tried.default_max,
+            ask_usage=target.stream_usage,
+            clamp=clamp,
+        ),
+        stream=request.stream,
+        deadlines=target.deadlines,
+    )
 
 
 def _affordable(job: Job, target: Target, refused: Refused) -> int | None:

@@ -166,6 +166,30 @@ def test_a_whole_answer_is_heard_out_too(upstream: Upstream, tmp_path: Path) -> 
         assert (row["outcome"], row["cost_nanousd"]) == ("client_gone", 11 * 1_000 + 7 * TOKEN)
 
 
+def test_nothing_is_tried_again_for_who_is_gone(upstream: Upstream, tmp_path: Path) -> None:
+    async def closes_its_second(call: Call, line: Line) -> None:
+        if len(upstream.calls) == 2:
+            await asyncio.sleep(0.5)
+            raise ConnectionResetError
+        await line.json(completion())
+
+    upstream.scripts["m1"] = closes_its_second
+    with serving(tmp_path, metered(upstream, meterable=False)) as tollway:
+        headers = a_key(tollway, 1)
+        assert tollway.chat("m1", headers=headers).status_code == 200
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(
+                f"{tollway.url}/v1/chat/completions",
+                json={"model": "m1", "messages": [{"role": "user", "content": "Hello"}]},
+                headers=headers,
+                timeout=0.2,
+            )
+        assert upstream.calls[1].closed.wait(5)
+        assert tollway.chat("m1", headers=headers).status_code == 200  # a sign of life in between
+        assert [row["outcome"] for row in tollway.rows(3)] == ["ok", "not_dispatched", "ok"]
+        assert len(upstream.calls) == 3
+
+
 def test_who_is_not_heard_out_for_ever_stays_held_for_what_it_may_bill(
     upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -366,6 +390,29 @@ def test_budgets_of_every_kind_of_scope_apply_together(upstream: Upstream, tmp_p
         assert spent["user:ann"] == spent["tag:nightly"] == spent["model:auto"] == cost
         assert spent[f"team:{team} & user:bob"] == cost
         assert spent["target:up/m1"] == spent["tag:always"] == 2 * cost
+
+
+def test_a_refusal_says_when_to_come_back_and_when_that_is_no_use(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def at_length(call: Call, line: Line) -> None:
+        await line.json(completion(output=300))
+
+    upstream.scripts["m1"] = at_length
+    with serving(tmp_path, provider(upstream.base_url, "m1")) as tollway:
+        made = tollway.admin("POST", "/keys", {"name": "caller"})
+        budget = {"scope": f"key:{made['id']}", "window": "1h", "limit_usd": 0.001}
+        tollway.admin("POST", "/budgets", budget)
+        headers = {"authorization": f"Bearer {made['key']}"}
+        reply = tollway.chat("m1", max_tokens=600, headers=headers)
+        assert (reply.status_code, reply.headers.get("retry-after")) == (429, None)
+        assert "which is more than all of it" in reply.text
+        assert tollway.chat("m1", max_tokens=300, headers=headers).status_code == 200
+        tollway.rows(1)
+        reply = tollway.chat("m1", max_tokens=100, headers=headers)
+        assert reply.status_code == 429
+        assert "opens again at" in reply.text
+        assert 3_500 < int(reply.headers["retry-after"]) <= 3_660
 
 
 def test_the_first_requests_of_a_new_end_user_share_one_limit(
