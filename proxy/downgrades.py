@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from proxy.errors import LedgerDown
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import LedgerUnavailable
 from proxy.ledger.protocol import Ask, Standing
+from proxy.refusals import ledger_down
 from proxy.targets import Downgrade, VirtualModel
 
 PPM_PER_PERCENT = 10_000
@@ -42,10 +42,7 @@ class Downgrades:
         try:
             standing = await self._ledger.call(Ask(0, (*scopes, f"model:{model.name}")))
         except LedgerUnavailable as error:
-            raise LedgerDown(
-                f"the ledger cannot be reached, so nothing is dispatched ({error}); try again",
-                headers={"retry-after": "1"},
-            ) from None
+            raise ledger_down(error) from None
         assert isinstance(standing, Standing)
         key = (model.name, scopes)
         tier = tier_at(model.downgrades, standing.spent_ppm, self._reached.get(key, 0))

@@ -15,10 +15,12 @@ from proxy.errors import (
     ContextTooLong,
     Forbidden,
     InvalidRequest,
+    LedgerDown,
     NoTarget,
     RateLimited,
     WrongKey,
 )
+from proxy.ledger.errors import LedgerUnavailable
 from proxy.ledger.protocol import BudgetState, RateRefusal, Refused
 from proxy.pricing import format_usd
 from proxy.targets import Target
@@ -87,6 +89,14 @@ def _unpriced(target: Target, unbounded: str | None) -> ApiError:
         f"no price is known for {target.name!r}, so it is not used under a hard budget; "
         "set 'price' (or 'price: free') for it in router.yaml",
         param="model",
+    )
+
+
+def ledger_down(error: LedgerUnavailable) -> LedgerDown:
+    """The answer where money cannot be counted."""
+    return LedgerDown(
+        f"the ledger cannot be reached, so nothing is dispatched ({error}); try again",
+        headers={"retry-after": "1"},
     )
 
 

@@ -13,7 +13,7 @@ from proxy import budgets
 from proxy.ledger.faults import Fault
 from proxy.ledger.protocol import BudgetSettings, BudgetState, ConfigBudget, HardScope
 from proxy.ledger.rates import Counted
-from proxy.ledger.store import BudgetRow, Store
+from proxy.ledger.store import BudgetRow, Store, to_json
 
 Managed = Literal["api", "config", "each"]
 
@@ -287,7 +287,7 @@ class Book:
     ) -> Budget:
         """Make a budget."""
         self._store.begin()
-        row = BudgetRow(0, scope, _to_json(settings), managed, parent, self.now)
+        row = BudgetRow(0, scope, to_json(settings), managed, parent, self.now)
         budget = Budget(row._replace(id=self._store.add_budget(row)))
         self._remember(budget)
         if settings.mode == "hard" and managed != "each":
@@ -301,7 +301,7 @@ class Book:
         was_hard = self._is_hard(budget.scope)
         self._store.begin()
         for each in (budget, *self._made_from(budget)):
-            self._store.change_budget(each.id, _to_json(settings))
+            self._store.change_budget(each.id, to_json(settings))
             each.set(settings)
         self._tell(budget.scope, was_hard)
 
@@ -503,7 +503,3 @@ def _rank(part: str) -> tuple[int, str]:
     order = ("key", "user", "tag", "team", "organisation", "target", "model", "provider")
     kind = part.partition(":")[0]
     return (order.index(kind) if kind in order else len(order), part)
-
-
-def _to_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

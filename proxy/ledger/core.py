@@ -73,6 +73,7 @@ from proxy.ledger.store import (
     Synchronous,
     open_store,
     start_error,
+    to_json,
 )
 
 _log = logging.getLogger(__name__)
@@ -326,13 +327,13 @@ class Ledger:
                 attempt.provider,
                 attempt.policy,
                 attempt.route_reason,
-                _to_json(attempt.scopes),
+                to_json(attempt.scopes),
                 amount,
                 floor,
                 attempt.deadline,
                 attempt.revision,
                 attempt.priced,
-                _to_json([(balance.budget_id, balance.window_start) for balance in legs]),
+                to_json([(balance.budget_id, balance.window_start) for balance in legs]),
                 attempt.tokens,
             )
         )
@@ -600,7 +601,7 @@ class Ledger:
         self._rates.replace(self._configured, op.limits)
         self._configured = op.limits
         self._notices.set_percents(op.alert_percents, self._book)
-        applied = AppliedRow(op.revision, _to_json(op.limits), _to_json(op.alert_percents))
+        applied = AppliedRow(op.revision, to_json(op.limits), to_json(op.alert_percents))
         if applied != self._store.read_applied():
             self._store.begin()
             self._store.put_applied(applied)
@@ -686,7 +687,7 @@ class Ledger:
         if not self._rates:
             return
         scopes_of = msgspec.json.Decoder(list[str]).decode
-        for row in self._store.read_counted(self._clock - rates.MINUTE_S):
+        for row in self._store.read_counted(self._clock - rates.COUNTED_S):
             hold = self._holds.get(row.attempt)
             meters = self._rates.meters_of(dict.fromkeys(scopes_of(row.scopes)))
             tokens = row.tokens if row.settled_tokens is None else row.settled_tokens
@@ -804,7 +805,3 @@ def _unavailable(op: Step, error: sqlite3.Error) -> Failed | None:
         return None
     seq = 0 if isinstance(op, Hello | CloseSession | ReleaseExpired) else op.seq
     return Failed(seq, "unavailable", f"the ledger could not write: {error}")
-
-
-def _to_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

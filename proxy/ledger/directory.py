@@ -22,7 +22,7 @@ from proxy.ledger.protocol import (
     UpdateGroup,
     UpdateKey,
 )
-from proxy.ledger.store import GroupRow, KeyRow, Store
+from proxy.ledger.store import GroupRow, KeyRow, Store, to_json
 
 _LONGEST_LABEL = 256
 """Characters of what people call a key or a group."""
@@ -104,7 +104,7 @@ class Directory:
                 key.key_id,
                 key.digest,
                 key.hint,
-                _to_json(key.settings),
+                to_json(key.settings),
                 key.created_at,
                 key.revoked_at,
                 key.previous_digest,
@@ -166,7 +166,7 @@ class Directory:
             GroupRow(
                 group.group_id,
                 group.kind,
-                _to_json(group.settings),
+                to_json(group.settings),
                 group.created_at,
                 group.deleted_at,
             )
@@ -244,7 +244,3 @@ def _group(row: GroupRow) -> GroupRecord:
         created_at=row.created_at,
         deleted_at=row.deleted_at,
     )
-
-
-def _to_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -12,7 +12,7 @@ import msgspec
 
 from proxy.ledger.book import Book, Budget
 from proxy.ledger.protocol import Alert, AlertRaised, RaiseAlert
-from proxy.ledger.store import AlertRow, Store
+from proxy.ledger.store import AlertRow, Store, to_json
 from proxy.pricing import format_usd
 
 _DAY_S = 86_400
@@ -54,13 +54,12 @@ class Notices:
         window = state.settings.window
         # A rolling window has no beginning that could tell one occasion from the next.
         since = book.now // _DAY_S if budget.length_s is not None else budget.starts_at
-        opens = "" if state.opens_at is None or budget.length_s else " of this window"
         self._raise(
             f"budget:{budget.id}:{since}:{budget.limit}:{percent}",
             now=book.now,
             kind="budget",
             subject=budget.scope,
-            text=f"{budget.scope} has spent {percent} % of its {window} budget{opens}: "
+            text=f"{budget.scope} has spent {percent} % of its {window} budget: "
             f"{format_usd(state.spent_nanousd)} of {format_usd(budget.limit)}",
             percent=percent,
             amount_nanousd=state.spent_nanousd,
@@ -116,7 +115,7 @@ class Notices:
         self._store.begin()
         number = self._store.new_alert_id()
         alert = Alert(alert_id=number, raised_at=now, **fields)
-        row = AlertRow(number, occasion, alert.kind, now, alert.subject, _to_json(alert))
+        row = AlertRow(number, occasion, alert.kind, now, alert.subject, to_json(alert))
         if not self._store.add_alert(row):
             return None
         self.undelivered[number] = alert
@@ -130,7 +129,3 @@ def _share(limit: int, percent: int) -> int:
 
 def _alert(row: AlertRow) -> Alert:
     return msgspec.json.decode(row.alert, type=Alert)
-
-
-def _to_json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -561,6 +561,11 @@ class Reserved(msgspec.Struct, frozen=True, array_like=True, tag=1):
     tokens: Rate | None = None
 
 
+def is_of_target(scope: str) -> bool:
+    """Whether a scope is of what is asked, and not of who asks."""
+    return scope.startswith(("target:", "provider:"))
+
+
 class RateRefusal(msgspec.Struct, frozen=True, array_like=True):
     """Which limit is in the way, and for how long if nobody else comes.
 
@@ -571,6 +576,11 @@ class RateRefusal(msgspec.Struct, frozen=True, array_like=True):
     kind: Literal["requests", "tokens", "concurrent"]
     limit: int
     retry_ms: int
+
+    @property
+    def is_of_target(self) -> bool:
+        """Whether another target may do, since it is not the caller's own limit."""
+        return is_of_target(self.scope)
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):

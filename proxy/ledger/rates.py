@@ -11,9 +11,9 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
-from proxy.ledger.protocol import Limits, Rate, RateRefusal
+from proxy.ledger.protocol import Limits, Rate, RateRefusal, is_of_target
 
-MINUTE_S = 61
+COUNTED_S = 61
 """Whatever began longer ago counts for no limit."""
 
 _TENTHS = 10
@@ -194,12 +194,12 @@ def refusal(meters: list[Meter], now: float, tokens: int, number: int) -> RateRe
     refused = [
         one
         for meter in meters
-        if number == 1 or _is_of_target(meter)
+        if number == 1 or is_of_target(meter.scope)
         for one in meter.refusals(now, tokens)
     ]
     if not refused:
         return None
-    own = [one for one in refused if not one.scope.startswith(_OF_TARGETS)]
+    own = [one for one in refused if not one.is_of_target]
     return max(own or refused, key=_wait)
 
 
@@ -209,7 +209,7 @@ def count(meters: list[Meter], now: float, tokens: int, number: int, *, is_open:
     for meter in meters:
         meter.requests.expire(now)
         meter.tokens.expire(now)
-        if number == 1 or _is_of_target(meter):
+        if number == 1 or is_of_target(meter.scope):
             meter.requests.add(now, 1)
         meter.open += is_open
         places.append((meter, meter.tokens.add(now, tokens)))
@@ -218,7 +218,7 @@ def count(meters: list[Meter], now: float, tokens: int, number: int, *, is_open:
 
 def tightest(meters: list[Meter], now: float) -> tuple[Rate | None, Rate | None]:
     """The limits on requests and on tokens of which least is left, those of targets aside."""
-    own = [meter for meter in meters if not _is_of_target(meter)]
+    own = [meter for meter in meters if not is_of_target(meter.scope)]
     requests = [rate for m in own if (rate := m.requests_rate(now)) is not None]
     tokens = [rate for m in own if (rate := m.tokens_rate(now)) is not None]
     return min(requests, key=_left, default=None), min(tokens, key=_left, default=None)
@@ -232,9 +232,4 @@ def _wait(refused: RateRefusal) -> float:
     return refused.retry_ms or math.inf
 
 
-def _is_of_target(meter: Meter) -> bool:
-    return meter.scope.startswith(_OF_TARGETS)
-
-
 _NONE = Limits()
-_OF_TARGETS = ("target:", "provider:")

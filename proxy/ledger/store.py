@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import msgspec
+
 from proxy.ledger.errors import (
     LedgerCorrupt,
     LedgerLocked,
@@ -450,6 +452,11 @@ class Store:
         self._db.executemany("DELETE FROM corrections WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM settlements WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM attempts WHERE id = ?", numbers)
+
+
+def to_json(value: object) -> str:
+    """What a column of JSON holds."""
+    return msgspec.json.encode(value).decode()
 
 
 def open_store(path: Path, *, synchronous: Synchronous = "FULL") -> Store:

@@ -461,6 +461,20 @@ def test_rates_hold_across_workers_and_say_when_to_come_back(
         assert len(upstream.calls) == 5
 
 
+def test_the_keys_of_a_team_share_its_rate(upstream: Upstream, tmp_path: Path) -> None:
+    with serving(tmp_path, provider(upstream.base_url, "m1"), "--workers", "2") as tollway:
+        team = tollway.admin("POST", "/teams", {"name": "t", "requests_per_minute": 3})["id"]
+        keys = [
+            tollway.admin("POST", "/keys", {"name": name, "team_id": team})["key"]
+            for name in ("one", "two")
+        ]
+        replies = [
+            tollway.chat("m1", headers={"authorization": f"Bearer {keys[n % 2]}"}) for n in range(4)
+        ]
+        assert [reply.status_code for reply in replies] == [200, 200, 200, 429]
+        assert f"team:{team}" in replies[-1].json()["error"]["message"]
+
+
 def test_concurrent_requests_are_counted_across_workers(upstream: Upstream, tmp_path: Path) -> None:
     generated: list[int] = []
     upstream.scripts["m1"] = paced(100_000, generated, pause_s=0.05)

@@ -1,0 +1,420 @@
+"""What an attempt holds before it is made, and how it is settled, whatever became of it.
+
+Settling is synchronous, so that no cancellation can come between an attempt and its settlement.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from adapters.base import AdapterError, ConnectionLost, UpstreamError, UpstreamTimeout
+from proxy import costs, pricing
+from proxy.auth import Caller
+from proxy.clock import Clock
+from proxy.costs import Request
+from proxy.errors import ApiError
+from proxy.http import Exchange
+from proxy.ledger.client import LedgerClient
+from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
+from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
+from proxy.ledger.protocol import Usage as LedgerUsage
+from proxy.metering import Meter
+from proxy.refusals import ledger_down, refused_money
+from proxy.targets import Target
+from proxy.telemetry import Metrics
+from proxy.wire import answers, chunks
+from proxy.wire import usage as wire_usage
+
+# An orphan's uncertain remainder is released after this long: longer than any provider answers.
+ORPHAN_DEADLINE_S = 3600
+CLAMP_HEADER = b"x-tollway-clamp"
+
+_logger = logging.getLogger("tollway")
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way."""
+
+    exchange: Exchange
+    caller: Caller
+    request: Request
+    request_id: str
+    began_at: float
+    upstream_s: float = 0.0
+    attempts: int = 0
+    remaining_nanousd: int | None = None
+    last: Tried | None = None
+    has_waited: bool = False
+    """It has waited for held money once, which is all the waiting it does."""
+    unsent: Settlement | None = None
+    """Of an attempt that failed: it goes to the ledger together with the next hold."""
+    scopes: tuple[str, ...] = ()
+    """Of the caller and of what the request says of itself; targets add theirs."""
+    requests: Rate | None = None
+    tokens: Rate | None = None
+    """Limits of the caller, as of the last hold."""
+    downgrade: str = ""
+    """The tier that a spent budget has brought the virtual model down to."""
+    clamp: int | None = None
+    """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
+    is_gone: bool = False
+    """The client left, and the provider is heard out for what it bills."""
+    virtual_model: str = ""
+    policy: str = ""
+    revision: int = 0
+
+    @property
+    def left_nanousd(self) -> int | None:
+        """What the tightest hard budget has left: after the last hold, or its cost once settled."""
+        tried = self.last
+        if self.remaining_nanousd is None or tried is None or tried.settlement is None:
+            return self.remaining_nanousd
+        return self.remaining_nanousd + tried.held_nanousd - tried.settlement.cost_nanousd
+
+
+@dataclass(slots=True)
+class Tried:
+    """One attempt while it runs, and how it ended."""
+
+    id: int
+    target: Target
+    default_max: int | None
+    """The maximum written into the request; None leaves it as it is."""
+    hold_nanousd: int
+    """The most it can cost."""
+    held_nanousd: int
+    """What it held to begin with."""
+    dispatched_at: float
+    meter: Meter | None = None
+    """What raises its hold as it flows; None where all of it is held."""
+    first_token_s: float | None = None
+    status: int = 0
+    """The HTTP status of its answer, 0 while there is none."""
+    settlement: Settlement | None = None
+    usage: pricing.Usage | None = None
+    told: answers.Facts | chunks.Stream | None = None
+    """What the provider said of the cost: its service tier, and in some cases the sum itself."""
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    last_events: bytes = b""
+    """What the client is still to get of a stream that a budget cut."""
+
+
+class Attempts:
+    """Holds and settles the attempts of requests. One per worker."""
+
+    def __init__(self, ledger: LedgerClient, metrics: Metrics, clock: Clock) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._clock = clock
+        self._warned: set[str] = set()
+        """What was said once and is not said again: which targets have attempts without a price."""
+
+    async def reserve(self, job: Job, target: Target, reason: str) -> Tried:
+        """Hold what an attempt needs; with a smaller maximum if that helps, and is wanted."""
+        job.clamp = None
+        try:
+            return await self._reserve_once(job, target, reason)
+        except MoneyRefused as refusal:
+            job.clamp = _affordable(job, target, refusal.refused)
+            if job.clamp is None:
+                raise
+        return await self._reserve_once(job, target, reason)
+
+    async def _reserve_once(self, job: Job, target: Target, reason: str) -> Tried:
+        request, caller = job.request, job.caller
+        scopes = (*job.scopes, *target.scopes)
+        if job.virtual_model:
+            scopes = (*scopes, f"model:{job.virtual_model}")
+        default_max = None
+        if self._ledger.hard_scopes.cover(scopes):
+            default_max = costs.default_maximum(request, target)
+        bounds = costs.bounds_of(
+            request,
+            target,
+            request.max_output_tokens if job.clamp is None else job.clamp,
+            default_max,
+            metered=request.stream and target.meterable and caller.at_cap != "finish",
+        )
+        unbounded = costs.unbounded(request, target)
+        job.attempts += 1
+        attempt = Attempt(
+            attempt=self._ledger.new_attempt_id(),
+            request_id=job.request_id,
+            number=job.attempts,
+            endpoint=request.endpoint,
+            key_id=caller.key_id,
+            virtual_model=job.virtual_model,
+            target=target.name,
+            provider=target.provider,
+            policy=job.policy,
+            route_reason=reason,
+            scopes=scopes,
+            hold_nanousd=bounds.most,
+            floor_nanousd=bounds.floor,
+            deadline=int(self._clock.time()) + ORPHAN_DEADLINE_S,
+            revision=job.revision,
+            priced=target.price is not None and (target.is_free or unbounded is None),
+            least_nanousd=bounds.least,
+            tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
+        )
+        try:
+            settles, job.unsent = job.unsent, None
+            reserved = await self._ledger.reserve(attempt, settles, may_wait=not job.has_waited)
+        except BudgetRefused as error:
+            job.attempts -= 1
+            job.has_waited |= error.refused.held
+            self._metrics.refusals.labels(error.refused.reason).inc()
+            answer = refused_money(error.refused, target, unbounded=unbounded, clock=self._clock)
+            raise MoneyRefused(answer, error.refused, caller) from None
+        except LedgerUnavailable as error:
+            job.attempts -= 1
+            raise ledger_down(error) from None
+        if not attempt.priced:
+            self._note_unpriced(target, unbounded)
+        job.remaining_nanousd = reserved.remaining_nanousd
+        job.requests, job.tokens = reserved.requests, reserved.tokens
+        job.last = Tried(
+            id=attempt.attempt,
+            target=target,
+            default_max=default_max,
+            hold_nanousd=bounds.most,
+            held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
+            dispatched_at=time.perf_counter(),
+        )
+        if reserved.hold_nanousd is not None:
+            job.last.meter = Meter(
+                base=bounds.base,
+                token=bounds.token,
+                held=reserved.hold_nanousd,
+                most=bounds.most,
+                extend=partial(self._ledger.extend, attempt.attempt),
+            )
+        return job.last
+
+    def billed(self, request: Request, tried: Tried, usage: pricing.Usage) -> int:
+        """What an answered attempt cost: the provider's own word where that counts."""
+        told = tried.told
+        if told is None:
+            return costs.cost_of(request, tried.target, usage)
+        if told.cost is not None:
+            if told.cost.nanousd is not None:
+                return told.cost.nanousd
+            _logger.warning(
+                "%s reports %s: not believed, the cost is computed from its usage",
+                tried.target.name,
+                told.cost.problem,
+            )
+        return costs.cost_of(request, tried.target, usage, told.service_tier)
+
+    def _note_unpriced(self, target: Target, unbounded: str | None) -> None:
+        """Count an attempt of unknown cost, and say so once for each target and reason."""
+        self._metrics.unpriced.labels(target.metric_name).inc()
+        what = "a price" if target.price is None else f"what {unbounded!r} costs"
+        if (line := f"{target.metric_name}: {what} is not known") not in self._warned:
+            self._warned.add(line)
+            _logger.warning("%s, so that attempts may cost more than their rows say", line)
+
+    def _settle(
+        self,
+        job: Job,
+        tried: Tried,
+        outcome: Outcome,
+        usage: pricing.Usage,
+        *,
+        estimated: bool,
+        cost_nanousd: int | None = None,
+        uncertain_nanousd: int = 0,
+        error: str = "",
+        falls_back: bool = False,
+    ) -> None:
+        assert tried.settlement is None
+        if job.is_gone and outcome == "ok":
+            outcome = "client_gone"
+        total_s = time.perf_counter() - tried.dispatched_at
+        first = tried.first_token_s
+        cost = self.billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
+        tried.usage = usage
+        tried.settlement = Settlement(
+            attempt=tried.id,
+            outcome=outcome,
+            cost_nanousd=cost,
+            usage=LedgerUsage(
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+                usage.cache_write_tokens,
+                usage.cache_write_1h_tokens,
+            ),
+            estimated=estimated,
+            status=tried.status,
+            first_token_us=None if first is None else int(first * 1e6),
+            total_us=int(total_s * 1e6),
+            error=error[:500],
+            uncertain_nanousd=uncertain_nanousd,
+        )
+        if falls_back:
+            job.unsent = tried.settlement
+        else:
+            self._ledger.settle(tried.settlement)
+        self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
+
+    def progressed(self, job: Job, tried: Tried, stream: chunks.Stream) -> None:
+        """Say what an open stream has cost so far, in case its worker dies."""
+        output_bytes = stream.output_bytes + costs.LOST_BYTES
+        seen = wire_usage.estimated(job.request.input_tokens, output_bytes, stream.output_events)
+        # Of a metered stream what it holds now: more would exceed the budget if we die here.
+        held = tried.hold_nanousd if tried.meter is None else tried.meter.held_nanousd
+        self._ledger.set_floor(tried.id, min(costs.cost_of(job.request, tried.target, seen), held))
+
+    def settle_last(self, job: Job) -> None:
+        """Settle the failed attempt that no other followed, if there is one."""
+        if job.unsent is not None:
+            self._ledger.settle(job.unsent)
+
+    def settle_answered(
+        self,
+        job: Job,
+        tried: Tried,
+        usage: pricing.Usage | None,
+        output_bytes: int,
+        output_events: int = 0,
+    ) -> None:
+        """Settle an answer that came in full, by its provider's word if it has one."""
+        if usage is None:
+            self.settle_estimated(
+                job, tried, "ok", "", output_bytes=output_bytes, output_events=output_events
+            )
+        else:
+            self._settle(job, tried, "ok", usage, estimated=False)
+
+    def settle_estimated(
+        self,
+        job: Job,
+        tried: Tried,
+        outcome: Outcome,
+        error: str,
+        *,
+        output_bytes: int,
+        output_events: int = 0,
+        falls_back: bool = False,
+    ) -> None:
+        """Without the provider's own word: what was seen, never more than it could cost.
+
+        What a provider may bill besides stays held for a while: where nobody heard it out, and
+        what a stream that was cut may have had on its way.
+        """
+        usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
+        cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
+        uncertain = 0
+        if job.is_gone:
+            uncertain = tried.hold_nanousd - cost
+        elif tried.meter is not None:
+            uncertain = tried.meter.unseen(cost)
+            if outcome == "capped":  # with nothing left, an estimate that is too low would show
+                uncertain = max(0, tried.meter.most_of(output_events, output_bytes) - cost)
+        self._settle(
+            job,
+            tried,
+            outcome,
+            usage,
+            estimated=True,
+            cost_nanousd=cost,
+            uncertain_nanousd=uncertain,
+            error=error,
+            falls_back=falls_back,
+        )
+
+    def settle_failed(self, job: Job, tried: Tried, error: AdapterError) -> None:
+        """An attempt that failed before a payload: free where the provider said no, or never heard.
+
+        A provider that fell silent after it had the request may bill what it read; one that had
+        closed a kept-alive connection has most likely read nothing.
+        """
+        if tried.settlement is not None:
+            return
+        if isinstance(error, UpstreamError) or not error.dispatched or is_stale(error):
+            answered = isinstance(error, UpstreamError)
+            outcome: Outcome = "upstream_error" if answered else "not_dispatched"
+            tried.status = error.status if isinstance(error, UpstreamError) else 0
+            nothing = pricing.Usage(input_tokens=0, output_tokens=0)
+            self._settle(
+                job,
+                tried,
+                outcome,
+                nothing,
+                estimated=False,
+                cost_nanousd=0,
+                error=error.message,
+                falls_back=True,
+            )
+            return
+        if tried.usage is not None:
+            outcome = "broken"
+            self._settle(
+                job,
+                tried,
+                outcome,
+                tried.usage,
+                estimated=False,
+                error=error.message,
+                falls_back=True,
+            )
+            return
+        outcome = "timeout" if isinstance(error, UpstreamTimeout) else "broken"
+        self.settle_estimated(job, tried, outcome, error.message, output_bytes=0, falls_back=True)
+
+    def settle_broken(
+        self, job: Job, tried: Tried, stream: chunks.Stream, outcome: Outcome, error: str
+    ) -> pricing.Usage:
+        """Settle a stream that was cut, and say what it must have taken."""
+        if stream.usage is not None and stream.is_finished:
+            self._settle(job, tried, outcome, stream.usage, estimated=False, error=error)
+        else:
+            self.settle_estimated(
+                job,
+                tried,
+                outcome,
+                error,
+                output_bytes=stream.output_bytes,
+                output_events=stream.output_events,
+            )
+        assert tried.usage is not None
+        return tried.usage
+
+
+class MoneyRefused(Exception):
+    """The ledger refused an attempt; `answer` is what the client gets if no target is left."""
+
+    def __init__(self, answer: ApiError, refused: Refused, caller: Caller) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+        self.refused = refused
+        self._caller = caller
+
+    @property
+    def ends_the_route(self) -> bool:
+        """Whether no other target can help, or the caller wants none."""
+        if self.refused.rate is not None:
+            return not self.refused.rate.is_of_target
+        return self.refused.reason == "key_revoked" or (
+            self.refused.reason == "budget" and self._caller.at_cap == "stop"
+        )
+
+
+def _affordable(job: Job, target: Target, refused: Refused) -> int | None:
+    """The maximum to try again with, where the caller wants that and it helps."""
+    wants = job.caller.clamp or job.exchange.header(CLAMP_HEADER) == "true"
+    if not wants or refused.reason != "budget" or refused.budget is None:
+        return None
+    return costs.affordable_maximum(job.request, target, refused.budget.left_nanousd)
+
+
+def is_stale(error: AdapterError) -> bool:
+    """Whether a kept-alive connection was closed before the request was read, most likely."""
+    return isinstance(error, ConnectionLost) and error.stale
