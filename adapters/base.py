@@ -1,9 +1,26 @@
 """The contract between Tollway and a provider: what is asked, what comes back, what can go wrong.
 
-The lingua franca is OpenAI's chat-completions JSON: an adapter takes such a request body and
-answers with such a body, or with the payloads of such a stream, whatever its provider speaks.
+Each endpoint has one JSON dialect, which its requests and answers are in, whatever the provider
+speaks: OpenAI's, but for `messages` and `count_tokens`, which are Anthropic's, and `rerank`, which
+is Cohere's (version 2). Every adapter takes `chat` or `embeddings`, or both: OpenAI's chat
+completions are the lingua franca. One whose provider speaks another of the dialects takes that
+endpoint too (`speaks`), so that nothing is lost by translating there and back.
+
+Chat goes beyond OpenAI's reference where many servers and clients agree on how:
+
+- `reasoning_content` (a message's, or a delta's) is the text of what the model thought;
+- `reasoning_details` (a list, as OpenRouter documents it) holds what must go back unchanged with
+  it: `{"type": "reasoning.text", "text", "signature"}`, `{"type": "reasoning.encrypted", "data"}`.
+  A message has the whole of it; in a stream the text comes as `reasoning_content` alone, and an
+  entry with the signature when its text is complete;
+- `tool_calls[].extra_content.google.thought_signature` is Gemini's;
+- `cache_control` on a content part, a message or a tool is Anthropic's marker;
+- `usage.prompt_tokens_details` has `cached_tokens` and `cache_write_tokens`, both parts of
+  `prompt_tokens`; `usage.cache_creation.ephemeral_1h_input_tokens` is the part of the latter that
+  is kept for an hour.
 
     AdapterError                 something went wrong upstream; the attempt failed
+    |- Unsupported               the provider has no such parameter; nothing was sent
     |- ConnectFailed             no connection; nothing was sent, nothing can be billed
     |- ConnectionLost            the connection broke before the answer was whole
     |- UpstreamTimeout           a deadline passed (connect, first byte, between bytes)
@@ -20,12 +37,25 @@ answers with such a body, or with the payloads of such a stream, whatever its pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-Endpoint = Literal["chat", "embeddings"]
+Endpoint = Literal[
+    "chat",
+    "messages",
+    "count_tokens",
+    "responses",
+    "completions",
+    "embeddings",
+    "rerank",
+    "moderations",
+    "images",
+    "transcriptions",
+    "speech",
+]
+"""What is asked for, and the dialect it is asked in."""
 
 
 class AdapterError(Exception):
@@ -41,6 +71,16 @@ class AdapterError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class Unsupported(AdapterError):
+    """The request has a parameter that cannot be carried to this provider; `param` names it."""
+
+    dispatched = False
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ConnectFailed(AdapterError):
@@ -143,8 +183,12 @@ class Deadlines:
 class Call:
     """One dispatch: what an adapter needs to know to open it.
 
-    `body` is a complete OpenAI request (JSON, UTF-8) whose `model` is already the provider's own
-    name for the model; `stream` tells which kind of answer it asks for.
+    `body` is a complete request in the endpoint's dialect whose `model` is already the provider's
+    own name for the model: JSON in UTF-8, unless `content_type` says otherwise. `stream` tells
+    which kind of answer it asks for. `headers` are the client's own for this provider (such as
+    `anthropic-beta`). `default_max_tokens` is for a provider that must be told a maximum and a
+    request that sets none. With `drop_params` a parameter that cannot be carried is left out and
+    named in `Answer.dropped`; without it the adapter raises `Unsupported`.
     """
 
     endpoint: Endpoint
@@ -153,27 +197,39 @@ class Call:
     stream: bool
     deadlines: Deadlines
     headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = "application/json"
+    default_max_tokens: int | None = None
+    drop_params: bool = False
 
 
 class Answer(Protocol):
     """What a provider sends back for one `Call`, status 2xx.
 
-    Exactly one of the two readers is used, by `Call.stream`. Both raise `AdapterError`s only.
+    Exactly one of the three readers is used: `payloads` of a call that streams, `pieces` of one
+    for speech, otherwise `body`. All raise `AdapterError`s only.
     """
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The provider's reply headers, names in lower case."""
 
+    @property
+    def dropped(self) -> Sequence[str]:
+        """The paths of what the provider was not told, such as `logit_bias`."""
+
     async def body(self) -> bytes:
-        """The whole JSON answer of a call that does not stream."""
+        """The whole answer of a call that does not stream."""
 
     async def payloads(self) -> Sequence[bytes]:
-        """The next complete `data:` payloads of a stream, as many as are at hand; at least one.
+        """The next complete payloads of a stream, as many as are at hand; at least one.
 
-        Empty exactly once, after the provider's own end mark (OpenAI's `[DONE]`, or what the
-        dialect has in its place). A stream that ends without its mark raises `ConnectionLost`.
+        Each is the JSON of one event of the endpoint's dialect, without a provider's end mark.
+        Empty exactly once, after that mark (OpenAI's `[DONE]`, or what the dialect has in its
+        place). A stream that ends without its mark raises `ConnectionLost`.
         """
+
+    async def pieces(self) -> bytes:
+        """The next bytes of an answer that is no text, as they come; empty at its end."""
 
 
 class Adapter(Protocol):
@@ -186,6 +242,10 @@ class Adapter(Protocol):
     @property
     def demonstration(self) -> bool:
         """True where answers are made up: never chosen while a real target is configured."""
+
+    @property
+    def speaks(self) -> Set[Endpoint]:
+        """The endpoints whose calls it takes."""
 
     def open(self, call: Call) -> AbstractAsyncContextManager[Answer]:
         """Dispatch the call. Entering raises an `AdapterError` unless the provider said 2xx."""

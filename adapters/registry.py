@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from adapters.base import Adapter
+from adapters.base import Adapter, Endpoint
 from adapters.openai_compatible import OpenAICompatible
 from adapters.scripted import Scripted
 
@@ -33,11 +33,16 @@ class Settings:
 class Entry:
     """One adapter: how it is made, and whether its answers are made up.
 
-    `meterable` says that whatever it speaks to stops generating and billing a stream that is
-    closed; where that depends on the provider, it is False.
+    `speaks` are the endpoints whose calls it takes; `base_url` is where its provider is, unless the
+    configuration says otherwise, and None where only the configuration can say. `meterable` says
+    that whatever it speaks to stops generating and billing a stream that is closed; where that
+    depends on the provider, it is False.
     """
 
     make: Callable[[Settings], Adapter]
+    speaks: Set[Endpoint]
+    base_url: str | None = None
+    needs_base_url: bool = True
     demonstration: bool = False
     meterable: bool = False
 
@@ -58,8 +63,14 @@ def _scripted(settings: Settings) -> Adapter:
 
 
 BUILT_IN: Mapping[str, Entry] = {
-    "openai_compatible": Entry(make=_openai_compatible),
-    "scripted": Entry(make=_scripted, demonstration=True, meterable=True),
+    "openai_compatible": Entry(make=_openai_compatible, speaks=OpenAICompatible.speaks),
+    "scripted": Entry(
+        make=_scripted,
+        speaks=Scripted.speaks,
+        needs_base_url=False,
+        demonstration=True,
+        meterable=True,
+    ),
 }
 
 
@@ -68,10 +79,27 @@ def names() -> tuple[str, ...]:
     return (*BUILT_IN, *(point.name for point in entry_points(group="tollway.adapters")))
 
 
+def speaks(adapter: str) -> Set[Endpoint]:
+    """The endpoints whose calls an adapter takes; of another package's, those of plain chat."""
+    return BUILT_IN[adapter].speaks if adapter in BUILT_IN else frozenset({"chat", "embeddings"})
+
+
+def base_url(adapter: str) -> str | None:
+    """Where an adapter's provider is, unless the configuration says otherwise."""
+    return BUILT_IN[adapter].base_url if adapter in BUILT_IN else None
+
+
+def needs_base_url(adapter: str) -> bool:
+    """Whether `router.yaml` must say where the provider is."""
+    entry = BUILT_IN.get(adapter)
+    return entry is not None and entry.needs_base_url and entry.base_url is None
+
+
 def make(adapter: str, settings: Settings) -> Adapter:
     """A provider's adapter; raises `KeyError` (unknown name) or `ValueError` (bad settings)."""
     if adapter in BUILT_IN:
-        return BUILT_IN[adapter].make(settings)
+        entry = BUILT_IN[adapter]
+        return entry.make(replace(settings, base_url=settings.base_url or entry.base_url or ""))
     for point in entry_points(group="tollway.adapters"):
         if point.name == adapter:
             maker: Callable[[Settings], Adapter] = point.load()

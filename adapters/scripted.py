@@ -27,6 +27,7 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
+    Set,
 )
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -41,10 +42,11 @@ from adapters.base import (
     Call,
     ConnectFailed,
     ConnectionLost,
+    Endpoint,
     ModelNotFound,
     UpstreamTimeout,
 )
-from adapters.openai_compatible import error_family
+from adapters.failures import error_family
 
 _TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 _DEFAULT_DIMENSIONS = 256
@@ -126,6 +128,7 @@ class Scripted:
     """A provider that keeps to its script."""
 
     demonstration = True
+    speaks: Set[Endpoint] = frozenset({"chat", "embeddings"})
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -285,27 +288,31 @@ def _read(call: Call, kind: type[_Request]) -> _Request:
 # --- what is answered -----------------------------------------------------------------------------
 
 
-class _Whole:
+class _Answer:
     headers: Mapping[str, str] = {}
+    dropped: Sequence[str] = ()
 
+    async def body(self) -> bytes:
+        raise AssertionError("this call asked for a stream")
+
+    async def payloads(self) -> Sequence[bytes]:
+        raise AssertionError("this call did not ask for a stream")
+
+    async def pieces(self) -> bytes:
+        raise AssertionError("this call asked for text")
+
+
+class _Whole(_Answer):
     def __init__(self, say: Callable[[], Awaitable[bytes]]) -> None:
         self._say = say
 
     async def body(self) -> bytes:
         return await self._say()
 
-    async def payloads(self) -> Sequence[bytes]:
-        raise AssertionError("this call did not ask for a stream")
 
-
-class _Streamed:
-    headers: Mapping[str, str] = {}
-
+class _Streamed(_Answer):
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
         self._events = events
-
-    async def body(self) -> bytes:
-        raise AssertionError("this call asked for a stream")
 
     async def payloads(self) -> Sequence[bytes]:
         async for event in self._events:

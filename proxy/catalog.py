@@ -49,7 +49,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A provider that answers OpenAI's dialect at `base_url`.
+    """A provider at `base_url`, asked by an `adapter`.
 
     The first of the `api_key_env` variables that is set holds the key; `base_url_env` names one
     that overrides the address. `price_provider` is its id in the price snapshot. `stream_options`
@@ -59,6 +59,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     id: Text
+    adapter: Text = "openai_compatible"
     api_key_env: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
     base_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+(/[^?#]+)?$")]
     base_url_env: Text | None = None

@@ -191,6 +191,8 @@ class Provider(_Strict, frozen=True):
     """Whether the cost in its usage objects is what it charges; unset, as the catalogue says."""
     meterable: bool | None = None
     """Whether it stops billing a stream that is closed; unset, as adapter and catalogue say."""
+    drop_params: bool | None = None
+    """As at the top level, for its targets alone."""
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
@@ -299,6 +301,8 @@ class Config(_Strict, frozen=True):
     budgets: list[Budget] = []
     unpriced: Unpriced = "refuse"
     """What becomes of targets without a known price."""
+    drop_params: bool = False
+    """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
 
 
@@ -310,6 +314,7 @@ class _Top(_Strict, frozen=True):
     models: dict[str, Any] | None = None
     budgets: list[Any] | None = None
     unpriced: Unpriced = "refuse"
+    drop_params: bool = False
     alerts: dict[str, Any] | None = None
 
 
@@ -361,6 +366,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
             for i, value in enumerate(top.budgets or [])
         ],
         unpriced=top.unpriced,
+        drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
     )
     _check(file, config)
@@ -516,7 +522,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         raise file.error(
             (*path, "adapter"), f"unknown adapter {provider.adapter!r}; known: {known}"
         )
-    if provider.base_url is None and provider.adapter == "openai_compatible":
+    if provider.base_url is None and adapter_registry.needs_base_url(provider.adapter):
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:

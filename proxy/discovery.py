@@ -124,6 +124,7 @@ def _from_catalog(
     if not base_url or _is_own(base_url, own_port):
         base_url = entry.base_url
     return Provider(
+        adapter=entry.adapter,
         base_url=base_url.rstrip("/"),
         api_key=key,
         max_tokens_field=entry.max_tokens_field,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
@@ -62,6 +62,10 @@ class Target:
     """The configured name behind which it is counted: bounded, whatever clients ask for."""
     service_tier: str | None = None
     """What the account is billed at where a request leaves the tier open; None if not known."""
+    speaks: Set[Endpoint] = frozenset({"chat", "embeddings"})
+    """The endpoints whose requests its adapter takes as they are."""
+    drop_params: bool = False
+    """Whether what it has no parameter for is left out of requests, and told, not refused."""
     reports_cost: bool = False
     """Whether its own word of what an attempt cost is taken."""
     meterable: bool = False
@@ -233,6 +237,7 @@ class _Maker:
     provider: cfg.Provider
     known: Mapping[str, catalog.Model]
     unpriced: cfg.Unpriced
+    drop_params: bool
     catalogued: catalog.Provider | None
     """What is known of the service at this address, whatever name the configuration gives it."""
     book: PriceBook
@@ -285,6 +290,8 @@ class _Maker:
             demonstration=adapter is not None and adapter.demonstration,
             metric_name=metric_name or target.target,
             service_tier=self.provider.service_tier,
+            speaks=adapter_registry.speaks(self.provider.adapter),
+            drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,
                 self.catalogued is not None and self.catalogued.reports_cost,
@@ -362,7 +369,8 @@ def _price_of_unpriced(unpriced: cfg.Unpriced) -> Price | None:
 
 def _at(known: catalog.Catalog, provider: cfg.Provider) -> catalog.Provider | None:
     """The catalogue's entry of the service that a provider's requests really go to."""
-    host = urlsplit(provider.base_url or "").hostname
+    base_url = provider.base_url or adapter_registry.base_url(provider.adapter) or ""
+    host = urlsplit(base_url).hostname
     return next((p for p in known.providers if urlsplit(p.base_url).hostname == host), None)
 
 
@@ -385,6 +393,7 @@ def build_table(
             provider=provider,
             known=catalogued.get(provider.prices or name, {}),
             unpriced=config.unpriced if provider.unpriced is None else provider.unpriced,
+            drop_params=config.drop_params,
             catalogued=_at(known, provider),
             book=book,
             today=today,

@@ -1,0 +1,333 @@
+"""What every adapter over HTTP does alike: dispatch, errors, framing, redaction, closing.
+
+An adapter says how a call becomes a request (`prepare`), how its answer is read (`Reader`) and what
+an error status stands for (`error_of`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Protocol
+
+from adapters.base import (
+    AdapterError,
+    Answer,
+    Call,
+    ConnectionLost,
+    Deadlines,
+    Endpoint,
+    MalformedAnswer,
+    Overloaded,
+    UpstreamError,
+)
+from adapters.failures import error_family, read_error, upstream_error
+from adapters.sse import EventDecoder
+from adapters.transport import Response, Transport, open_transport
+
+MAX_ANSWER_BYTES = 64 << 20
+MAX_ERROR_BYTES = 1 << 20
+
+EVENT_STREAM = frozenset(
+    {"", "text/event-stream", "application/octet-stream", "text/plain"},
+)
+"""The content types that servers send event streams with; most of them wrongly."""
+
+# How long the end of the body may trail behind the end mark before the connection is given up.
+_TRAILER_S = 0.25
+# How long the body of an error may take behind its status, which says the most of it.
+_ERROR_BODY_S = 5.0
+# The operator's headers that hold a secret, by their names.
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|pass", re.IGNORECASE)
+# Anything shorter guards nothing, and stands in ordinary text.
+_SHORTEST_SECRET = 8
+
+
+class Decoder(Protocol):
+    """Cuts the bytes of a streamed body into payloads, however they were split."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The payloads that these bytes complete. Raises `MalformedAnswer`."""
+
+    def finish(self) -> bytes | None:
+        """The body has ended: the payload that was under way, or None."""
+
+
+class Reader(Protocol):
+    """Brings the answer to one call into the dialect of its endpoint. Made anew for each call."""
+
+    @property
+    def stream_types(self) -> Set[str]:
+        """The content types a stream may have."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the provider's end mark was seen."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a body that ends here is a whole answer, end mark or not."""
+
+    def decoder(self) -> Decoder:
+        """What cuts a streamed body into the provider's payloads."""
+
+    def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        """What the provider's payloads stand for: none, or more than came in.
+
+        Raises `UpstreamError` for an error among them where the dialect has another shape for it;
+        an error in the shape of the endpoint's dialect may go on as a payload.
+        """
+
+    def read_body(self, body: bytes) -> bytes:
+        """The whole answer. Raises `MalformedAnswer`, and `UpstreamError` for an error in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dispatch:
+    """A call as this provider is asked: what is posted, and how what comes back is read.
+
+    `path` continues the base URL; `headers` come in addition to the adapter's constant ones.
+    """
+
+    path: str
+    body: bytes
+    reader: Reader
+    headers: Mapping[str, str] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
+
+
+class HttpAdapter(ABC):
+    """A provider at one base URL."""
+
+    demonstration = False
+    speaks: ClassVar[Set[Endpoint]]
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        headers: Mapping[str, str],
+        proxy: str | None = None,
+        http2: bool = False,
+        ca_bundle: Path | None = None,
+    ) -> None:
+        """`headers` are sent with every request; those that hold secrets are never quoted.
+
+        Raises `ValueError` for a URL or header that HTTP cannot carry.
+        """
+        constant = {"user-agent": "tollway", **{n.lower(): v for n, v in headers.items()}}
+        constant.pop("content-type", None)  # each call has its own
+        self._secrets = _secrets(constant)
+        self._transport: Transport = open_transport(
+            base_url, headers=constant, proxy=proxy, http2=http2, ca_bundle=ca_bundle
+        )
+
+    @abstractmethod
+    async def prepare(self, call: Call) -> Dispatch:
+        """The request of a call; raises `Unsupported` and `BadRequest` for what has none."""
+
+    @abstractmethod
+    async def models(self) -> Sequence[str]:
+        """See `adapters.base.Adapter`."""
+
+    def error_of(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        """The error that an answer with an error status stands for."""
+        said = read_error(body)
+        return upstream_error(error_family(status, said.message, said.code), status, said, headers)
+
+    def open(self, call: Call) -> _Opened:
+        """Dispatch a call; see `adapters.base.Adapter`."""
+        return _Opened(self, self._transport, call)
+
+    async def get(self, path: str) -> bytes:
+        """What is there: for lists of models and the like."""
+        response = await self._transport.get(path, {}, Deadlines())
+        try:
+            await self.check(response)
+            return await response.read_all(MAX_ANSWER_BYTES)
+        finally:
+            response.close()
+
+    async def check(self, response: Response) -> None:
+        """Raise the error that an answer with an error status stands for."""
+        if not 200 <= response.status < 300:
+            body = self._without_secrets(await _error_body(response))
+            raise self.error_of(response.status, response.headers, body)
+
+    def redact(self, answer: bytes) -> bytes:
+        """A provider's error may quote what it was sent, our own credentials too.
+
+        Only errors are looked at: in an answer, `lm-studio` may be a word and not the key.
+        """
+        return self._without_secrets(answer) if b'"error"' in answer else answer
+
+    def _without_secrets(self, answer: bytes) -> bytes:
+        for secret in self._secrets:
+            if secret in answer:
+                answer = answer.replace(secret, b"[redacted]")
+        return answer
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        await self._transport.aclose()
+
+
+def _secrets(headers: Mapping[str, str]) -> list[bytes]:
+    """What no answer may quote: the longest first, and `Bearer sk-...` without its first word."""
+    values = [value for name, value in headers.items() if _SECRET_NAME.search(name)]
+    words = {word for value in values for word in (value, value.rpartition(" ")[2])}
+    found = [word.encode() for word in words if len(word) >= _SHORTEST_SECRET]
+    return sorted(found, key=len, reverse=True)
+
+
+class _Opened:
+    """One call, from its dispatch to the end of its answer."""
+
+    def __init__(self, adapter: HttpAdapter, transport: Transport, call: Call) -> None:
+        self._adapter = adapter
+        self._transport = transport
+        self._call = call
+        self._response: Response | None = None
+        self._reader: Reader | None = None
+
+    async def __aenter__(self) -> Answer:
+        call = self._call
+        dispatch = await self._adapter.prepare(call)
+        headers = {"content-type": call.content_type, **dispatch.headers}
+        response = await self._transport.post(dispatch.path, headers, dispatch.body, call.deadlines)
+        self._response = response
+        try:
+            await self._adapter.check(response)
+            if call.stream:
+                await _check_is_stream(self._adapter, response, dispatch.reader.stream_types)
+        except BaseException:
+            response.close()
+            raise
+        self._reader = dispatch.reader
+        return _HttpAnswer(self._adapter, response, dispatch, is_stream=call.stream)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._response is not None
+        assert self._reader is not None
+        try:
+            if error is None and self._reader.is_done:
+                await _read_trailer(self._response)
+        finally:
+            self._response.close()
+
+
+class _HttpAnswer:
+    def __init__(
+        self, adapter: HttpAdapter, response: Response, dispatch: Dispatch, *, is_stream: bool
+    ) -> None:
+        self._adapter = adapter
+        self._response = response
+        self._reader = dispatch.reader
+        self._is_stream = is_stream
+        self._decoder = dispatch.reader.decoder() if is_stream else None
+        self._is_ended = False
+        self.dropped = dispatch.dropped
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    async def body(self) -> bytes:
+        assert not self._is_stream, "this call asked for a stream"
+        answer = self._adapter.redact(await self._response.read_all(MAX_ANSWER_BYTES))
+        return self._reader.read_body(answer)
+
+    async def pieces(self) -> bytes:
+        return await self._response.read()
+
+    async def payloads(self) -> Sequence[bytes]:
+        assert self._decoder is not None, "this call did not ask for a stream"
+        reader = self._reader
+        while not reader.is_done:
+            if self._is_ended:
+                if reader.is_whole:
+                    return ()
+                raise ConnectionLost("the provider's stream ended without its end mark")
+            chunk = await self._response.read()
+            payloads = self._decoder.feed(chunk) if chunk else self._rest(self._decoder)
+            if payloads and (ready := reader.read_payloads(payloads)):
+                redact = self._adapter.redact
+                return [redact(payload) for payload in ready]
+        return ()
+
+    def _rest(self, decoder: Decoder) -> list[bytes]:
+        """The body has ended; its last event may lack the blank line after it."""
+        self._is_ended = True
+        pending = decoder.finish()
+        return [] if pending is None else [pending]
+
+
+class EventReader:
+    """The plainest reader: server-sent events and whole answers go on as they came.
+
+    `is_end` of a subclass tells which payload ends the stream, where `[DONE]` does not.
+    """
+
+    stream_types: Set[str] = EVENT_STREAM
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a body that ends here is a whole answer."""
+        return self.is_done
+
+    def decoder(self) -> Decoder:
+        """What cuts a streamed body into the provider's payloads."""
+        return EventDecoder()
+
+    def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        """See `Reader`."""
+        return payloads
+
+    def read_body(self, body: bytes) -> bytes:
+        """See `Reader`."""
+        return body
+
+
+async def _check_is_stream(adapter: HttpAdapter, response: Response, kinds: Set[str]) -> None:
+    """Refuse an answer that is no event stream, such as an error page with status 200."""
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in kinds:
+        return
+    if kind == "application/json":
+        body = adapter.redact(await response.read_all(MAX_ANSWER_BYTES))
+        said = read_error(body)
+        if said.message:
+            raise Overloaded(said.message, status=200, type=said.type, code=said.code)
+    raise MalformedAnswer(f"the provider answered a stream request with {kind[:100]!r}")
+
+
+async def _error_body(response: Response) -> bytes:
+    """The body of an error, as far as it comes: the status stands whatever becomes of it."""
+    try:
+        async with asyncio.timeout(_ERROR_BODY_S):
+            return await response.read_all(MAX_ERROR_BYTES)
+    except (TimeoutError, AdapterError):
+        return b""
+
+
+async def _read_trailer(response: Response) -> None:
+    """Read the end of the body, which keeps the connection for the next request."""
+    try:
+        async with asyncio.timeout(_TRAILER_S):
+            while await response.read():
+                pass
+    except (TimeoutError, AdapterError):
+        return  # the answer was whole; only the connection is not used again
