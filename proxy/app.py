@@ -61,7 +61,7 @@ class App:
         try:
             await self._find(path, exchange.scope["method"])(exchange)
         except ApiError as error:
-            await _reply_error(exchange, error)
+            await exchange.refuse(error)
         except ClientGone:
             return
         except asyncio.CancelledError:
@@ -71,7 +71,7 @@ class App:
                 raise  # not by the client's leaving: the server stops
         except Exception:
             _log.exception("request %s failed", exchange.request_id)
-            await _reply_error(exchange, Internal("something went wrong here; the log says what"))
+            await exchange.refuse(Internal("something went wrong here; the log says what"))
         finally:
             self._open.dec()
             if exchange.on_end is not None:
@@ -98,15 +98,6 @@ class App:
             counter = self._metrics.requests.labels(endpoint, str(status or "gone"))
             count = self._counted[endpoint, status] = counter.inc
         count()
-
-
-async def _reply_error(exchange: Exchange, error: ApiError) -> None:
-    if exchange.started:
-        return  # too late for a status; a stream has said what it had to say
-    headers = [
-        (name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()
-    ]
-    await exchange.reply(error.status, error.body(), headers)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

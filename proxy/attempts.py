@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,6 @@ from adapters.base import AdapterError, ConnectionLost, UpstreamError, UpstreamT
 from proxy import costs, pricing
 from proxy.auth import Caller
 from proxy.clock import Clock
-from proxy.costs import Request
 from proxy.errors import ApiError
 from proxy.http import Exchange
 from proxy.ledger.client import LedgerClient
@@ -26,8 +25,8 @@ from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
 from proxy.targets import Target
 from proxy.telemetry import Metrics
-from proxy.wire import answers, chunks
 from proxy.wire import usage as wire_usage
+from proxy.wire.dialect import Facts, Request, Stream
 
 # An orphan's uncertain remainder is released after this long: longer than any provider answers.
 ORPHAN_DEADLINE_S = 3600
@@ -97,9 +96,11 @@ class Tried:
     """The HTTP status of its answer, 0 while there is none."""
     settlement: Settlement | None = None
     usage: pricing.Usage | None = None
-    told: answers.Facts | chunks.Stream | None = None
+    told: Facts | Stream | None = None
     """What the provider said of the cost: its service tier, and in some cases the sum itself."""
     answer_headers: Mapping[str, str] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
+    """The paths of what its provider could not be told."""
     last_events: bytes = b""
     """What the client is still to get of a stream that a budget cut."""
 
@@ -264,7 +265,7 @@ class Attempts:
             self._ledger.settle(tried.settlement)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
 
-    def progressed(self, job: Job, tried: Tried, stream: chunks.Stream) -> None:
+    def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
         """Say what an open stream has cost so far, in case its worker dies."""
         output_bytes = stream.output_bytes + costs.LOST_BYTES
         seen = wire_usage.estimated(job.request.input_tokens, output_bytes, stream.output_events)
@@ -370,7 +371,7 @@ class Attempts:
         self.settle_estimated(job, tried, outcome, error.message, output_bytes=0, falls_back=True)
 
     def settle_broken(
-        self, job: Job, tried: Tried, stream: chunks.Stream, outcome: Outcome, error: str
+        self, job: Job, tried: Tried, stream: Stream, outcome: Outcome, error: str
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
         if stream.usage is not None and stream.is_finished:

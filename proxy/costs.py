@@ -9,10 +9,7 @@ from proxy import pricing
 from proxy.metering import SLICE_TOKENS
 from proxy.targets import Target
 from proxy.wire import usage as wire_usage
-from proxy.wire.chat import ChatRequest
-from proxy.wire.embeddings import EmbeddingsRequest
-
-Request = ChatRequest | EmbeddingsRequest
+from proxy.wire.dialect import Request
 
 # Where a target's own maximum is not known: small enough for every model in use.
 DEFAULT_MAX_OUTPUT_TOKENS = 4_096
@@ -85,7 +82,7 @@ def default_maximum(request: Request, target: Target) -> int | None:
 
     The target's own, where the context has the room; None where nothing depends on it.
     """
-    if isinstance(request, EmbeddingsRequest) or target.price is None or target.is_free:
+    if request.max_output_tokens == 0 or target.price is None or target.is_free:
         return None
     most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     if target.context_length is None:
@@ -96,7 +93,7 @@ def default_maximum(request: Request, target: Target) -> int | None:
 
 def affordable_maximum(request: Request, target: Target, left_nanousd: int) -> int | None:
     """The largest maximum output that so much money can pay for; None where it is no use."""
-    if isinstance(request, EmbeddingsRequest):
+    if request.max_output_tokens == 0:
         return None
     bounds = bounds_of(request, target, request.max_output_tokens, None, metered=True)
     if not bounds.token:

@@ -18,6 +18,7 @@ from adapters.base import (
     Answer,
     Call,
     MalformedAnswer,
+    Unsupported,
 )
 from policies.base import Denial, Question, Route
 from policies.constraints import eligible
@@ -26,7 +27,6 @@ from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
-from proxy.costs import Request
 from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
@@ -43,18 +43,19 @@ from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.telemetry import LogLine, Metrics, RequestLog
-from proxy.wire import answers, chunks, embeddings
-from proxy.wire import usage as wire_usage
-from proxy.wire.chat import ChatRequest
-from proxy.wire.embeddings import EmbeddingsRequest
+from proxy.wire.dialect import Identity, Request, Sent, Upstream
 
-_PASSED_ON = ("x-ratelimit-", "openai-", "retry-after")
+DROP_HEADER = b"x-tollway-drop-params"
+
+_PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
+# The header that lists what was dropped is cut here: a request may have thousands of parts.
+_LONGEST_LIST = 2000
 
 
 class Responder(Protocol):
     """Turns an upstream answer into the client's reply."""
 
-    async def __call__(self, job: Job, tried: Tried, answer: Answer) -> None:
+    async def __call__(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
         """Relay the answer and settle the attempt. Raises `AdapterError` while nothing has left."""
 
 
@@ -106,10 +107,8 @@ class Engine:
         try:
             if request.stream:
                 await self._serve_stream(job, route)
-            elif isinstance(request, ChatRequest):
-                await self._try_each(job, route, self._respond_chat)
             else:
-                await self._try_each(job, route, self._respond_embeddings)
+                await self._try_each(job, route, self._respond_whole)
         finally:
             watcher.cancel()
             exchange.on_end = partial(self._write_log, job)
@@ -145,7 +144,7 @@ class Engine:
         Pure but for the snapshot of the table.
         """
         if isinstance(found, Target):
-            return "", found.route_for(request.endpoint)
+            return "", found.route_for(request.capability)
         question = Question(
             needs=request.needs,
             input_tokens=request.input_tokens,
@@ -155,7 +154,7 @@ class Engine:
             question,
             found.candidates,
             real_targets=self.table.has_real_targets,
-            vector_space=found.vector_space if request.endpoint == "embeddings" else None,
+            vector_space=found.vector_space if request.capability == "embeddings" else None,
         )
         if not accepted:
             return found.name, Denial(rejections=rejections)
@@ -194,6 +193,7 @@ class Engine:
     async def _fall_through(self, job: Job, route: Route, respond: Responder) -> None:
         refusal: ApiError | None = None
         failure: AdapterError | None = None
+        failed: Target | None = None
         for choice in route.choices:
             target = self.table.target(choice.target)
             assert target is not None
@@ -203,37 +203,32 @@ class Engine:
                 except MoneyRefused as error:
                     refusal = refusal or error.answer
                     if error.ends_the_route:
-                        raise self._last_word(job, failure, refusal) from None
+                        raise _last_word(failure, failed, refusal) from None
                     break
                 try:
                     await self._dispatch(job, tried, respond)
                 except AdapterError as error:
-                    failure = error
+                    # That one target lacks a parameter says less than that another one failed.
+                    if failure is None or not isinstance(error, Unsupported):
+                        failure, failed = error, target
                     if is_stale(error) and not job.is_gone:
                         continue  # once more on a fresh connection, as an attempt of its own
                     break
                 return
             if failure is not None and (job.is_gone or not failure.retry_elsewhere):
                 break
-        raise self._last_word(job, failure, refusal)
-
-    def _last_word(
-        self, job: Job, failure: AdapterError | None, refusal: ApiError | None
-    ) -> ApiError:
-        if failure is not None:
-            assert job.last is not None
-            return from_upstream(failure, job.last.target.name)
-        assert refusal is not None
-        return refusal
+        raise _last_word(failure, failed, refusal)
 
     async def _dispatch(self, job: Job, tried: Tried, respond: Responder) -> None:
         """One attempt, settled when this returns or raises."""
         try:
             adapter = self._adapters[tried.target.provider]
-            async with adapter.open(_call(job.request, tried, job.clamp)) as answer:
+            sent, call = _call(job, tried)
+            async with adapter.open(call) as answer:
                 tried.answer_headers = answer.headers
+                tried.dropped = (*sent.dropped, *answer.dropped)
                 tried.status = 200
-                await respond(job, tried, answer)
+                await respond(job, tried, sent, answer)
         except AdapterError as error:
             job.upstream_s += time.perf_counter() - tried.dispatched_at
             self._attempts.settle_failed(job, tried, error)
@@ -245,29 +240,19 @@ class Engine:
 
     # --- replies ---------------------------------------------------------------------------
 
-    async def _respond_chat(self, job: Job, tried: Tried, answer: Answer) -> None:
-        body = await answer.body()
-        facts = answers.read_chat(body, reads_cost=tried.target.reports_cost)
-        await self._respond_whole(job, tried, body, facts)
-
-    async def _respond_embeddings(self, job: Job, tried: Tried, answer: Answer) -> None:
-        assert isinstance(job.request, EmbeddingsRequest)
-        body = await answer.body()
-        facts = answers.read_embeddings(body, reads_cost=tried.target.reports_cost)
+    async def _respond_whole(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+        facts, whole = job.request.read_whole(
+            sent.endpoint,
+            await answer.body(),
+            self._identity(job, tried),
+            reads_cost=tried.target.reports_cost,
+        )
         tried.told, tried.usage = facts, facts.usage  # billed, readable or not
-        try:
-            body = embeddings.convert(body, job.request.encoding_format)
-        except (ValueError, KeyError):
-            raise MalformedAnswer("the provider's answer has no readable embeddings") from None
-        await self._respond_whole(job, tried, body, facts)
-
-    async def _respond_whole(
-        self, job: Job, tried: Tried, body: bytes, facts: answers.Facts
-    ) -> None:
+        if whole is None:
+            raise MalformedAnswer("the provider's answer is not what was asked for")
         job.upstream_s += time.perf_counter() - tried.dispatched_at
-        tried.told = facts
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
-        await job.exchange.reply(200, body, self._headers(job))
+        await job.exchange.reply(200, whole.body, self._headers(job), whole.content_type)
 
     async def _serve_stream(self, job: Job, route: Route) -> None:
         reply = StreamReply(
@@ -276,8 +261,8 @@ class Engine:
             first_payload_s=self._first_payload_s,
         )
 
-        async def respond(job: Job, tried: Tried, answer: Answer) -> None:
-            await self._respond_stream(job, tried, answer, reply)
+        async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+            await self._respond_stream(job, tried, sent, answer, reply)
 
         try:
             await self._try_each(job, route, respond)
@@ -293,16 +278,11 @@ class Engine:
             reply.close()
 
     async def _respond_stream(
-        self, job: Job, tried: Tried, answer: Answer, reply: StreamReply
+        self, job: Job, tried: Tried, sent: Sent, answer: Answer, reply: StreamReply
     ) -> None:
         request = job.request
-        assert isinstance(request, ChatRequest)
-        stream = chunks.Stream(
-            wants_usage=request.wants_usage,
-            stream_id=f"chatcmpl-{job.request_id}",
-            model=tried.target.model,
-            created=int(self._clock.time()),
-            reads_cost=tried.target.reports_cost,
+        stream = request.read_stream(
+            sent.endpoint, self._identity(job, tried), reads_cost=tried.target.reports_cost
         )
         tried.told = stream
 
@@ -327,13 +307,13 @@ class Engine:
                 self._attempts.settle_broken(job, tried, stream, "broken", "the ledger was silent")
                 raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._attempts.settle_broken(job, tried, stream, "capped", "")
-            tried.last_events = stream.cap(cap_reason(capped.budget), wire_usage.shown(usage))
+            tried.last_events = stream.cap(cap_reason(capped.budget), usage)
         except AdapterError as error:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
                 raise
             self._attempts.settle_broken(job, tried, stream, "broken", error.message)
-            await reply.fail(from_upstream(error, tried.target.name))
+            await reply.fail(from_upstream(error, tried.target.name), stream)
         except BaseException as error:
             self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
             raise
@@ -345,6 +325,11 @@ class Engine:
         finally:
             if meter is not None:
                 meter.close()
+
+    def _identity(self, job: Job, tried: Tried) -> Identity:
+        return Identity(
+            request_id=job.request_id, model=tried.target.model, created=int(self._clock.time())
+        )
 
     def _headers(self, job: Job, *, chosen: bool = True) -> HeaderList:
         """Reply headers; without those of a target while another may still be chosen."""
@@ -368,6 +353,9 @@ class Engine:
         if tried is None or not chosen:
             return headers
         headers += tried.target.reply_headers
+        if tried.dropped:
+            told = ", ".join(dict.fromkeys(tried.dropped))[:_LONGEST_LIST]
+            headers.append((b"x-tollway-dropped-params", told.encode("ascii", "backslashreplace")))
         if job.clamp is not None:
             headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
         if tried.settlement is not None:
@@ -407,21 +395,41 @@ class Engine:
         )
 
 
-def _call(request: Request, tried: Tried, clamp: int | None) -> Call:
+def _last_word(
+    failure: AdapterError | None, failed: Target | None, refusal: ApiError | None
+) -> ApiError:
+    """What the client is told when no target answered."""
+    if failure is not None and failed is not None:
+        return from_upstream(failure, failed.name)
+    assert refusal is not None
+    return refusal
+
+
+def _call(job: Job, tried: Tried) -> tuple[Sent, Call]:
     """What an attempt asks its provider for."""
     target = tried.target
-    return Call(
-        endpoint=request.endpoint,
-        model=target.model,
-        body=request.upstream_body(
-            target.model,
+    drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
+    sent = job.request.upstream(
+        Upstream(
+            model=target.model,
+            speaks=target.speaks,
             max_tokens_field=target.max_tokens_field,
             default_max=tried.default_max,
             ask_usage=target.stream_usage,
-            clamp=clamp,
-        ),
-        stream=request.stream,
+            clamp=job.clamp,
+            drop_params=drops,
+        )
+    )
+    return sent, Call(
+        endpoint=sent.endpoint,
+        model=target.model,
+        body=sent.body,
+        stream=job.request.stream,
         deadlines=target.deadlines,
+        headers=sent.headers,
+        content_type=sent.content_type,
+        default_max_tokens=tried.default_max or target.max_output_tokens,
+        drop_params=drops,
     )
 
 

@@ -246,6 +246,11 @@ def from_upstream(error: upstream.AdapterError, source: str = "the provider") ->
     target's name: addresses of the operator's network are for the row and the log.
     """
     match error:
+        case upstream.Unsupported():
+            return InvalidRequest(
+                f"{source}: {error.message}; leave it out, or send 'x-tollway-drop-params: true'",
+                param=error.param,
+            )
         case upstream.BadRequest():
             return UpstreamRefused(error)
         case upstream.ModelNotFound():

@@ -9,7 +9,14 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from proxy.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, UnsupportedEncoding
+from proxy.errors import (
+    ApiError,
+    BodyTooLarge,
+    BodyTooSlow,
+    InvalidRequest,
+    UnsupportedEncoding,
+)
+from proxy.wire.dialect import OPENAI_FAILURES, Failures
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,6 +45,7 @@ class Exchange:
         "_send",
         "began_at",
         "ended",
+        "failures",
         "headers",
         "on_end",
         "reply_headers",
@@ -59,6 +67,8 @@ class Exchange:
         self.started = False
         self.ended = False
         self.status = 0
+        self.failures: Failures = OPENAI_FAILURES
+        """How the client is told of what goes wrong: in its own dialect."""
         self.on_end: Callable[[], None] | None = None
         """Called when the exchange is over, whatever became of it."""
 
@@ -140,6 +150,17 @@ class Exchange:
         """Send a part of the body; waits while the client reads too slowly."""
         self.ended = not more
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with an error, unless something has left already."""
+        if self.started:
+            return  # too late for a status; a stream has said what it had to say
+        headers = [
+            (name.encode(), value.encode("latin-1", "replace"))
+            for name, value in error.headers.items()
+        ]
+        body = self.failures.body(error, self.request_id)
+        await self.reply(self.failures.status(error), body, headers)
 
     async def reply(
         self,

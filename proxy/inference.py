@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from proxy.auth import Auth
-from proxy.costs import Request
 from proxy.engine import Engine
 from proxy.errors import EndpointForbidden
 from proxy.http import Exchange
+from proxy.wire.dialect import Request
+
+Parse = Callable[[bytes, Mapping[bytes, bytes]], Request]
+"""Reads a body and its headers (names in lower case); raises `InvalidRequest`."""
 
 
 class Inference:
     """One endpoint, which differs from the others by how its body is parsed."""
 
-    def __init__(
-        self, parse: Callable[[bytes], Request], *, auth: Auth, engine: Engine, max_body: int
-    ) -> None:
+    def __init__(self, parse: Parse, *, auth: Auth, engine: Engine, max_body: int) -> None:
         self._parse = parse
         self._auth = auth
         self._engine = engine
@@ -25,7 +26,7 @@ class Inference:
     async def post(self, exchange: Exchange) -> None:
         """Answer one request; raises `ApiError` while nothing of the reply has left."""
         caller = self._auth.identify(exchange)
-        request = self._parse(await exchange.read_body(self._max_body))
+        request = self._parse(await exchange.read_body(self._max_body), exchange.headers)
         if not caller.may_use(request.endpoint):
             raise EndpointForbidden(f"this API key may not use the endpoint {request.endpoint!r}")
         await self._engine.serve(exchange, caller, request)

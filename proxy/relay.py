@@ -15,7 +15,7 @@ from adapters.base import Answer, ConnectionLost, MalformedAnswer
 from proxy.errors import ApiError
 from proxy.http import Exchange, HeaderList
 from proxy.metering import Meter
-from proxy.wire import chunks
+from proxy.wire.dialect import Stream
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 # What may come before the first content: a role, a provider's preamble.
@@ -60,9 +60,14 @@ class StreamReply:
             await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
         await self._exchange.write(events, more=False)
 
-    async def fail(self, error: ApiError) -> None:
-        """End a stream that has begun with one error event."""
-        await self.finish(chunks.event(error.body()))
+    async def fail(self, error: ApiError, stream: Stream | None = None) -> None:
+        """End a reply that has begun with one error event, in the words of its stream if any."""
+        exchange = self._exchange
+        await self.finish(
+            exchange.failures.event(error, exchange.request_id)
+            if stream is None
+            else stream.fail(error)
+        )
 
     def close(self) -> None:
         """Stop the keep-alive comments."""
@@ -81,12 +86,12 @@ class StreamReply:
     async def _comment(self) -> None:
         if not self._exchange.started:
             await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
-        await self._exchange.write(chunks.KEEPALIVE)
+        await self._exchange.write(self._exchange.failures.keepalive)
 
 
 async def relay(
     answer: Answer,
-    stream: chunks.Stream,
+    stream: Stream,
     reply: StreamReply,
     *,
     on_first: Callable[[], None],

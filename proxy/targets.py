@@ -115,13 +115,13 @@ class Target:
             headers.append((b"x-tollway-demonstration", b"true"))
         return headers
 
-    def route_for(self, endpoint: Endpoint) -> Route:
+    def route_for(self, capability: Capability) -> Route:
         """The route of a request that names this target; raises `InvalidRequest`.
 
-        Only the endpoint is checked: what else the model can do its provider knows best.
+        Only what kind of model it is is checked: what else it can do its provider knows best.
         """
-        if endpoint not in self.capabilities:
-            raise InvalidRequest(f"the model {self.name!r} has no {endpoint}", param="model")
+        if capability not in self.capabilities:
+            raise InvalidRequest(f"the model {self.name!r} has no {capability}", param="model")
         choice = Choice(target=self.name, reason="named by the client")
         return Route(policy="named", choices=(choice,))
 

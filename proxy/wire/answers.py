@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
 from adapters.base import MalformedAnswer
-from proxy.pricing import Usage
 from proxy.wire import failures
 from proxy.wire import usage as wire_usage
+from proxy.wire.dialect import Facts
 from proxy.wire.surrogates import without_lone
-from proxy.wire.usage import ReportedCost
 
 
 class _Answer(msgspec.Struct):
@@ -37,20 +35,6 @@ _chat = msgspec.json.Decoder(_ChatAnswer)
 _embeddings = msgspec.json.Decoder(_EmbeddingsAnswer)
 
 Answer = TypeVar("Answer", bound=_Answer)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
-    """What an answer says of itself; `usage` is None where it reports none.
-
-    `output_bytes` stands for the generated text where its tokens must be estimated. `cost` is
-    read only where it is asked for.
-    """
-
-    usage: Usage | None
-    output_bytes: int
-    service_tier: str | None = None
-    cost: ReportedCost | None = None
 
 
 def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:

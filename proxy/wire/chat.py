@@ -5,15 +5,19 @@ Field names and ranges: OpenAI's API reference, "Create chat completion".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
+from adapters.base import Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.wire import answers, chunks
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
+from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -132,7 +136,8 @@ class ChatRequest:
     withheld: Change = field(default_factory=dict)
     """Members that are ours, and what is left of them for the provider."""
 
-    endpoint: Literal["chat"] = "chat"
+    endpoint: Endpoint = "chat"
+    capability: Capability = "chat"
 
     @property
     def input_tokens(self) -> int:
@@ -146,32 +151,31 @@ class ChatRequest:
         """
         return self.text_bytes + self.added_tokens + self.media * image_tokens
 
-    def upstream_body(
-        self,
-        model: str,
-        *,
-        max_tokens_field: str,
-        default_max: int | None,
-        ask_usage: bool,
-        clamp: int | None = None,
-    ) -> bytes:
-        """What goes upstream: the client's members with `model` and what money needs changed.
-
-        `default_max` is given where the output must be bounded: it is the maximum of a request
-        that sets none; `clamp` takes the place of whatever it sets. `ask_usage` says that the
-        provider understands `stream_options`.
-        """
-        changes: dict[str, bytes | None] = {"model": msgspec.json.encode(model), **self.withheld}
-        if clamp is not None:
+    def upstream(self, target: Upstream) -> Sent:
+        """The client's members with `model` and what money needs changed."""
+        model = msgspec.json.encode(target.model)
+        changes: dict[str, bytes | None] = {"model": model, **self.withheld}
+        field = target.max_tokens_field
+        if target.clamp is not None:
             changes["max_tokens"] = changes["max_completion_tokens"] = None
-            changes[max_tokens_field] = b"%d" % clamp
-        elif default_max is not None and not self._sets_maximum(max_tokens_field):
-            changes[max_tokens_field] = b"%d" % (self.max_output_tokens or default_max)
-        if not ask_usage:
+            changes[field] = b"%d" % target.clamp
+        elif target.default_max is not None and not self._sets_maximum(field):
+            changes[field] = b"%d" % (self.max_output_tokens or target.default_max)
+        if not target.ask_usage:
             changes["stream_options"] = None
         elif self.stream and not self.wants_usage:
             changes["stream_options"] = self._stream_options()
-        return self.body.join(changes)
+        return Sent(endpoint="chat", body=self.body.join(changes))
+
+    def read_whole(
+        self, sent: Endpoint, body: bytes, identity: Identity, *, reads_cost: bool
+    ) -> tuple[Facts, Whole]:
+        """The answer as it came."""
+        return answers.read_chat(body, reads_cost=reads_cost), Whole(body=body)
+
+    def read_stream(self, sent: Endpoint, identity: Identity, *, reads_cost: bool) -> Stream:
+        """The canonical stream."""
+        return chunks.Stream(wants_usage=self.wants_usage, identity=identity, reads_cost=reads_cost)
 
     def _sets_maximum(self, field: str) -> bool:
         """Whether the request has a maximum that a provider which knows `field` obeys.
@@ -187,7 +191,7 @@ class ChatRequest:
         return msgspec.json.encode({**(options or {}), "include_usage": True})
 
 
-def parse(raw: bytes) -> ChatRequest:
+def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatRequest:
     """Read a request body; raises `InvalidRequest`."""
     body = Body.parse(raw)
     fields = body.decode(_fields)

@@ -21,21 +21,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 
 from adapters.base import AdapterError, MalformedAnswer
+from proxy.errors import ApiError
 from proxy.pricing import Usage
 from proxy.wire import failures
 from proxy.wire import usage as wire_usage
+from proxy.wire.dialect import Identity
 
 Chunk = dict[str, Any]
 
 DONE = b"data: [DONE]\n\n"
-KEEPALIVE = b": keepalive\n\n"
 
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 # What other servers say for OpenAI's reasons; any other word is their "stop" (`eos`, `end_turn`).
@@ -80,28 +81,56 @@ def event(payload: bytes) -> bytes:
     return b"data: %b\n\n" % payload
 
 
+class Writer(Protocol):
+    """Writes a canonical stream in another dialect; one for each stream.
+
+    A stream that has a writer always has its usage at the end, where the provider tells one.
+    """
+
+    def write(self, chunk: Chunk) -> bytes:
+        """The events for a canonical chunk that says something."""
+
+    def steady(self, chunk: Chunk) -> Callable[[bytes], bytes] | None:
+        """What writes the further chunks that differ from this one, just written, in their text.
+
+        The text is that of a delta's one string (`content`, `reasoning_content` …, or the
+        arguments of its one tool call), given as JSON between two quotes. It may be used until
+        the next `write`. None where each has to be written on its own.
+        """
+
+    def end(self, usage: Usage | None) -> bytes:
+        """The last events; `usage` is the provider's word, where it has one."""
+
+    def fail(self, error: ApiError) -> bytes:
+        """The event that ends a stream which broke."""
+
+
 class Stream:
     """The state of one stream: what was learned, seen and counted so far.
 
-    `stream_id`, `model` and `created` fill in for an upstream that leaves them out. A stream that
-    does not learn templates decodes every event; what comes out says the same. `reads_cost` says
-    that this provider's own word of the cost counts.
+    `identity` fills in for an upstream that leaves it out. A stream that does not learn templates
+    decodes every event; what comes out says the same. `reads_cost` says that this provider's own
+    word of the cost counts. A `writer` writes it in another dialect.
     """
 
     def __init__(
         self,
         *,
         wants_usage: bool,
-        stream_id: str,
-        model: str,
-        created: int,
+        identity: Identity,
         learns: bool = True,
         reads_cost: bool = False,
+        writer: Writer | None = None,
     ) -> None:
         self._wants_usage = wants_usage
+        self._writer = writer
         self._identity: Chunk = {}
-        self._fallbacks = {"id": stream_id, "created": created, "model": model}
-        self._call_prefix = f"call_{stream_id[-12:]}"
+        self._fallbacks = {
+            "id": f"chatcmpl-{identity.request_id}",
+            "created": identity.created,
+            "model": identity.model,
+        }
+        self._call_prefix = f"call_{identity.request_id[-12:]}"
         self._templates: list[_Template] = []
         self._room = _MAX_TEMPLATES if learns else 0
         self._choices: dict[int, _ChoiceState] = {}
@@ -147,12 +176,18 @@ class Stream:
 
     def end(self) -> bytes:
         """The last events of a stream that ended as it should: usage if asked for, `[DONE]`."""
+        if self._writer is not None:
+            return self._writer.end(self.usage)
         if not self._wants_usage or self._usage_chunk is None:
             return DONE
         self._set_identity(self._usage_chunk)
         return event(_encode(self._usage_chunk)) + DONE
 
-    def cap(self, reason: Chunk, usage: Chunk) -> bytes:
+    def fail(self, error: ApiError) -> bytes:
+        """The event that ends a stream which broke."""
+        return event(error.body()) if self._writer is None else self._writer.fail(error)
+
+    def cap(self, reason: Chunk, usage: Usage) -> bytes:
         """The last events of a stream that was cut because a budget had no more for it.
 
         Each choice that is open ends with `length`; `reason` stands beside them as `tollway`.
@@ -165,9 +200,11 @@ class Stream:
             {"index": index, "delta": {}, "finish_reason": "length"} for index in open_choices
         ]
         chunk["tollway"] = reason
+        if self._writer is not None:
+            return self._writer.write(chunk) + self._writer.end(usage)
         events = event(_encode(chunk))
         if self._wants_usage:
-            events += event(_encode({**chunk, "choices": [], "usage": usage}))
+            events += event(_encode({**chunk, "choices": [], "usage": wire_usage.shown(usage)}))
         return events + DONE
 
     def _apply(self, template: _Template, payload: bytes, end: int) -> bytes:
@@ -177,7 +214,7 @@ class Stream:
         self.output_bytes += len(text) if b"\\" not in text else _size(_unescaped(text))
         if template.call is not None:
             template.call.pieces.append(text)
-        return template.apply(payload, end)
+        return template.apply(payload, end) if template.write is None else template.write(text)
 
     def _feed_slowly(self, payload: bytes) -> bytes:
         chunk = _decode(payload)
@@ -192,11 +229,23 @@ class Stream:
             return b""
         chunk["choices"] = choices
         self._set_identity(chunk)
+        if self._writer is not None:
+            return self._write(self._writer, payload, chunk, learns=not has_usage)
         encoded = _encode(chunk)
         passes = encoded == original and b"\n" not in payload and b"\r" not in payload
         if self._room and not has_usage:
             self._learn(payload, chunk, passes=passes)
         return event(payload if passes else encoded)
+
+    def _write(self, writer: Writer, payload: bytes, chunk: Chunk, *, learns: bool) -> bytes:
+        """What a writer makes of a chunk; its templates are good until the next one."""
+        self._templates.clear()
+        events = writer.write(chunk)
+        if self._room and learns and self._changing_string(chunk) is not None:
+            write = writer.steady(chunk)
+            if write is not None:
+                self._learn(payload, chunk, passes=False, write=write)
+        return events
 
     def _take_identity(self, chunk: Chunk) -> None:
         """Learn the stream's identity, until the first chunk that leaves has settled it."""
@@ -286,12 +335,19 @@ class Stream:
         if choice["finish_reason"]:
             self.has_payload = True
 
-    def _learn(self, payload: bytes, left: Chunk, *, passes: bool) -> None:
+    def _learn(
+        self,
+        payload: bytes,
+        left: Chunk,
+        *,
+        passes: bool,
+        write: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         """Make a template of an event. `_room` bounds how many may prove useless in a row."""
         place = self._changing_string(left)
         if place is None or (place.call is not None and b'"name"' in payload):
             return  # a name may begin another call: that depends on what came before
-        template = _Template.learn(payload, left, place, passes=passes)
+        template = _Template.learn(payload, left, place, passes=passes, write=write)
         if template is not None:
             self._room -= 1
             self._templates.insert(0, template)
@@ -453,7 +509,7 @@ class _ChoiceState:
 class _Template:
     """The bytes around the one string that changes (and around the random padding, if any).
 
-    `call` is the tool call that the string continues.
+    `call` is the tool call that the string continues; `write` writes it in another dialect.
     """
 
     prefix: bytes
@@ -464,6 +520,7 @@ class _Template:
     out_suffix: bytes
     passes: bool
     call: _Call | None
+    write: Callable[[bytes], bytes] | None = None
 
     @property
     def start(self) -> int:
@@ -496,7 +553,15 @@ class _Template:
         return b"%b%b%b%b%b" % (self.out_prefix, text, self.out_middle, padding, self.out_suffix)
 
     @classmethod
-    def learn(cls, payload: bytes, left: Chunk, place: _Place, *, passes: bool) -> _Template | None:
+    def learn(
+        cls,
+        payload: bytes,
+        left: Chunk,
+        place: _Place,
+        *,
+        passes: bool,
+        write: Callable[[bytes], bytes] | None = None,
+    ) -> _Template | None:
         """The template of a payload that left as the chunk `left`, which is used up by this.
 
         None where the payload does not tell for sure which of its strings is the one at `place`.
@@ -527,6 +592,7 @@ class _Template:
             out_suffix=out_suffix + b"\n\n",
             passes=passes,
             call=place.call,
+            write=write,
         )
 
 

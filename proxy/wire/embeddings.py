@@ -8,14 +8,18 @@ from __future__ import annotations
 import base64
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
 
+from adapters.base import Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.wire import answers
 from proxy.wire.body import Body
+from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -63,7 +67,8 @@ class EmbeddingsRequest:
     tags: tuple[str, ...] = ()
     withheld: Change = field(default_factory=dict)
 
-    endpoint: Literal["embeddings"] = "embeddings"
+    endpoint: Endpoint = "embeddings"
+    capability: Capability = "embeddings"
     needs: frozenset[Capability] = _NEEDS
     stream: bool = False
     wants_usage: bool = True
@@ -77,20 +82,27 @@ class EmbeddingsRequest:
         """An upper bound of the input in tokens."""
         return self.token_bound
 
-    def upstream_body(
-        self,
-        model: str,
-        *,
-        max_tokens_field: str,
-        default_max: int | None,
-        ask_usage: bool,
-        clamp: int | None = None,
-    ) -> bytes:
-        """What goes upstream: the client's members with `model` changed."""
-        return self.body.join({"model": msgspec.json.encode(model), **self.withheld})
+    def upstream(self, target: Upstream) -> Sent:
+        """The client's members with `model` changed."""
+        changes = {"model": msgspec.json.encode(target.model), **self.withheld}
+        return Sent(endpoint="embeddings", body=self.body.join(changes))
+
+    def read_whole(
+        self, sent: Endpoint, body: bytes, identity: Identity, *, reads_cost: bool
+    ) -> tuple[Facts, Whole | None]:
+        """The answer with its vectors in the format asked for; None where they cannot be read."""
+        facts = answers.read_embeddings(body, reads_cost=reads_cost)
+        try:
+            return facts, Whole(body=convert(body, self.encoding_format))
+        except (ValueError, KeyError):
+            return facts, None
+
+    def read_stream(self, sent: Endpoint, identity: Identity, *, reads_cost: bool) -> Stream:
+        """Vectors are not streamed."""
+        raise AssertionError("embeddings are not streamed")
 
 
-def parse(raw: bytes) -> EmbeddingsRequest:
+def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> EmbeddingsRequest:
     """Read a request body; raises `InvalidRequest`."""
     body = Body.parse(raw)
     fields = body.decode(_fields)

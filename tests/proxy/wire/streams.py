@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.base import AdapterError
 from proxy.wire import chunks
+from proxy.wire.dialect import Identity
 
 Chunk = dict[str, Any]
 
@@ -70,9 +71,9 @@ def stream(
     """A stream that has seen nothing yet."""
     return chunks.Stream(
         wants_usage=wants_usage,
-        stream_id="chatcmpl-req_0123456789abcdef",
-        model="fallback-model",
-        created=1234567890,
+        identity=Identity(
+            request_id="req_0123456789abcdef", model="fallback-model", created=1234567890
+        ),
         learns=learns,
         reads_cost=reads_cost,
     )

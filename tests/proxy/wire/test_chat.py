@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.errors import InvalidRequest
 from proxy.wire import chat
 from proxy.wire.chat import ChatRequest, parse
+from proxy.wire.dialect import Upstream
 
 HELLO = [{"role": "user", "content": "Hello"}]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_000}}
@@ -26,8 +27,7 @@ def with_parts(*parts: Any) -> ChatRequest:
 
 
 def upstream(asked: ChatRequest, **how: Any) -> dict[str, Any]:
-    given = {"max_tokens_field": "max_tokens", "default_max": None, "ask_usage": True, **how}
-    sent: dict[str, Any] = json.loads(asked.upstream_body("real", **given))
+    sent: dict[str, Any] = json.loads(asked.upstream(Upstream(model="real", **how)).body)
     return sent
 
 
@@ -314,15 +314,13 @@ def test_everything_but_the_model_is_passed_on_byte_for_byte() -> None:
         rb'"parallel_tool_calls":false,"user":"u","metadata":{"a":"b"},"store":false'
     )
     asked = parse(b'{"model":"auto",%b}' % rest)
-    body = asked.upstream_body("real", max_tokens_field="max_tokens", default_max=9, ask_usage=True)
+    body = asked.upstream(Upstream(model="real", default_max=9)).body
     assert body == b'{"model":"real",%b}' % rest
 
 
 def test_the_model_is_replaced_where_it_stands() -> None:
     raw = b'{ "messages": [{"role": "user"}], "model" : "auto" }'
-    body = parse(raw).upstream_body(
-        'a "b"', max_tokens_field="max_tokens", default_max=None, ask_usage=True
-    )
+    body = parse(raw).upstream(Upstream(model='a "b"')).body
     assert body == rb'{"messages":[{"role": "user"}],"model":"a \"b\""}'
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
+from proxy.wire.dialect import Upstream
 from proxy.wire.embeddings import ITEM_TOKENS, EmbeddingsRequest, convert, parse
 
 
@@ -87,9 +88,7 @@ def test_missing_fields_are_named() -> None:
 
 def test_only_the_model_changes_upstream() -> None:
     raw = rb'{"input":"\ud83d \u2028","dimensions":256,"model":"embed","user":"u","x":1.0}'
-    body = parse(raw).upstream_body(
-        "real", max_tokens_field="max_tokens", default_max=5, ask_usage=True
-    )
+    body = parse(raw).upstream(Upstream(model="real", default_max=5)).body
     assert body == raw.replace(b'"embed"', b'"real"')
 
 
