@@ -113,9 +113,18 @@ def test_every_failure_upstream_has_an_answer() -> None:
             answer = from_upstream(kind("no", status=500))
         elif kind is base.UpstreamTimeout:
             answer = from_upstream(kind("no", phase="first_byte"))
+        elif kind is base.Unsupported:
+            answer = from_upstream(kind("no", param="n"))
         else:
             answer = from_upstream(kind("no"))
         assert answer.status not in (401, 403)
+
+
+def test_what_a_target_has_no_parameter_for_is_named_with_it() -> None:
+    answer = from_upstream(base.Unsupported("it has no 'n'", param="n"), "up/m1")
+    assert (answer.status, answer.param) == (400, "n")
+    assert answer.message.startswith("up/m1: it has no 'n'")
+    assert "x-tollway-drop-params" in answer.message
 
 
 def test_a_refusal_keeps_the_providers_words() -> None:
