@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from adapters import gemini
 from adapters.base import Adapter, Endpoint
+from adapters.gemini import Gemini
 from adapters.openai_compatible import OpenAICompatible
 from adapters.scripted import Scripted
 
@@ -58,12 +60,24 @@ def _openai_compatible(settings: Settings) -> Adapter:
     )
 
 
+def _gemini(settings: Settings) -> Adapter:
+    return Gemini(
+        base_url=settings.base_url,
+        api_key=settings.api_key,
+        headers=settings.headers,
+        proxy=settings.proxy,
+        http2=settings.http2,
+        ca_bundle=settings.ca_bundle,
+    )
+
+
 def _scripted(settings: Settings) -> Adapter:
     return Scripted.from_file(settings.script) if settings.script else Scripted.demonstrating()
 
 
 BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": Entry(make=_openai_compatible, speaks=OpenAICompatible.speaks),
+    "gemini": Entry(make=_gemini, speaks=Gemini.speaks, base_url=gemini.BASE_URL),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,
