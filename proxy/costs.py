@@ -162,6 +162,9 @@ def taken(request: Request, target: Target, told: pricing.Usage | None) -> prici
         return None
     if told.units is NO_UNITS and request.units is not NO_UNITS and target.price.charges_units:
         return None
+    units = told.units
+    if units.document_bytes and units.searches is None and target.price.document_tokens is not None:
+        return None
     return told
 
 

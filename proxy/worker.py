@@ -42,7 +42,7 @@ from proxy.own_key import OwnKey
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
-from proxy.wire import chat, embeddings
+from proxy.wire import chat, embeddings, images, moderations, rerank, speech, transcriptions
 
 try:
     import uvloop
@@ -218,6 +218,11 @@ def build_app(
     max_body = server.max_body_mb << 20
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
+    judged = Inference(moderations.parse, auth=auth, engine=engine, max_body=max_body)
+    pictures = Inference(images.parse, auth=auth, engine=engine, max_body=max_body)
+    heard = Inference(transcriptions.parse, auth=auth, engine=engine, max_body=max_body)
+    spoken = Inference(speech.parse, auth=auth, engine=engine, max_body=max_body)
+    ranked = Inference(rerank.parse, auth=auth, engine=engine, max_body=max_body)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -232,6 +237,12 @@ def build_app(
     routes: dict[str, Mapping[str, Endpoint]] = {
         "/v1/chat/completions": {"POST": chats.post},
         "/v1/embeddings": {"POST": vectors.post},
+        "/v1/moderations": {"POST": judged.post},
+        "/v1/images/generations": {"POST": pictures.post},
+        "/v1/audio/transcriptions": {"POST": heard.post},
+        "/v1/audio/speech": {"POST": spoken.post},
+        "/v1/rerank": {"POST": ranked.post},
+        "/v2/rerank": {"POST": ranked.post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
@@ -281,8 +292,9 @@ def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:
 
 
 def log_to_stderr() -> None:
-    """Our own log from warnings on, one line each; uvicorn's from errors on."""
+    """Our own log from warnings on, one line each; the libraries' from errors on."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients send
