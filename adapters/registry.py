@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from adapters.anthropic import Anthropic
 from adapters.base import Adapter, Endpoint
 from adapters.openai_compatible import OpenAICompatible
 from adapters.scripted import Scripted
@@ -47,6 +48,17 @@ class Entry:
     meterable: bool = False
 
 
+def _anthropic(settings: Settings) -> Adapter:
+    return Anthropic(
+        base_url=settings.base_url,
+        api_key=settings.api_key,
+        headers=settings.headers or {},
+        proxy=settings.proxy,
+        http2=settings.http2,
+        ca_bundle=settings.ca_bundle,
+    )
+
+
 def _openai_compatible(settings: Settings) -> Adapter:
     return OpenAICompatible(
         base_url=settings.base_url,
@@ -63,6 +75,9 @@ def _scripted(settings: Settings) -> Adapter:
 
 
 BUILT_IN: Mapping[str, Entry] = {
+    "anthropic": Entry(
+        make=_anthropic, speaks=Anthropic.speaks, base_url="https://api.anthropic.com/v1"
+    ),
     "openai_compatible": Entry(make=_openai_compatible, speaks=OpenAICompatible.speaks),
     "scripted": Entry(
         make=_scripted,
