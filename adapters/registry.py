@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from adapters import gemini
+from adapters import gemini, ollama
 from adapters.base import Adapter, Endpoint
 from adapters.gemini import Gemini
+from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
 from adapters.scripted import Scripted
 
@@ -71,6 +72,17 @@ def _gemini(settings: Settings) -> Adapter:
     )
 
 
+def _ollama(settings: Settings) -> Adapter:
+    return Ollama(
+        base_url=settings.base_url,
+        api_key=settings.api_key,
+        headers=settings.headers,
+        proxy=settings.proxy,
+        http2=settings.http2,
+        ca_bundle=settings.ca_bundle,
+    )
+
+
 def _scripted(settings: Settings) -> Adapter:
     return Scripted.from_file(settings.script) if settings.script else Scripted.demonstrating()
 
@@ -78,6 +90,8 @@ def _scripted(settings: Settings) -> Adapter:
 BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": Entry(make=_openai_compatible, speaks=OpenAICompatible.speaks),
     "gemini": Entry(make=_gemini, speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    # It stops when the connection is closed, and charges nothing in any case.
+    "ollama": Entry(make=_ollama, speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,
