@@ -86,7 +86,7 @@ def bounds_of(
     most = bound(max_output_tokens=maximum, n=request.n)
     seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
     floor = min(most, cost_of(request, target, seen))
-    if not metered or request.endpoint in _UNCAPPED:
+    if not metered:
         return Bounds(most=most, floor=floor)
     base = bound(max_output_tokens=0)
     # Rounded up by itself: a sum of these is never less than the price of the whole.
@@ -95,6 +95,13 @@ def bounds_of(
         return Bounds(most=most, floor=floor)
     least = min(most, base + SLICE_TOKENS * token)
     return Bounds(most=most, floor=floor, base=base, token=token, least=least)
+
+
+def is_metered(request: Request, target: Target) -> bool:
+    """Whether the hold of an attempt can follow what flows: all that is billed is seen."""
+    hides = request.reasons and target.hides_asked_reasoning
+    shows = request.stream and request.endpoint not in _UNCAPPED
+    return shows and target.meterable and not hides
 
 
 def default_maximum(request: Request, target: Target) -> int | None:

@@ -78,6 +78,7 @@ class EmbeddingsRequest:
     unbounded: str | None = None
     images: int = 0
     units: Units = NO_UNITS
+    reasons: bool = False
     service_tier: str | None = None
 
     def input_bound(self, image_tokens: int) -> int:

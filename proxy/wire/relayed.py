@@ -35,6 +35,7 @@ class Relayed(ABC):
     images: int = 0
     units: Units = NO_UNITS
     unbounded: str | None = None
+    reasons: bool = False
     service_tier: str | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
