@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -215,14 +216,6 @@ def build_app(
     )
     admin = AdminApi(books, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
-    max_body = server.max_body_mb << 20
-    chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
-    vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
-    judged = Inference(moderations.parse, auth=auth, engine=engine, max_body=max_body)
-    pictures = Inference(images.parse, auth=auth, engine=engine, max_body=max_body)
-    heard = Inference(transcriptions.parse, auth=auth, engine=engine, max_body=max_body)
-    spoken = Inference(speech.parse, auth=auth, engine=engine, max_body=max_body)
-    ranked = Inference(rerank.parse, auth=auth, engine=engine, max_body=max_body)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -235,14 +228,7 @@ def build_app(
         return "" if ledger.is_connected else "the ledger cannot be reached"
 
     routes: dict[str, Mapping[str, Endpoint]] = {
-        "/v1/chat/completions": {"POST": chats.post},
-        "/v1/embeddings": {"POST": vectors.post},
-        "/v1/moderations": {"POST": judged.post},
-        "/v1/images/generations": {"POST": pictures.post},
-        "/v1/audio/transcriptions": {"POST": heard.post},
-        "/v1/audio/speech": {"POST": spoken.post},
-        "/v1/rerank": {"POST": ranked.post},
-        "/v2/rerank": {"POST": ranked.post},
+        **inference_routes(auth, engine, max_body=server.max_body_mb << 20),
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
@@ -255,6 +241,24 @@ def build_app(
         rest_prefixes=ADMIN_PREFIXES,
         metrics=metrics,
     )
+
+
+def inference_routes(
+    auth: Auth, engine: Engine, *, max_body: int
+) -> dict[str, Mapping[str, Endpoint]]:
+    """The endpoints that cost money: what is asked of them is held, settled and written down."""
+    inference = partial(Inference, auth=auth, engine=engine, max_body=max_body)
+    ranked = inference(rerank.parse)
+    return {
+        "/v1/chat/completions": {"POST": inference(chat.parse).post},
+        "/v1/embeddings": {"POST": inference(embeddings.parse).post},
+        "/v1/moderations": {"POST": inference(moderations.parse).post},
+        "/v1/images/generations": {"POST": inference(images.parse).post},
+        "/v1/audio/transcriptions": {"POST": inference(transcriptions.parse).post},
+        "/v1/audio/speech": {"POST": inference(speech.parse).post},
+        "/v1/rerank": {"POST": ranked.post},
+        "/v2/rerank": {"POST": ranked.post},
+    }
 
 
 def make_adapter(name: str, provider: Provider) -> Adapter:
