@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from adapters import gemini
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter, Endpoint
+from adapters.gemini import Gemini
 from adapters.openai_compatible import OpenAICompatible
+from adapters.over_http import HttpAdapter
 from adapters.scripted import Scripted
 
 
@@ -48,26 +51,20 @@ class Entry:
     meterable: bool = False
 
 
-def _anthropic(settings: Settings) -> Adapter:
-    return Anthropic(
-        base_url=settings.base_url,
-        api_key=settings.api_key,
-        headers=settings.headers or {},
-        proxy=settings.proxy,
-        http2=settings.http2,
-        ca_bundle=settings.ca_bundle,
-    )
+def _over_http(adapter: Callable[..., HttpAdapter]) -> Callable[[Settings], Adapter]:
+    """How an adapter is made that needs nothing but an address, credentials and a way there."""
 
+    def make(settings: Settings) -> Adapter:
+        return adapter(
+            base_url=settings.base_url,
+            api_key=settings.api_key,
+            headers=settings.headers,
+            proxy=settings.proxy,
+            http2=settings.http2,
+            ca_bundle=settings.ca_bundle,
+        )
 
-def _openai_compatible(settings: Settings) -> Adapter:
-    return OpenAICompatible(
-        base_url=settings.base_url,
-        api_key=settings.api_key,
-        headers=settings.headers or {},
-        proxy=settings.proxy,
-        http2=settings.http2,
-        ca_bundle=settings.ca_bundle,
-    )
+    return make
 
 
 def _scripted(settings: Settings) -> Adapter:
@@ -75,10 +72,13 @@ def _scripted(settings: Settings) -> Adapter:
 
 
 BUILT_IN: Mapping[str, Entry] = {
+    "openai_compatible": Entry(make=_over_http(OpenAICompatible), speaks=OpenAICompatible.speaks),
     "anthropic": Entry(
-        make=_anthropic, speaks=Anthropic.speaks, base_url="https://api.anthropic.com/v1"
+        make=_over_http(Anthropic),
+        speaks=Anthropic.speaks,
+        base_url="https://api.anthropic.com/v1",
     ),
-    "openai_compatible": Entry(make=_openai_compatible, speaks=OpenAICompatible.speaks),
+    "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,
