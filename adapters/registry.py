@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from adapters import gemini
+from adapters import gemini, ollama
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter, Endpoint
 from adapters.gemini import Gemini
+from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
 from adapters.over_http import HttpAdapter
 from adapters.scripted import Scripted
@@ -79,6 +80,10 @@ BUILT_IN: Mapping[str, Entry] = {
         base_url="https://api.anthropic.com/v1",
     ),
     "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    # It stops when the connection is closed, and charges nothing in any case.
+    "ollama": Entry(
+        make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
+    ),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter
 from adapters.gemini import Gemini
+from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from tests.adapters.servers import Peer, ScriptedServer
@@ -393,9 +394,96 @@ def _anthropic(scene: Scene) -> Iterator[Adapter]:
         yield Anthropic(base_url=f"{server.url}/v1", api_key="sk-ant-test-0123456789")
 
 
+# --- ollama ---------------------------------------------------------------------------------------
+
+LINES = head(content_type="application/x-ndjson", transfer_encoding="chunked")
+
+
+def line(message: object, **more: object) -> bytes:
+    """A line of an answer of `/api/chat`, in a piece of its own."""
+    said = {"model": MODEL, "message": message, "done": False, **more}
+    return piece(json.dumps(said).encode() + b"\n")
+
+
+_ENDED = {"done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 5}
+
+
+def asked(peer: Peer) -> dict[str, Any]:
+    """The request that follows the questions on its side: nothing is loaded, nothing known."""
+    while True:
+        request = peer.read_request()
+        if "/api/ps" not in request.line and "/api/show" not in request.line:
+            found: dict[str, Any] = json.loads(request.body)
+            return found
+        peer.send(whole({"models": []}))
+
+
+def _ollama_saying(*messages: dict[str, Any]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        if asked(peer)["stream"]:
+            said = b"".join(line({"role": "assistant", **message}) for message in messages)
+            peer.send(LINES + said + line({"role": "assistant", "content": ""}, **_ENDED) + END)
+            return
+        text = "".join(message.get("content", "") for message in messages)
+        message = {**messages[0], "role": "assistant", "content": text}
+        peer.send(whole({"model": MODEL, "message": message, **_ENDED}))
+
+    return answer
+
+
+def _ollama_embeddings(peer: Peer) -> None:
+    vectors = [[1.0, 0.0] for _ in asked(peer)["input"]]
+    peer.send(whole({"model": MODEL, "embeddings": vectors, "prompt_eval_count": 2}))
+
+
+def _ollama_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        asked(peer)
+        peer.send(LINES + line({"role": "assistant", "content": "Once"}))
+        break_off(peer)
+
+    return answer
+
+
+def _ollama_failing(status: int, error: str, **headers: str) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        asked(peer)
+        peer.send(whole({"error": error}, status, **headers))
+
+    return answer
+
+
+_OLLAMA: dict[Scene, Callable[[Peer], None]] = {
+    "text": _ollama_saying({"content": "Once upon"}, {"content": " a time."}),
+    "tools": _ollama_saying({"tool_calls": [{"function": CALL}]}),
+    "embeddings": _ollama_embeddings,
+    "cut": _ollama_breaking(Peer.reset),
+    "stall": _ollama_breaking(Peer.is_gone),
+    "error in the stream": _ollama_breaking(
+        lambda peer: peer.send(piece(b'{"error":{"message":"no","code":"c"}}\n') + END)
+    ),
+    "status 400": _ollama_failing(400, "invalid options"),
+    "status 401": _ollama_failing(401, "unauthorized"),
+    "status 404": _ollama_failing(404, "model 'model-x' not found, try pulling it first"),
+    "status 429": _ollama_failing(429, "too many", retry_after="7", x_secret="internal"),
+    "status 500": _ollama_failing(500, "llama runner process has terminated"),
+    "too long": _ollama_failing(400, "the input length exceeds the context length"),
+}
+
+
+@contextlib.contextmanager
+def _ollama(scene: Scene) -> Iterator[Adapter]:
+    with ScriptedServer(_OLLAMA.get(scene, lambda peer: None)) as server:
+        if scene != "refused connection":
+            yield Ollama(base_url=server.url)
+    if scene == "refused connection":
+        yield Ollama(base_url=server.url)
+
+
 STAGES: dict[str, Stage] = {
     "scripted": _scripted,
     "openai_compatible": _openai_compatible,
     "gemini": _gemini,
     "anthropic": _anthropic,
+    "ollama": _ollama,
 }
