@@ -287,8 +287,11 @@ class _Maker:
             tiers=frozenset(target.tiers if target.tiers is not None else _tiers(known)),
             vector_space=self._vector_space(target, known, capabilities, model),
             image_tokens=target.image_tokens,
-            max_tokens_field=self.provider.max_tokens_field,
-            stream_usage=self.provider.stream_usage,
+            max_tokens_field=self.provider.max_tokens_field
+            or adapter_registry.max_tokens_field(self.provider.adapter),
+            stream_usage=_either(
+                self.provider.stream_usage, adapter_registry.stream_usage(self.provider.adapter)
+            ),
             deadlines=Deadlines(
                 connect_s=deadlines.connect_s,
                 first_byte_s=deadlines.first_byte_s,
@@ -379,7 +382,7 @@ def _at(known: catalog.Catalog, provider: cfg.Provider) -> catalog.Provider | No
     """The catalogue's entry of the service that a provider's requests really go to."""
     base_url = provider.base_url or adapter_registry.base_url(provider.adapter) or ""
     host = urlsplit(base_url).hostname
-    return next((p for p in known.providers if urlsplit(p.base_url).hostname == host), None)
+    return next((p for p in known.providers if urlsplit(p.address).hostname == host), None)
 
 
 def build_table(
