@@ -156,7 +156,7 @@ class Attempts:
             target,
             request.max_output_tokens if job.clamp is None else job.clamp,
             default_max,
-            metered=request.stream and target.meterable and caller.at_cap != "finish",
+            metered=costs.is_metered(request, target) and caller.at_cap != "finish",
             uncounted=job.uncounted,
         )
         unbounded = costs.unbounded(request, target)

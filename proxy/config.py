@@ -178,9 +178,12 @@ class Provider(_Strict, frozen=True):
     proxy: str | None = None
     http2: bool = False
     ca_bundle: str | None = None
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    stream_usage: bool = True
-    """Whether it understands `stream_options.include_usage`."""
+    api_version: str | None = None
+    """For `adapter: azure`: the dated API to ask, with deployments in its paths."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """By which it caps the output; unset, as the adapter says."""
+    stream_usage: bool | None = None
+    """Whether it understands `stream_options.include_usage`; unset, as the adapter says."""
     prices: str | None = None
     """Whose prices its models have in the price snapshot; the provider's own name if unset."""
     unpriced: Unpriced | None = None

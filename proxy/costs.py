@@ -81,6 +81,12 @@ def bounds_of(
     return Bounds(most=most, floor=floor, base=base, token=token, least=least)
 
 
+def is_metered(request: Request, target: Target) -> bool:
+    """Whether the hold of an attempt can follow what flows: all that is billed is seen."""
+    hides = request.reasons and target.hides_asked_reasoning
+    return request.stream and target.meterable and not hides
+
+
 def default_maximum(request: Request, target: Target) -> int | None:
     """The maximum to write into a request that sets none, so that its cost has a bound.
 

@@ -122,13 +122,11 @@ def _from_catalog(
         raise StartError(f"{variable}: holds characters that no key has; set it anew, or unset it")
     base_url = _value(environ, entry.base_url_env or "")
     if not base_url or _is_own(base_url, own_port):
-        base_url = entry.base_url
+        base_url = entry.address
     return Provider(
         adapter=entry.adapter,
         base_url=base_url.rstrip("/"),
         api_key=key,
-        max_tokens_field=entry.max_tokens_field,
-        stream_usage=entry.stream_options,
         prices=entry.price_provider,
     )
 

@@ -50,6 +50,9 @@ _UNBOUNDED = (
     "speed",  # Anthropic's fast mode, at several times the price
 )
 
+# What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
+_REASONING = ("reasoning_effort", "reasoning", "thinking")
+
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 _ABSENT = msgspec.Raw(b"null")
 _NOTHING = (b"null", b"false", b"[]")  # but `web_search_options: {}` is a search
@@ -144,6 +147,7 @@ class ChatRequest:
     n: int
     unbounded: str | None
     images: int = 0
+    reasons: bool = False
     service_tier: str | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
@@ -242,6 +246,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
         n=fields.n or 1,
         unbounded=content.unbounded or _unbounded(body, fields),
         images=content.images,
+        reasons=any(not _is_nothing(body.members.get(n, _ABSENT)) for n in _REASONING),
         service_tier=fields.service_tier,
         user=fields.user,
         tags=named,

@@ -160,6 +160,10 @@ class Request(Protocol):
     @property
     def unbounded(self) -> str | None: ...  # noqa: D102
     @property
+    def reasons(self) -> bool:
+        """Whether it asks for reasoning, of which some models show less than they bill."""
+
+    @property
     def service_tier(self) -> str | None: ...  # noqa: D102
     @property
     def user(self) -> str | None: ...  # noqa: D102

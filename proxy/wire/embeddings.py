@@ -76,6 +76,7 @@ class EmbeddingsRequest:
     n: int = 1
     unbounded: str | None = None
     images: int = 0
+    reasons: bool = False
     service_tier: str | None = None
 
     def input_bound(self, image_tokens: int) -> int:
