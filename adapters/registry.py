@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from adapters import gemini
 from adapters.azure import Azure
 from adapters.base import Adapter, Endpoint
+from adapters.gemini import Gemini
 from adapters.openai_compatible import OpenAICompatible
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
@@ -86,6 +88,17 @@ def _azure(settings: Settings) -> Adapter:
     )
 
 
+def _gemini(settings: Settings) -> Adapter:
+    return Gemini(
+        base_url=settings.base_url,
+        api_key=settings.api_key,
+        headers=settings.headers,
+        proxy=settings.proxy,
+        http2=settings.http2,
+        ca_bundle=settings.ca_bundle,
+    )
+
+
 def _scripted(settings: Settings) -> Adapter:
     return Scripted.from_file(settings.script) if settings.script else Scripted.demonstrating()
 
@@ -94,6 +107,7 @@ BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": _openai_compatible(PLAIN),
     **{name: _openai_compatible(preset) for name, preset in PRESETS.items()},
     "azure": replace(_openai_compatible(PRESETS["azure"]), make=_azure),
+    "gemini": Entry(make=_gemini, speaks=Gemini.speaks, base_url=gemini.BASE_URL),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,

@@ -103,7 +103,21 @@ class _Fields(msgspec.Struct):
     user: str | None = None
 
 
+class _Said(msgspec.Struct):
+    content: msgspec.Raw = _ABSENT
+
+
+class _Texts(msgspec.Struct):
+    messages: list[_Said]
+
+
+class _TextPart(msgspec.Struct):
+    text: msgspec.Raw = _ABSENT
+
+
 _fields = msgspec.json.Decoder(_Fields)
+_texts = msgspec.json.Decoder(_Texts)
+_text_parts = msgspec.json.Decoder(list[_TextPart])
 _parts = msgspec.json.Decoder(list[_Part])
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
@@ -150,6 +164,20 @@ class ChatRequest:
         A token is at least one byte of text, and JSON is never shorter than the text it holds.
         """
         return self.text_bytes + self.added_tokens + self.media * image_tokens
+
+    def texts(self) -> tuple[list[str], int]:
+        """The texts of the messages, and how many of `text_bytes` they take.
+
+        Where they are counted, their tokens can stand for those bytes in the bound.
+        """
+        texts: list[str] = []
+        size = 0
+        for message in self.body.decode(_texts).messages:
+            for raw in _raw_texts(message.content):
+                if memoryview(raw)[0] == ord('"'):
+                    texts.append(msgspec.json.decode(raw, type=str))
+                    size += len(memoryview(raw))
+        return texts, size
 
     def upstream(self, target: Upstream) -> Sent:
         """The client's members with `model` and what money needs changed."""
@@ -315,6 +343,12 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
     if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
         return "modalities"
     return next((n for n in _UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+
+
+def _raw_texts(content: msgspec.Raw) -> list[msgspec.Raw]:
+    if memoryview(content)[0] == ord("["):
+        return [part.text for part in _text_parts.decode(content)]
+    return [content]
 
 
 def _size(raw: msgspec.Raw) -> int:

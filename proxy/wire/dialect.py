@@ -169,6 +169,9 @@ class Request(Protocol):
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, where one image is at most `image_tokens`."""
 
+    def texts(self) -> tuple[list[str], int]:
+        """Texts whose tokens may be counted, and how much of the bound they are uncounted."""
+
     def upstream(self, target: Upstream) -> Sent:
         """What goes to a target. Raises `adapters.base.Unsupported`."""
 

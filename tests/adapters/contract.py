@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from adapters import registry
 from adapters.base import Adapter
+from adapters.gemini import Gemini
 from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from tests.adapters.servers import Peer, ScriptedServer
@@ -272,7 +273,93 @@ def _preset(name: str) -> Stage:
     return stage
 
 
+# --- gemini ---------------------------------------------------------------------------------------
+
+
+def gemini(*parts: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    """A `GenerateContentResponse` of one candidate."""
+    candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 5, "totalTokenCount": 8}
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": MODEL,
+        "responseId": "r1",
+    }
+
+
+def _gemini_saying(*parts: dict[str, Any]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        if "streamGenerateContent?alt=sse" not in peer.read_request().line:
+            peer.send(whole(gemini(*parts, finish="STOP")))
+            return
+        peer.send(EVENTS)
+        for part in parts:
+            peer.send(event(gemini(part)))
+        peer.send(event(gemini({"text": ""}, finish="STOP")) + END)
+
+    return answer
+
+
+def _gemini_embeddings(peer: Peer) -> None:
+    requests = json.loads(peer.read_request().body)["requests"]
+    embeddings = [{"values": [1.0, 0.0]} for _ in requests]
+    peer.send(whole({"embeddings": embeddings, "usageMetadata": {"promptTokenCount": 2}}))
+
+
+def _gemini_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(EVENTS + event(gemini({"text": "Once"})))
+        break_off(peer)
+
+    return answer
+
+
+def _gemini_failing(
+    status: int, name: str, message: str = "no", *details: Any
+) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        error = {"code": status, "message": message, "status": name, "details": list(details)}
+        peer.send(whole([{"error": error}] if status == 500 else {"error": error}, status))
+
+    return answer
+
+
+_GEMINI: dict[Scene, Callable[[Peer], None]] = {
+    "text": _gemini_saying(*({"text": piece} for piece in ("Once ", "upon ", "a time."))),
+    "tools": _gemini_saying({"functionCall": {"name": CALL["name"], "args": CALL["arguments"]}}),
+    "embeddings": _gemini_embeddings,
+    "cut": _gemini_breaking(Peer.reset),
+    "stall": _gemini_breaking(Peer.is_gone),
+    "error in the stream": _gemini_breaking(
+        lambda peer: peer.send(event({"error": {"message": "no", "status": "c"}}) + END)
+    ),
+    "status 400": _gemini_failing(400, "INVALID_ARGUMENT"),
+    "status 401": _gemini_failing(401, "UNAUTHENTICATED"),
+    "status 404": _gemini_failing(404, "NOT_FOUND", "models/model-x is not found"),
+    "status 429": _gemini_failing(429, "RESOURCE_EXHAUSTED", "no", {"retryDelay": "6.5s"}),
+    "status 500": _gemini_failing(500, "INTERNAL"),
+    "too long": _gemini_failing(
+        400, "INVALID_ARGUMENT", "The input token count exceeds the maximum number of tokens"
+    ),
+}
+
+
+@contextlib.contextmanager
+def _gemini(scene: Scene) -> Iterator[Adapter]:
+    with ScriptedServer(_GEMINI.get(scene, lambda peer: None)) as server:
+        if scene != "refused connection":
+            yield Gemini(base_url=f"{server.url}/v1beta", api_key="AIza-test-0123456789")
+    if scene == "refused connection":
+        yield Gemini(base_url=f"{server.url}/v1beta")
+
+
 STAGES: dict[str, Stage] = {
     "scripted": _scripted,
     **{name: _preset(name) for name in ("openai_compatible", *PRESETS)},
+    "gemini": _gemini,
 }
