@@ -30,6 +30,7 @@ STOP_REASONS = {
     "function_call": "tool_use",
     "content_filter": "refusal",
 }
+MESSAGE_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 # What a piece of a block is called, and in which member of its delta it stands.
 _DELTAS = {
     "text": b'"text_delta","text"',
@@ -299,9 +300,6 @@ def ending(
     if reason is not None:
         members["tollway"] = reason
     return event("message_delta", members) + MESSAGE_STOP
-
-
-MESSAGE_STOP = event("message_stop", {})
 
 
 def words(said: object) -> str:
