@@ -163,7 +163,7 @@ def _written(message: Message, path: str, losses: Losses) -> list[Members]:
         return [{"role": message.role, "content": content}]
     blocks = _Blocks(losses)
     for index, raw in enumerate(content):
-        blocks.add(raw, f"{path}.content[{index}]", message.role)
+        blocks.add(raw, index, f"{path}.content[{index}]", message.role)
     if message.role == "assistant":
         return [blocks.as_assistant()]
     return blocks.as_asking(message.role)
@@ -182,7 +182,7 @@ class _Blocks:
         self._details: list[Members] = []
         self._cache_control = NULL
 
-    def add(self, raw: msgspec.Raw, path: str, role: str) -> None:
+    def add(self, raw: msgspec.Raw, index: int, path: str, role: str) -> None:
         block = self._decode(raw, path)
         match block:
             case None:
@@ -194,9 +194,10 @@ class _Blocks:
             case _ToolUse():
                 self._call(block, path)
             case _Thinking():
-                self._think(block)
+                self._think(block, index)
             case _RedactedThinking():
-                self._details.append({"type": "reasoning.encrypted", "data": block.data})
+                entry = {"type": "reasoning.encrypted", "data": block.data, "index": index}
+                self._details.append(entry)
             case _ToolResult():
                 self._result(block, path)
             case _:
@@ -240,11 +241,11 @@ class _Blocks:
             self._losses.unbounded = path
         return None
 
-    def _think(self, block: _Thinking) -> None:
+    def _think(self, block: _Thinking, index: int) -> None:
         """What was thought goes along in any case; unsigned, it is no more than its text."""
         self._thoughts.append(block.thinking)
         if block.signature:
-            entry = {"text": block.thinking, "signature": block.signature}
+            entry = {"text": block.thinking, "signature": block.signature, "index": index}
             self._details.append({"type": "reasoning.text", **entry})
         else:
             self._losses.unsigned = True

@@ -92,7 +92,7 @@ def message(body: bytes, facts: Facts, identity: Identity, asked: Asked) -> byte
 
 
 def _content(said: _Message, identity: Identity) -> list[Members]:
-    content = _thinking(said)
+    content: list[Members] = []
     for text in (words(said.content or ""), said.refusal or ""):
         if text:
             content.append({"type": "text", "text": text})
@@ -105,15 +105,17 @@ def _content(said: _Message, identity: Identity) -> list[Members]:
         content.append(
             {"type": "tool_use", "id": call_id, "name": call.function.name, "input": arguments}
         )
+    for number, (place, block) in enumerate(_thoughts(said)):
+        content.insert(number if place is None else max(place, number), block)
     return content
 
 
-def _thinking(said: _Message) -> list[Members]:
+def _thoughts(said: _Message) -> list[tuple[int | None, Members]]:
     """What was thought: with signatures where it has some, otherwise its text alone."""
     found = list(reasoning.blocks(said.reasoning_details))
     text = words(said.reasoning_content or said.reasoning or "")
-    if text and not any(block.get("thinking") for block in found):
-        found.insert(0, {"type": "thinking", "thinking": text, "signature": ""})
+    if text and not any(block.get("thinking") for _, block in found):
+        found.insert(0, (None, {"type": "thinking", "thinking": text, "signature": ""}))
     return found
 
 

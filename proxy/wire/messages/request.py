@@ -32,6 +32,14 @@ _blocks: msgspec.json.Decoder[str | list[dict[str, msgspec.Raw]]] = msgspec.json
 )
 
 
+class _ClaudeCode(msgspec.Struct):
+    account_uuid: str | None = None
+    device_id: str | None = None
+
+
+_claude_code = msgspec.json.Decoder(_ClaudeCode)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MessagesRequest:
     """A request: its body, the chat it stands for, and what of it no chat can say.
@@ -172,7 +180,7 @@ def parse_prompt(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Me
         text_bytes=len(raw) - losses.media_bytes,
         added_tokens=losses.added_tokens,
         unbounded=losses.unbounded or asked.unbounded,
-        user=fields.metadata.user_id if fields.metadata is not None else None,
+        user=end_user(fields.metadata.user_id) if fields.metadata is not None else None,
         lost=tuple(losses.lost),
         spared=tuple(losses.spared),
         unsigned=losses.unsigned,
@@ -181,6 +189,17 @@ def parse_prompt(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Me
         withheld=withheld,
         stop_sequences=frozenset(fields.stop_sequences or ()),
     )
+
+
+def end_user(user_id: str | None) -> str | None:
+    """Whom a `user_id` stands for: Claude Code's names its session too, which is nobody."""
+    if not user_id or not user_id.startswith("{"):
+        return (user_id or "").partition("_session_")[0] or None
+    try:
+        told = _claude_code.decode(user_id)
+    except msgspec.DecodeError:
+        return user_id
+    return told.account_uuid or told.device_id or user_id
 
 
 def _passed(headers: Mapping[bytes, bytes]) -> Mapping[str, str]:

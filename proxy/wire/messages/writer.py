@@ -194,7 +194,7 @@ class MessageWriter:
 
     def _take_details(self, details: object, *, has_text: bool) -> None:
         """A signature ends what was thought; its text has come before, but for some servers."""
-        for block in reasoning.blocks(details):
+        for _, block in reasoning.blocks(details):
             if block["type"] == "redacted_thinking":
                 self._blocks.append(_Block(kind="redacted_thinking", start=block))
                 continue
