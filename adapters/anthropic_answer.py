@@ -213,9 +213,7 @@ class ChatReader(EventReader):
         self._blocks: dict[int, _Open] = {}
         self._calls = 0
         self._before, self._after = b"", b""
-        # The pieces of text; so many of them are `_counted_characters` long.
-        self._texts: list[bytes] = []
-        self._counted_texts = self._counted_characters = 0
+        self._characters = 0  # of text, so far
 
     # --- whole ------------------------------------------------------------------------------------
 
@@ -296,7 +294,7 @@ class ChatReader(EventReader):
         kind = delta.type
         if kind == "text_delta":
             if text := _said(delta.text):
-                self._texts.append(text)
+                self._characters += _length(text)
                 ready.append(b'%b{"content":%b}%b' % (self._before, text, self._after))
         elif kind == "thinking_delta":
             if text := _said(delta.thinking):
@@ -315,10 +313,10 @@ class ChatReader(EventReader):
         block = event.content_block
         if block is None:
             return
-        self._blocks[event.index] = opened = _Open(block, texts_before=len(self._texts))
+        self._blocks[event.index] = opened = _Open(block, starts_at=self._characters)
         match block.type:
             case "text" if block.text:
-                self._texts.append(any_json.encode(block.text))
+                self._characters += len(block.text)
                 ready.append(self._chunk({"content": block.text}))
             case "thinking":
                 opened.signature = block.signature
@@ -339,17 +337,9 @@ class ChatReader(EventReader):
             # Its text went ahead, piece by piece.
             detail.pop("text", None)
             ready.append(self._chunk({"reasoning_details": [detail]}))
-        if citations := [*(opened.block.citations or ()), *opened.citations]:
-            start, end = self._length(opened.texts_before), self._length(len(self._texts))
-            if annotations := _annotations(citations, start, end):
-                ready.append(self._chunk({"annotations": annotations}))
-
-    def _length(self, texts: int) -> int:
-        """How many characters the first so many pieces of text have; asked in rising order."""
-        for text in self._texts[self._counted_texts : texts]:
-            self._counted_characters += len(any_json.decode(_string, text))
-        self._counted_texts = max(self._counted_texts, texts)
-        return self._counted_characters
+        citations = [*(opened.block.citations or ()), *opened.citations]
+        if annotations := _annotations(citations, opened.starts_at, self._characters):
+            ready.append(self._chunk({"annotations": annotations}))
 
     def _finish(self, event: _Event) -> list[bytes]:
         self._usage.update(event.usage or _Usage())
@@ -380,10 +370,10 @@ class ChatReader(EventReader):
 
 @dataclass(slots=True)
 class _Open:
-    """A block that has begun; `call` numbers it among the tool calls."""
+    """A block that has begun, behind so many characters of text; `call` numbers a tool call."""
 
     block: _Block
-    texts_before: int
+    starts_at: int
     call: int | None = None
     has_arguments: bool = False
     signature: str = ""
@@ -396,6 +386,16 @@ def _said(text: msgspec.Raw) -> bytes | None:
     if not json or json[0] != _QUOTE:
         raise MalformedAnswer("the provider sent a text that is none")
     return json if len(json) > 2 else None
+
+
+def _length(text: bytes) -> int:
+    """How many characters a JSON text stands for."""
+    if text.isascii() and b"\\" not in text:
+        return len(text) - 2
+    try:
+        return len(any_json.decode(_string, text))
+    except ValueError:
+        raise MalformedAnswer("the provider sent a text that is not in UTF-8") from None
 
 
 def _message(answer: _Whole) -> dict[str, Any]:

@@ -264,6 +264,7 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
         b"{}",
         b'{"type":"content_block_delta","delta":7}',
         b'{"type":"content_block_delta","delta":{"type":"text_delta","text":7}}',
+        b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"\xff"}}',
         b'{"type":"content_block_delta","index":"0","delta":{"type":"text_delta"}}',
         b'{"type":"message_start","message":{"usage":{"input_tokens":"3"}}}',
     ],
