@@ -36,6 +36,7 @@ Json = dict[str, Any]
 # A reason that is in neither list broke the answer off: it becomes an error.
 FINISH_REASONS: Mapping[str, str] = {
     "STOP": "stop",
+    "FUNCTION_CALL": "tool_calls",  # not Google's, but others' that speak as it does
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
     "SAFETY": "content_filter",
