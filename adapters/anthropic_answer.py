@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import MalformedAnswer, UpstreamError
 from adapters.over_http import EventReader
 from adapters.sse import NamedPayload
@@ -152,8 +152,6 @@ class _Event(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event)
 _whole = msgspec.json.Decoder(_Whole)
-_string = msgspec.json.Decoder(str)
-_anything = msgspec.json.Decoder()
 
 
 def _read_event(payload: bytes) -> _Event:
@@ -173,10 +171,10 @@ def _read_whole(body: bytes) -> _Whole:
 def _convert(payload: bytes, kind: type[T]) -> T:
     """What a fast parser refuses: surrogates that stand alone, or what is no answer at all."""
     try:
-        value = any_json.decode(_anything, payload)
+        value = loose_json.decode(payload)
         if isinstance(value, dict) and isinstance(delta := value.get("delta"), dict):
             for name in _RAW.intersection(delta):
-                delta[name] = msgspec.Raw(any_json.encode(delta[name]))
+                delta[name] = msgspec.Raw(loose_json.encode(delta[name]))
         return msgspec.convert(value, kind)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
@@ -239,7 +237,7 @@ class ChatReader(EventReader):
             "choices": [choice],
             "usage": usage.shown(),
         }
-        return any_json.encode({**completion, **_tier(usage)})
+        return loose_json.encode({**completion, **_tier(usage)})
 
     # --- stream -----------------------------------------------------------------------------------
 
@@ -284,7 +282,7 @@ class ChatReader(EventReader):
         """The bytes around the delta of every chunk."""
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         chunk = {**head, "choices": [{"index": 0, "delta": 0, "finish_reason": None}]}
-        before, delta, after = any_json.encode(chunk).rpartition(b'"delta":0')
+        before, delta, after = loose_json.encode(chunk).rpartition(b'"delta":0')
         self._before, self._after = before + delta[:-1], after
 
     def _continue(self, event: _Event, ready: list[bytes]) -> None:
@@ -331,7 +329,7 @@ class ChatReader(EventReader):
 
     def _end(self, opened: _Open, index: int, ready: list[bytes]) -> None:
         if opened.call is not None and not opened.has_arguments:
-            text = any_json.encode(_as_text(opened.block.input))
+            text = loose_json.encode(_as_text(opened.block.input))
             ready.append(self._arguments(opened.call, text))
         if (detail := _detail(opened.block, index, opened.signature)) is not None:
             # Its text went ahead, piece by piece.
@@ -359,13 +357,13 @@ class ChatReader(EventReader):
             self._frame()  # a stream without its first event
         after = self._after
         if finish is not None:
-            after = after.replace(_NULL, any_json.encode(finish), 1)
-        return self._before + any_json.encode(delta) + after
+            after = after.replace(_NULL, loose_json.encode(finish), 1)
+        return self._before + loose_json.encode(delta) + after
 
     def _last_chunk(self) -> bytes:
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         usage = {"choices": [], "usage": self._usage.shown(), **_tier(self._usage)}
-        return any_json.encode({**head, **usage})
+        return loose_json.encode({**head, **usage})
 
 
 @dataclass(slots=True)
@@ -393,7 +391,7 @@ def _length(text: bytes) -> int:
     if text.isascii() and b"\\" not in text:
         return len(text) - 2
     try:
-        return len(any_json.decode(_string, text))
+        return len(loose_json.decode(text))
     except ValueError:
         raise MalformedAnswer("the provider sent a text that is not in UTF-8") from None
 
@@ -470,11 +468,11 @@ def _tier(usage: _Usage) -> dict[str, str]:
 
 
 def _as_text(arguments: object) -> str:
-    return any_json.encode(arguments or {}).decode()
+    return loose_json.encode(arguments or {}).decode()
 
 
 def _error(error: _Error) -> bytes:
     """OpenAI's form of an error within a stream."""
     said = error.message or "the provider reported an error in its stream"
     shape = {"message": said, "type": error.type, "param": None, "code": error.type}
-    return any_json.encode({"error": shape})
+    return loose_json.encode({"error": shape})
