@@ -210,7 +210,7 @@ class ChatReader(EventReader):
         self._usage = _Usage()
         self._blocks: dict[int, _Open] = {}
         self._calls = 0
-        self._before, self._after = b"", b""
+        self._before, self._after = self._frame()
         self._characters = 0  # of text, so far
 
     # --- whole ------------------------------------------------------------------------------------
@@ -276,14 +276,14 @@ class ChatReader(EventReader):
         self._head["id"] = message.id
         self._model = message.model or self._model
         self._usage.update(message.usage or _Usage())
-        self._frame()
+        self._before, self._after = self._frame()
 
-    def _frame(self) -> None:
+    def _frame(self) -> tuple[bytes, bytes]:
         """The bytes around the delta of every chunk."""
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         chunk = {**head, "choices": [{"index": 0, "delta": 0, "finish_reason": None}]}
         before, delta, after = loose_json.encode(chunk).rpartition(b'"delta":0')
-        self._before, self._after = before + delta[:-1], after
+        return before + delta[:-1], after
 
     def _continue(self, event: _Event, ready: list[bytes]) -> None:
         delta = event.delta
@@ -353,8 +353,6 @@ class ChatReader(EventReader):
         return self._before + entry + self._after
 
     def _chunk(self, delta: dict[str, Any], *, finish: str | None = None) -> bytes:
-        if not self._before:
-            self._frame()  # a stream without its first event
         after = self._after
         if finish is not None:
             after = after.replace(_NULL, loose_json.encode(finish), 1)

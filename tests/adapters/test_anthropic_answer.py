@@ -169,6 +169,12 @@ def test_successive_texts_differ_in_nothing_else() -> None:
     assert payloads[0].replace(b"abcde", b"fghij") == payloads[1]
 
 
+def test_a_stream_without_its_first_event_is_still_one_of_chunks() -> None:
+    chunks = [json.loads(payload) for payload in read(bytes_of(events(text("Hello"))[1:]))]
+    assert {chunk["model"] for chunk in chunks} == {MODEL}
+    assert gathered(chunks)["content"] == "Hello"
+
+
 def test_text_at_the_start_of_a_block_is_not_lost() -> None:
     stream = events(text(""))
     stream[2]["content_block"]["text"] = "He"
