@@ -150,6 +150,11 @@ class _Event(msgspec.Struct):
     error: _Error | None = None
 
 
+class _Typed(msgspec.Struct):
+    type: str
+
+
+_typed = msgspec.json.Decoder(_Typed)
 _event = msgspec.json.Decoder(_Event)
 _whole = msgspec.json.Decoder(_Whole)
 
@@ -197,7 +202,11 @@ class MessagesReader(EventReader):
 
 
 def _kind(payload: bytes) -> bytes:
-    return _read_event(payload).type.encode(errors="replace")
+    """The type of an event without a name, whatever else it holds."""
+    try:
+        return loose_json.decode_as(_typed, payload).type.encode(errors="replace")
+    except (ValueError, RecursionError):
+        raise MalformedAnswer("the provider sent an event without a type") from None
 
 
 class ChatReader(EventReader):

@@ -429,6 +429,14 @@ def test_anthropics_events_pass_as_they_came_but_for_pings() -> None:
     assert [json.loads(payload) for payload in found] == [e for e in stream if e["type"] != "ping"]
 
 
+def test_events_of_any_shape_pass_but_not_without_a_type() -> None:
+    odd = b'{"type":"content_block_delta","index":"x","delta":"\\ud83d"}'
+    assert MessagesReader().read_payloads([odd]) == [odd]
+    for payload in (b"{}", b"[]", b"nonsense"):
+        with pytest.raises(MalformedAnswer):
+            MessagesReader().read_payloads([payload])
+
+
 def test_events_without_names_are_told_by_their_types() -> None:
     data = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events(text("x")))
     found = read(data, reader=MessagesReader())
