@@ -31,6 +31,7 @@ from proxy.auth import Auth
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
 from proxy.config import Config, Provider
+from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.errors import StartError
@@ -44,6 +45,7 @@ from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
 from proxy.wire import chat, embeddings, images, moderations, rerank, speech, transcriptions
+from proxy.wire.messages import request as messages
 
 try:
     import uvloop
@@ -227,8 +229,11 @@ def build_app(
     def problem() -> str:
         return "" if ledger.is_connected else "the ledger cannot be reached"
 
+    max_body = server.max_body_mb << 20
+    counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
     routes: dict[str, Mapping[str, Endpoint]] = {
-        **inference_routes(auth, engine, max_body=server.max_body_mb << 20),
+        **inference_routes(auth, engine, max_body=max_body),
+        "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
@@ -251,6 +256,7 @@ def inference_routes(
     ranked = inference(rerank.parse)
     return {
         "/v1/chat/completions": {"POST": inference(chat.parse).post},
+        "/v1/messages": {"POST": inference(messages.parse).post},
         "/v1/embeddings": {"POST": inference(embeddings.parse).post},
         "/v1/moderations": {"POST": inference(moderations.parse).post},
         "/v1/images/generations": {"POST": inference(images.parse).post},
