@@ -120,6 +120,7 @@ class Target:
             output_nanousd=self.price.output if self.price else None,
             vector_space=self.vector_space,
             demonstration=self.demonstration,
+            fee_nanousd=self.price.fee if self.price else 0,
         )
 
     @cached_property

@@ -16,6 +16,7 @@ from tests.e2e.upstream import Upstream
 # A body for each endpoint: what it needs besides `model`, and what of it has no bound.
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9},
     "/v1/embeddings": {"input": "Hello"},
     "/v1/moderations": {"input": "Hello"},
     "/v1/images/generations": {"prompt": "a toll gate"},

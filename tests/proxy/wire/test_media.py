@@ -116,6 +116,58 @@ def test_any_answer_is_read_or_refused(request_: Request, answer: Any) -> None:
     assert usage.input_tokens >= 0 and usage.units.audio_seconds >= 0
 
 
+MEMBERS = [
+    *("model", "prompt", "n", "size", "quality", "stream", "input", "documents", "query", "text"),
+    *("type", "image_url", "image", "voice", "stream_format", "output_format", "metadata", "tags"),
+]
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2**64)
+    | st.floats()
+    | st.sampled_from(["", "m", "sse", "text", "auto", "\ud83d", "\x00", "svg"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MEMBERS), inner, max_size=6)
+    ),
+    max_leaves=15,
+)
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [moderations.parse, images.parse, speech.parse, rerank.parse],
+    ids=["moderations", "images", "speech", "rerank"],
+)
+@given(
+    st.fixed_dictionaries(
+        {"model": st.just("m") | anything},
+        optional={
+            name: st.just("text") | anything
+            for name in (
+                "input",
+                "prompt",
+                "query",
+                "documents",
+                "n",
+                "stream",
+                "voice",
+                "metadata",
+            )
+        },
+    )
+    | anything
+)
+def test_any_body_is_a_request_or_refused(parse: Callable[[bytes], Request], body: Any) -> None:
+    try:
+        request = parse(json.dumps(body).encode())
+    except InvalidRequest:
+        return
+    sent = json.loads(request.upstream(TARGET).body)
+    assert {**sent, "metadata": 0} == {**body, "model": "real", "metadata": 0}
+    assert request.input_bound(10) > 0 and request.input_tokens >= 0
+    assert request.n >= 1
+
+
 # --- moderations ---------------------------------------------------------------------------
 
 
