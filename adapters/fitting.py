@@ -5,7 +5,6 @@ Members that need no change go on as the bytes they came in.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,37 +13,12 @@ from typing import Any
 
 import msgspec
 
-from adapters.base import BadRequest, Unsupported
+from adapters import any_json, chat_request
+from adapters.base import Call
+from adapters.chat_request import Omissions, says_something
 
 Members = dict[str, msgspec.Raw]
 
-# What says nothing of the answer; whoever does not know it is not told.
-_HINTS = frozenset(
-    {
-        "cache_control",
-        "encoding_format",  # of vectors: whoever asked for another is given it all the same
-        "metadata",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "stream_options",
-        "user",
-    }
-)
-# What asks for what happens anyway.
-_DEFAULTS: Mapping[str, tuple[bytes, ...]] = {
-    "annotations": (b"[]",),
-    "frequency_penalty": (b"0", b"0.0"),
-    "logit_bias": (b"{}",),
-    "logprobs": (b"false",),
-    "modalities": (b'["text"]',),
-    "n": (b"1",),
-    "parallel_tool_calls": (b"true",),
-    "presence_penalty": (b"0", b"0.0"),
-    "service_tier": (b'"auto"', b'"default"'),
-    "store": (b"false",),
-    "top_logprobs": (b"0",),
-}
 # A thought in the history has one of these names.
 _THOUGHT = ("reasoning_content", "reasoning")
 # Without these a message still means the same.
@@ -55,7 +29,7 @@ OPTIONAL = frozenset({"audio", "function_call", "name", "refusal"}) | _ANYWHERE 
 
 _members = msgspec.json.Decoder(Members)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
-_encode = msgspec.json.Encoder().encode
+_anything = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,29 +73,30 @@ UNCHANGED = Rules()
 """Of a provider that takes everything as it is."""
 
 
-def fit(body: bytes, rules: Rules, *, drop: bool) -> tuple[bytes, Sequence[str]]:
-    """The body as this provider takes it, and the paths of what it is not told.
+def fit(call: Call, rules: Rules) -> tuple[bytes, Sequence[str]]:
+    """The body of a call as this provider takes it, and the paths of what it is not told.
 
     Raises `Unsupported` for what it does not have, unless such is to be dropped, and `BadRequest`
     where the body is no JSON object.
     """
-    if not rules.may_touch(body):
-        return body, ()
-    fitting = _Fitting(rules, drop=drop)
-    return fitting.fitted(body), tuple(fitting.dropped)
+    if not rules.may_touch(call.body):
+        return call.body, ()
+    omissions = Omissions("this provider", call)
+    return _Fitting(rules, omissions).fitted(call.body), tuple(omissions.dropped)
 
 
 class _Fitting:
     """One request on its way to a provider."""
 
-    def __init__(self, rules: Rules, *, drop: bool) -> None:
+    def __init__(self, rules: Rules, omissions: Omissions) -> None:
         self._rules = rules
-        self._drop = drop
-        self.dropped: list[str] = []
+        self._omissions = omissions
 
     def fitted(self, body: bytes) -> bytes:
         """The body to send; the very one that came where nothing needs a change."""
-        members = members_of(body)
+        members = _members_of(body)
+        if members is None:
+            raise chat_request.invalid("the request is no JSON object", None)
         fitted: Members = {}
         for name, raw in members.items():
             own = self._rules.renames.get(name, name)
@@ -144,12 +119,10 @@ class _Fitting:
         )
 
     def _leave_out(self, name: str, path: str, raw: msgspec.Raw) -> None:
-        value = bytes(raw)
-        if value == b"null" or name in _HINTS or value in _DEFAULTS.get(name, ()):
-            return
-        if not self._drop and name not in _EXTRAS:
-            raise Unsupported(f"it does not take {name!r}", param=path)
-        self.dropped.append(path)
+        if name in _EXTRAS and says_something(name, bytes(raw)):
+            self._omissions.leave_out(path)
+        elif says_something(name, bytes(raw)):
+            self._omissions.refuse(path)
 
     def _fit_list(self, raw: msgspec.Raw, path: str) -> msgspec.Raw:
         """A list of messages, tools, tool calls or content parts; itself if all may stay."""
@@ -191,15 +164,9 @@ def _is_same(before: Members, after: Members) -> bool:
 
 def join(members: Members) -> bytes:
     """The JSON object with these members."""
-    return b"{%b}" % b",".join(b"%b:%b" % (_encode(key), raw) for key, raw in members.items())
-
-
-def members_of(body: bytes) -> Members:
-    """A request's parameters; raises `BadRequest` where it is no JSON object."""
-    members = _members_of(body)
-    if members is None:
-        raise BadRequest("the request is no JSON object", status=400)
-    return members
+    return b"{%b}" % b",".join(
+        b"%b:%b" % (any_json.encode(key), raw) for key, raw in members.items()
+    )
 
 
 def _members_of(raw: bytes | msgspec.Raw) -> Members | None:
@@ -223,12 +190,11 @@ def _items_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
 
 
 def _with_lone_surrogates(raw: bytes | msgspec.Raw) -> Any:
-    """What the standard library reads and msgspec does not; None for what neither does."""
     try:
-        return json.loads(bytes(raw))
+        return any_json.decode(_anything, bytes(raw))
     except (ValueError, RecursionError):
         return None
 
 
 def _raw(value: Any) -> msgspec.Raw:
-    return msgspec.Raw(json.dumps(value).encode())
+    return msgspec.Raw(any_json.encode(value))

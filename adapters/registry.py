@@ -14,6 +14,8 @@ from adapters.gemini import Gemini
 from adapters.openai_compatible import OpenAICompatible
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
+from adapters.templated_http import TemplatedHttp
+from adapters.templates import Endpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class Settings:
     http2: bool = False
     ca_bundle: Path | None = None
     api_version: str | None = None
+    endpoints: Endpoints | None = None
     script: Path | None = None
 
     def __repr__(self) -> str:
@@ -99,6 +102,18 @@ def _gemini(settings: Settings) -> Adapter:
     )
 
 
+def _http(settings: Settings) -> Adapter:
+    return TemplatedHttp(
+        base_url=settings.base_url,
+        endpoints=settings.endpoints or Endpoints(),
+        api_key=settings.api_key,
+        headers=settings.headers,
+        proxy=settings.proxy,
+        http2=settings.http2,
+        ca_bundle=settings.ca_bundle,
+    )
+
+
 def _scripted(settings: Settings) -> Adapter:
     return Scripted.from_file(settings.script) if settings.script else Scripted.demonstrating()
 
@@ -108,6 +123,7 @@ BUILT_IN: Mapping[str, Entry] = {
     **{name: _openai_compatible(preset) for name, preset in PRESETS.items()},
     "azure": replace(_openai_compatible(PRESETS["azure"]), make=_azure),
     "gemini": Entry(make=_gemini, speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    "http": Entry(make=_http, speaks=frozenset({"chat", "embeddings"})),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,
