@@ -265,8 +265,8 @@ class ChatRequest(msgspec.Struct):
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_any_members = msgspec.json.Decoder(dict[str, Any])
 _chat = msgspec.json.Decoder(ChatRequest)
+_object = msgspec.json.Decoder(dict[str, Any])
 
 # The media type of a `data:` URL ends within so many characters.
 _LONGEST_HEAD = 256
@@ -328,7 +328,7 @@ def names(body: bytes) -> list[str]:
     try:
         found: Mapping[str, bytes | msgspec.Raw] = _members.decode(body)
     except msgspec.DecodeError:
-        found = {name: any_json.encode(v) for name, v in decode(_any_members, body).items()}
+        found = {name: any_json.encode(v) for name, v in decode(_object, body).items()}
     return [name for name, text in found.items() if says_something(name, bytes(text))]
 
 
@@ -354,6 +354,22 @@ def invalid(problem: str, param: str | None) -> BadRequest:
     """The client's own fault."""
     named = f"invalid value for {param!r}: {problem}" if param else problem
     return BadRequest(named[:500], status=400, type="invalid_request_error", param=param)
+
+
+def arguments(text: str, path: str) -> dict[str, Any]:
+    """The arguments of a call as the object that other dialects have; raises `BadRequest`."""
+    found = json_object(text) if text else {}
+    if found is None:
+        raise invalid("the arguments of a function must be a JSON object", path)
+    return found
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text holds; None where it holds none."""
+    try:
+        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def refusal(provider: str, param: str, reason: str = "") -> Unsupported:

@@ -350,11 +350,10 @@ class _Choice:
         reason = candidate.finish_reason
         if reason is None or reason in _NO_REASON:
             return None
-        self.is_finished = True
-        if reason == "STOP" and self.has_calls:
-            return "tool_calls"
         if reason in FINISH_REASONS:
-            return FINISH_REASONS[reason]
+            self.is_finished = True
+            is_call = reason == "STOP" and self.has_calls
+            return "tool_calls" if is_call else FINISH_REASONS[reason]
         because = f": {candidate.finish_message}" if candidate.finish_message else ""
         raise UpstreamError(
             f"the model broke its answer off with {reason}{because}"[:2000],

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
-from adapters import gemini
+from adapters import gemini, ollama
+from adapters.anthropic import Anthropic
 from adapters.azure import Azure
 from adapters.base import Adapter, Endpoint
 from adapters.gemini import Gemini
+from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
+from adapters.over_http import HttpAdapter
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
 from adapters.templated_http import TemplatedHttp
@@ -58,20 +62,28 @@ class Entry:
     stream_usage: bool = True
 
 
-def _openai_compatible(preset: Preset) -> Entry:
+def _over_http(
+    adapter: Callable[..., HttpAdapter], **constant: Any
+) -> Callable[[Settings], Adapter]:
+    """How an adapter is made that needs nothing but an address, credentials and a way there."""
+
     def make(settings: Settings) -> Adapter:
-        return OpenAICompatible(
+        return adapter(
             base_url=settings.base_url,
             api_key=settings.api_key,
             headers=settings.headers,
             proxy=settings.proxy,
             http2=settings.http2,
             ca_bundle=settings.ca_bundle,
-            preset=preset,
+            **constant,
         )
 
+    return make
+
+
+def _openai_compatible(preset: Preset) -> Entry:
     return Entry(
-        make=make,
+        make=_over_http(OpenAICompatible, preset=preset),
         speaks=preset.speaks,
         base_url=preset.base_url,
         max_tokens_field=preset.max_tokens_field,
@@ -80,38 +92,11 @@ def _openai_compatible(preset: Preset) -> Entry:
 
 
 def _azure(settings: Settings) -> Adapter:
-    return Azure(
-        base_url=settings.base_url,
-        api_key=settings.api_key,
-        api_version=settings.api_version,
-        headers=settings.headers,
-        proxy=settings.proxy,
-        http2=settings.http2,
-        ca_bundle=settings.ca_bundle,
-    )
-
-
-def _gemini(settings: Settings) -> Adapter:
-    return Gemini(
-        base_url=settings.base_url,
-        api_key=settings.api_key,
-        headers=settings.headers,
-        proxy=settings.proxy,
-        http2=settings.http2,
-        ca_bundle=settings.ca_bundle,
-    )
+    return _over_http(Azure, api_version=settings.api_version)(settings)
 
 
 def _http(settings: Settings) -> Adapter:
-    return TemplatedHttp(
-        base_url=settings.base_url,
-        endpoints=settings.endpoints or Endpoints(),
-        api_key=settings.api_key,
-        headers=settings.headers,
-        proxy=settings.proxy,
-        http2=settings.http2,
-        ca_bundle=settings.ca_bundle,
-    )
+    return _over_http(TemplatedHttp, endpoints=settings.endpoints or Endpoints())(settings)
 
 
 def _scripted(settings: Settings) -> Adapter:
@@ -122,7 +107,16 @@ BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": _openai_compatible(PLAIN),
     **{name: _openai_compatible(preset) for name, preset in PRESETS.items()},
     "azure": replace(_openai_compatible(PRESETS["azure"]), make=_azure),
-    "gemini": Entry(make=_gemini, speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    "anthropic": Entry(
+        make=_over_http(Anthropic),
+        speaks=Anthropic.speaks,
+        base_url="https://api.anthropic.com/v1",
+    ),
+    "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    # It stops when the connection is closed, and charges nothing in any case.
+    "ollama": Entry(
+        make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
+    ),
     "http": Entry(make=_http, speaks=frozenset({"chat", "embeddings"})),
     "scripted": Entry(
         make=_scripted,

@@ -10,6 +10,7 @@ import msgspec
 from adapters import any_json
 from adapters.base import MalformedAnswer
 from adapters.failures import read_error
+from adapters.lines import LineDecoder
 from adapters.over_http import EVENT_STREAM, MAX_ANSWER_BYTES, Decoder
 from adapters.sse import EventDecoder
 from adapters.templates import ChatPlaces, StreamPlaces, VectorPlaces, found
@@ -46,25 +47,20 @@ class _ToTheEnd:
         return _Last(self._decoder.finish() or b"")
 
 
-class _Lines:
-    """Cuts a body into lines; `separator` is None where all of it is one."""
+class _Whole:
+    """Takes a body for one payload."""
 
-    def __init__(self, separator: bytes | None = b"\n") -> None:
-        self._separator = separator
-        self._line = bytearray()
+    def __init__(self) -> None:
+        self._body = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        self._line += chunk
-        if len(self._line) > MAX_ANSWER_BYTES:
+        self._body += chunk
+        if len(self._body) > MAX_ANSWER_BYTES:
             raise MalformedAnswer(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
-        if self._separator is None or self._separator not in chunk:
-            return []
-        *lines, rest = bytes(self._line).split(self._separator)
-        self._line = bytearray(rest)
-        return [line for line in map(bytes.strip, lines) if line]
+        return []
 
     def finish(self) -> bytes | None:
-        return bytes(self._line).strip() or None
+        return bytes(self._body)
 
 
 class ChatReader:
@@ -93,8 +89,8 @@ class ChatReader:
     def decoder(self) -> Decoder:
         """See `adapters.over_http.Reader`."""
         if self._streamed is None:
-            return _ToTheEnd(_Lines(separator=None))
-        decoder = EventDecoder() if self._streamed.framing == "sse" else _Lines()
+            return _ToTheEnd(_Whole())
+        decoder = EventDecoder() if self._streamed.framing == "sse" else LineDecoder()
         return decoder if self._streamed.end is not None else _ToTheEnd(decoder)
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:

@@ -293,7 +293,7 @@ class _Conversation:
                 self._omissions.refuse(f"{path}.tool_calls[{place}]", "the call of no function")
                 continue
             where = f"{path}.tool_calls[{place}].function.arguments"
-            name, args = call.function.name, _arguments(call.function.arguments, where)
+            name, args = call.function.name, chat_request.arguments(call.function.arguments, where)
             self._names[call.id], self._order[call.id] = name, len(self._order)
             part: Json = {"functionCall": {**self._id(call.id), "name": name, "args": args}}
             signature = _signature(call) or signatures.get(call.id)
@@ -340,24 +340,10 @@ def _signature(call: ToolCall) -> str | None:
     return google.thought_signature if google else None
 
 
-_object = msgspec.json.Decoder(Json)
-
-
-def _arguments(text: str, path: str) -> Json:
-    try:
-        return any_json.decode(_object, text.encode("utf-8", "surrogatepass")) if text else {}
-    except (ValueError, RecursionError):
-        raise invalid("the arguments of a function must be a JSON object", path) from None
-
-
 def _result(text: str) -> Json:
     """What a function gave back, which Gemini wants to be an object."""
-    if text.lstrip().startswith("{"):
-        try:
-            return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
-        except (ValueError, RecursionError):
-            pass
-    return {"output": text}
+    found = chat_request.json_object(text) if text.lstrip().startswith("{") else None
+    return {"output": text} if found is None else found
 
 
 _MEDIA_TYPES = {
