@@ -86,6 +86,7 @@ def _openai_compatible(preset: Preset) -> Entry:
         make=_over_http(OpenAICompatible, preset=preset),
         speaks=preset.speaks,
         base_url=preset.base_url,
+        meterable=preset.meterable,
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
     )

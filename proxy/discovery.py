@@ -140,11 +140,17 @@ def _is_own(url: str, own_port: int) -> bool:
         return False
 
 
+# What Ollama has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
+_LOCAL_ADAPTERS = {
+    "ollama": ("ollama", ""),
+    "lmstudio": ("lm_studio", "/v1"),
+    "llama-server": ("llama_server", "/v1"),
+}
+
+
 def _local(name: str, port: int) -> Provider:
-    # All three stop when the connection is closed (and charge nothing in any case). What Ollama
-    # has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
-    adapter, path = ("ollama", "") if name == "ollama" else ("openai_compatible", "/v1")
-    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}", meterable=True)
+    adapter, path = _LOCAL_ADAPTERS.get(name, ("openai_compatible", "/v1"))
+    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}")
 
 
 def _local_target(provider: str, model: str) -> Target:

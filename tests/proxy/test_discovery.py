@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from adapters import registry
 from proxy import catalog
 from proxy.config import Config, Provider, Server
 from proxy.discovery import Found, discover
@@ -152,7 +153,7 @@ def test_names_that_mean_more_than_a_model_are_left_out() -> None:
     ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
     with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
         found_config, _ = discover(_config(), catalog.load(), {}, {"lmstudio": server.port})
-    assert found_config.providers["lmstudio"].meterable
+    assert registry.BUILT_IN[found_config.providers["lmstudio"].adapter].meterable
     assert [(target.target, target.tiers) for target in found_config.targets] == [
         ("lmstudio/hf.co/a/b:Q4", ["local"]),
         ("lmstudio/bge-m3", []),
