@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import any_json, chat_request
-from adapters.base import Call
-from adapters.chat_request import Omissions, says_something
+from adapters import loose_json
+from adapters.base import BadRequest, Call
+from adapters.chat_request import says_something
+from adapters.losses import Losses
 
 Members = dict[str, msgspec.Raw]
 
@@ -29,7 +30,6 @@ OPTIONAL = frozenset({"audio", "function_call", "name", "refusal"}) | _ANYWHERE 
 
 _members = msgspec.json.Decoder(Members)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
-_anything = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +81,22 @@ def fit(call: Call, rules: Rules) -> tuple[bytes, Sequence[str]]:
     """
     if not rules.may_touch(call.body):
         return call.body, ()
-    omissions = Omissions("this provider", call)
-    return _Fitting(rules, omissions).fitted(call.body), tuple(omissions.dropped)
+    losses = Losses(drop_params=call.drop_params)
+    return _Fitting(rules, losses).fitted(call.body), tuple(losses.dropped)
 
 
 class _Fitting:
     """One request on its way to a provider."""
 
-    def __init__(self, rules: Rules, omissions: Omissions) -> None:
+    def __init__(self, rules: Rules, losses: Losses) -> None:
         self._rules = rules
-        self._omissions = omissions
+        self._losses = losses
 
     def fitted(self, body: bytes) -> bytes:
         """The body to send; the very one that came where nothing needs a change."""
         members = _members_of(body)
         if members is None:
-            raise chat_request.invalid("the request is no JSON object", None)
+            raise BadRequest("the request is no JSON object", status=400)
         fitted: Members = {}
         for name, raw in members.items():
             own = self._rules.renames.get(name, name)
@@ -120,9 +120,9 @@ class _Fitting:
 
     def _leave_out(self, name: str, path: str, raw: msgspec.Raw) -> None:
         if name in _EXTRAS and says_something(name, bytes(raw)):
-            self._omissions.leave_out(path)
+            self._losses.tell(path)
         elif says_something(name, bytes(raw)):
-            self._omissions.refuse(path)
+            self._losses.refuse(path, "this provider has no such parameter")
 
     def _fit_list(self, raw: msgspec.Raw, path: str) -> msgspec.Raw:
         """A list of messages, tools, tool calls or content parts; itself if all may stay."""
@@ -165,7 +165,7 @@ def _is_same(before: Members, after: Members) -> bool:
 def join(members: Members) -> bytes:
     """The JSON object with these members."""
     return b"{%b}" % b",".join(
-        b"%b:%b" % (any_json.encode(key), raw) for key, raw in members.items()
+        b"%b:%b" % (loose_json.encode(key), raw) for key, raw in members.items()
     )
 
 
@@ -191,10 +191,10 @@ def _items_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
 
 def _with_lone_surrogates(raw: bytes | msgspec.Raw) -> Any:
     try:
-        return any_json.decode(_anything, bytes(raw))
+        return loose_json.decode(bytes(raw))
     except (ValueError, RecursionError):
         return None
 
 
 def _raw(value: Any) -> msgspec.Raw:
-    return msgspec.Raw(any_json.encode(value))
+    return msgspec.Raw(loose_json.encode(value))

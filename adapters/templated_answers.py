@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import MalformedAnswer
 from adapters.failures import read_error
 from adapters.lines import LineDecoder
@@ -117,7 +117,7 @@ class ChatReader:
     def _ending(self) -> list[bytes]:
         ending = [self._chunk({}, self._finish)]
         if used := self._used():
-            ending.append(any_json.encode({**self._head("chunk"), "choices": [], **used}))
+            ending.append(loose_json.encode({**self._head("chunk"), "choices": [], **used}))
         return ending
 
     def read_body(self, body: bytes) -> bytes:
@@ -128,7 +128,7 @@ class ChatReader:
         text = self._take(value, self._whole, needs_text=True)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": self._finish}
-        return any_json.encode({**self._head(), "choices": [choice], **self._used()})
+        return loose_json.encode({**self._head(), "choices": [choice], **self._used()})
 
     def _take(self, value: Any, places: ChatPlaces, *, needs_text: bool) -> str:
         """The text; what else is there is remembered."""
@@ -157,7 +157,7 @@ class ChatReader:
 
     def _chunk(self, delta: Json, finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return any_json.encode({**self._head("chunk"), "choices": [choice]})
+        return loose_json.encode({**self._head("chunk"), "choices": [choice]})
 
     def _used(self) -> Json:
         """Both counts or none: whoever is told nothing estimates."""
@@ -203,7 +203,7 @@ class VectorReader:
         tokens = _at(value, self._places.input_tokens)
         if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0:
             answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return any_json.encode(answer)
+        return loose_json.encode(answer)
 
 
 def _error_in(value: Any, place: str, text: bytes) -> bytes | None:
@@ -212,7 +212,7 @@ def _error_in(value: Any, place: str, text: bytes) -> bytes | None:
         return None
     said = read_error(text)
     error = {"message": said.message, "type": said.type, "code": said.code}
-    return any_json.encode({"error": error})
+    return loose_json.encode({"error": error})
 
 
 def _vectors(value: Any) -> list[list[float]]:
@@ -222,12 +222,9 @@ def _vectors(value: Any) -> list[list[float]]:
         return []
 
 
-_anything = msgspec.json.Decoder()
-
-
 def _decoded(text: bytes) -> Any:
     try:
-        return any_json.decode(_anything, text)
+        return loose_json.decode(text)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import any_json, chat_request
-from adapters.base import Call
-from adapters.chat_request import ChatRequest, Message, Omissions
+from adapters import chat_request, loose_json
+from adapters.base import Call, Unsupported
+from adapters.chat_request import ChatRequest, Message
+from adapters.losses import Losses
 from adapters.over_http import Dispatch, HttpAdapter
 from adapters.templated_answers import ChatReader, VectorReader
 from adapters.templates import (
@@ -23,6 +24,8 @@ from adapters.templates import (
 )
 
 Json = dict[str, Any]
+
+_HERE = "this endpoint"
 
 
 class TemplatedHttp(HttpAdapter):
@@ -56,53 +59,48 @@ class TemplatedHttp(HttpAdapter):
 
     async def prepare(self, call: Call) -> Dispatch:
         """The template with the values of the call."""
-        omissions = Omissions("this endpoint", call)
         if call.endpoint == "embeddings" and self._embeddings is not None:
-            return _ask_vectors(call, self._embeddings, omissions)
+            return _ask_vectors(call, self._embeddings)
         assert self._chat is not None, "a call for an endpoint that is not spoken"
-        return _ask_chat(call, self._chat, omissions)
+        return _ask_chat(call, self._chat)
 
     async def models(self) -> Sequence[str]:
         """None: nobody knows how such a provider lists them."""
         return ()
 
 
-def _ask_chat(call: Call, endpoint: ChatEndpoint, omissions: Omissions) -> Dispatch:
+def _ask_chat(call: Call, endpoint: ChatEndpoint) -> Dispatch:
     named = names_in(endpoint.request)
-    carried = named | ({"max_completion_tokens"} if "max_tokens" in named else set())
-    for name in chat_request.names(call.body):
-        if name not in carried and name != "messages":
-            omissions.refuse(name)
+    carried = named | {"messages"} | ({"max_completion_tokens"} if "max_tokens" in named else set())
+    losses = chat_request.without_others(call, carried, _HERE)
     request = chat_request.read(call.body)
-    members = any_json.decode(_members, call.body)
+    members = loose_json.decode_as(_members, call.body)
     streamed = endpoint.stream if call.stream else None
     values = {name: members[name] for name in PARAMETERS if members.get(name) is not None}
-    values |= _said(request, named, omissions)
+    values |= _said(request, named, losses)
     values |= {"model": call.model, "messages": members["messages"], "stream": streamed is not None}
     if request.most_tokens is not None:
         values["max_tokens"] = request.most_tokens
     return Dispatch(
         path=(streamed and streamed.path) or endpoint.path,
-        body=any_json.encode(fill(endpoint.request, values)),
+        body=loose_json.encode(fill(endpoint.request, values)),
         headers=call.headers,
         reader=ChatReader(call.model, endpoint.response, streamed),
-        dropped=omissions.dropped,
+        dropped=losses.dropped,
     )
 
 
-def _said(request: ChatRequest, named: Set[str], omissions: Omissions) -> Json:
+def _said(request: ChatRequest, named: Set[str], losses: Losses) -> Json:
     """The texts of the messages, by who they are from, where a template asks for texts."""
     if "messages" in named:
         return {}
-    texts = [
-        (m.role, _text(m, f"messages[{i}]", omissions)) for i, m in enumerate(request.messages)
-    ]
+    texts = [(m.role, _text(m, f"messages[{i}]", losses)) for i, m in enumerate(request.messages)]
     system = [text for role, text in texts if role in ("system", "developer")]
     others = [(role, text) for role, text in texts if role not in ("system", "developer")]
     if system and not named & {"system", "prompt"}:
-        omissions.refuse("messages", "its template has no place for a system message")
+        losses.refuse("messages", "its template has no place for a system message")
     if len(others) > 1 and "prompt" not in named:
-        omissions.refuse("messages", "its template has a place for the last message only")
+        losses.refuse("messages", "its template has a place for the last message only")
     told = [text for _, text in others] if "system" in named else [text for _, text in texts]
     said = {
         "prompt": "\n\n".join(told),
@@ -111,13 +109,13 @@ def _said(request: ChatRequest, named: Set[str], omissions: Omissions) -> Json:
     return said | ({"system": "\n\n".join(system)} if system else {})
 
 
-def _text(message: Message, path: str, omissions: Omissions) -> str:
+def _text(message: Message, path: str, losses: Losses) -> str:
     if message.calls():
-        omissions.refuse(f"{path}.tool_calls", "its template has a place for text only")
+        losses.refuse(f"{path}.tool_calls", "its template has a place for text only")
     parts = message.parts()
     for i, part in enumerate(parts):
         if part.text is None:
-            omissions.refuse(f"{path}.content[{i}]", "its template has a place for text only")
+            losses.refuse(f"{path}.content[{i}]", "its template has a place for text only")
     return "".join(part.text or "" for part in parts)
 
 
@@ -129,22 +127,20 @@ _members = msgspec.json.Decoder(Json)
 _vector_request = msgspec.json.Decoder(_VectorRequest)
 
 
-def _ask_vectors(call: Call, endpoint: EmbeddingsEndpoint, omissions: Omissions) -> Dispatch:
+def _ask_vectors(call: Call, endpoint: EmbeddingsEndpoint) -> Dispatch:
     named = names_in(endpoint.request)
-    for name in chat_request.names(call.body):
-        if name not in named and name != "input":
-            omissions.refuse(name)
+    losses = chat_request.without_others(call, named | {"input"}, _HERE)
     asked = chat_request.decode(_vector_request, call.body).input
     inputs = [asked] if isinstance(asked, str) else asked
     if not all(isinstance(item, str) for item in inputs):
-        raise chat_request.refusal("this endpoint", "input", "it takes texts, and no token ids")
-    members = any_json.decode(_members, call.body)
+        raise Unsupported(f"{_HERE} takes texts, and no token ids", param="input")
+    members = loose_json.decode_as(_members, call.body)
     values = {name: v for name, v in members.items() if v is not None}
     values |= {"model": call.model, "input": asked, "inputs": inputs}
     return Dispatch(
         path=endpoint.path,
-        body=any_json.encode(fill(endpoint.request, values)),
+        body=loose_json.encode(fill(endpoint.request, values)),
         headers=call.headers,
         reader=VectorReader(call.model, endpoint.response, len(inputs)),
-        dropped=omissions.dropped,
+        dropped=losses.dropped,
     )
