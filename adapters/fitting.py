@@ -28,6 +28,8 @@ _ANYWHERE = frozenset({"cache_control", "extra_content"})
 OPTIONAL = frozenset({"audio", "function_call", "name", "refusal"}) | _ANYWHERE | _EXTRAS
 """The members of messages, some of their parts and tools too, that not every provider takes."""
 
+_NULL = msgspec.Raw(b"null")
+
 _members = msgspec.json.Decoder(Members)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -100,8 +102,9 @@ class _Fitting:
         fitted: Members = {}
         for name, raw in members.items():
             own = self._rules.renames.get(name, name)
-            if own != name and own in members:
-                continue  # it stands there under the provider's own name already
+            # Of two names for the same the provider's own counts, unless it says nothing.
+            if own in fitted if own == name else bytes(members.get(own, _NULL)) != b"null":
+                continue
             if self._is_unknown(own, raw):
                 self._leave_out(name, name, raw)
             elif name in ("messages", "tools"):

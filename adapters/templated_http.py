@@ -71,9 +71,12 @@ class TemplatedHttp(HttpAdapter):
 
 def _ask_chat(call: Call, endpoint: ChatEndpoint) -> Dispatch:
     named = names_in(endpoint.request)
-    carried = named | {"messages"} | ({"max_completion_tokens"} if "max_tokens" in named else set())
-    losses = chat_request.without_others(call, carried, _HERE)
     request = chat_request.read(call.body)
+    if request.most_tokens is not None and "max_tokens" not in named:
+        # Never dropped: budgets hold what it allows.
+        raise Unsupported("its template has no place for {{max_tokens}}", param="max_tokens")
+    carried = named | {"messages", "max_completion_tokens"}
+    losses = chat_request.without_others(call, carried, _HERE)
     members = loose_json.decode_as(_members, call.body)
     streamed = endpoint.stream if call.stream else None
     values = {name: members[name] for name in PARAMETERS if members.get(name) is not None}

@@ -198,6 +198,17 @@ def test_openai_is_told_the_newer_name_of_the_maximum(name: str) -> None:
     assert ask(name, both).body == chat(max_completion_tokens=4)
 
 
+@pytest.mark.parametrize(
+    "maxima",
+    [
+        {"max_completion_tokens": 5, "max_tokens": None},
+        {"max_tokens": None, "max_completion_tokens": 5},
+    ],
+)
+def test_a_null_does_not_take_the_place_of_a_maximum(maxima: Json) -> None:
+    assert ask("mistral", chat(**maxima)).body == chat(max_tokens=5)
+
+
 @pytest.mark.parametrize("name", ["mistral", "deepseek", "together", "lm_studio", "perplexity"])
 def test_who_knows_only_the_older_name_of_the_maximum_is_told_that(name: str) -> None:
     assert ask(name, chat(max_completion_tokens=5)).body == chat(max_tokens=5)

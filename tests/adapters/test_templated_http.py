@@ -158,7 +158,6 @@ def test_values_are_never_taken_for_templates() -> None:
     [
         ({"p": "{{prompt}}"}, {"messages": [USER], "temperature": 1}, "temperature"),
         ({"p": "{{prompt}}"}, {"messages": [USER], "tools": [{"type": "function"}]}, "tools"),
-        ({"p": "{{prompt}}"}, {"messages": [USER], "max_tokens": 1}, "max_tokens"),
         ({"p": "{{last_user_message}}"}, {"messages": [USER, USER]}, "messages"),
         (
             {"p": "{{last_user_message}}"},
@@ -187,6 +186,13 @@ def test_what_a_template_has_no_place_for_is_refused_or_dropped(
     assert refused(template, body) == param
     asked = ask(endpoints(template), body, SAID, drop=True)
     assert asked.dropped == [param]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_maximum_is_never_dropped_since_budgets_count_on_it(name: str) -> None:
+    with pytest.raises(base.Unsupported) as caught:
+        ask(endpoints({"p": "{{prompt}}"}), {"messages": [USER], name: 1}, SAID, drop=True)
+    assert caught.value.param == "max_tokens"
 
 
 def test_hints_are_left_out_without_a_word() -> None:
