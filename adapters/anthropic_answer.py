@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import loose_json
+from adapters import any_json
 from adapters.base import MalformedAnswer, UpstreamError
 from adapters.over_http import EventReader
 from adapters.sse import NamedPayload
@@ -152,6 +152,8 @@ class _Event(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event)
 _whole = msgspec.json.Decoder(_Whole)
+_string = msgspec.json.Decoder(str)
+_anything = msgspec.json.Decoder()
 
 
 def _read_event(payload: bytes) -> _Event:
@@ -171,10 +173,10 @@ def _read_whole(body: bytes) -> _Whole:
 def _convert(payload: bytes, kind: type[T]) -> T:
     """What a fast parser refuses: surrogates that stand alone, or what is no answer at all."""
     try:
-        value = loose_json.decode(payload)
+        value = any_json.decode(_anything, payload)
         if isinstance(value, dict) and isinstance(delta := value.get("delta"), dict):
             for name in _RAW.intersection(delta):
-                delta[name] = msgspec.Raw(loose_json.encode(delta[name]))
+                delta[name] = msgspec.Raw(any_json.encode(delta[name]))
         return msgspec.convert(value, kind)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
@@ -239,7 +241,7 @@ class ChatReader(EventReader):
             "choices": [choice],
             "usage": usage.shown(),
         }
-        return loose_json.encode({**completion, **_tier(usage)})
+        return any_json.encode({**completion, **_tier(usage)})
 
     # --- stream -----------------------------------------------------------------------------------
 
@@ -284,7 +286,7 @@ class ChatReader(EventReader):
         """The bytes around the delta of every chunk."""
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         chunk = {**head, "choices": [{"index": 0, "delta": 0, "finish_reason": None}]}
-        before, delta, after = loose_json.encode(chunk).rpartition(b'"delta":0')
+        before, delta, after = any_json.encode(chunk).rpartition(b'"delta":0')
         self._before, self._after = before + delta[:-1], after
 
     def _continue(self, event: _Event, ready: list[bytes]) -> None:
@@ -316,7 +318,7 @@ class ChatReader(EventReader):
         self._blocks[event.index] = opened = _Open(block, texts_before=len(self._texts))
         match block.type:
             case "text" if block.text:
-                self._texts.append(loose_json.encode(block.text))
+                self._texts.append(any_json.encode(block.text))
                 ready.append(self._chunk({"content": block.text}))
             case "thinking":
                 opened.signature = block.signature
@@ -331,7 +333,7 @@ class ChatReader(EventReader):
 
     def _end(self, opened: _Open, index: int, ready: list[bytes]) -> None:
         if opened.call is not None and not opened.has_arguments:
-            text = loose_json.encode(_as_text(opened.block.input))
+            text = any_json.encode(_as_text(opened.block.input))
             ready.append(self._arguments(opened.call, text))
         if (detail := _detail(opened.block, index, opened.signature)) is not None:
             # Its text went ahead, piece by piece.
@@ -345,7 +347,7 @@ class ChatReader(EventReader):
     def _length(self, texts: int) -> int:
         """How many characters the first so many pieces of text have; asked in rising order."""
         for text in self._texts[self._counted_texts : texts]:
-            self._counted_characters += len(loose_json.decode(text))
+            self._counted_characters += len(any_json.decode(_string, text))
         self._counted_texts = max(self._counted_texts, texts)
         return self._counted_characters
 
@@ -367,13 +369,13 @@ class ChatReader(EventReader):
             self._frame()  # a stream without its first event
         after = self._after
         if finish is not None:
-            after = after.replace(_NULL, loose_json.encode(finish), 1)
-        return self._before + loose_json.encode(delta) + after
+            after = after.replace(_NULL, any_json.encode(finish), 1)
+        return self._before + any_json.encode(delta) + after
 
     def _last_chunk(self) -> bytes:
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         usage = {"choices": [], "usage": self._usage.shown(), **_tier(self._usage)}
-        return loose_json.encode({**head, **usage})
+        return any_json.encode({**head, **usage})
 
 
 @dataclass(slots=True)
@@ -468,11 +470,11 @@ def _tier(usage: _Usage) -> dict[str, str]:
 
 
 def _as_text(arguments: object) -> str:
-    return loose_json.encode(arguments or {}).decode()
+    return any_json.encode(arguments or {}).decode()
 
 
 def _error(error: _Error) -> bytes:
     """OpenAI's form of an error within a stream."""
     said = error.message or "the provider reported an error in its stream"
     shape = {"message": said, "type": error.type, "param": None, "code": error.type}
-    return loose_json.encode({"error": shape})
+    return any_json.encode({"error": shape})

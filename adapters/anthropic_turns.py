@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from adapters import loose_json
+from adapters import any_json
 from adapters.anthropic_models import Model
 from adapters.base import Unsupported
 from adapters.losses import Losses, invalid
@@ -26,6 +27,7 @@ _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _PDF = "application/pdf"
 _PDF_IN_BASE64 = "JVBERi"
 _NOT_IN_AN_ID = re.compile(r"[^a-zA-Z0-9_-]")
+_object = msgspec.json.Decoder(Block)
 # What `reasoning_details` of Anthropic's models are called, where they say whose they are.
 _OWN_FORMAT = "anthropic"
 
@@ -309,7 +311,7 @@ class _Writer:
 def _with_system_in_place(turns: list[Turn], model: Model, losses: Losses) -> list[Turn]:
     """Join turns of one role; a system message where it may stand, else as the user's words."""
     joined: list[Turn] = []
-    for turn, following in zip(turns, [*turns[1:], None], strict=True):
+    for turn, following in zip_longest(turns, turns[1:]):
         role = turn["role"]
         if role == "system":
             role = _place_of_system(joined, following, model)
@@ -383,10 +385,9 @@ def _read_arguments(text: str) -> Block | None:
     if not text or text.isspace():
         return {}
     try:
-        value = loose_json.decode(text)
+        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _read_data_url(url: str, path: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from adapters import loose_json
+from adapters import any_json
 from adapters.base import BadRequest, Call
 from adapters.losses import Losses, invalid
 
@@ -57,6 +57,10 @@ class Part(msgspec.Struct):
         """The address of its image or video."""
         found = self.image_url if self.type == "image_url" else self.video_url
         return found.url if isinstance(found, Url) else found
+
+    def detail(self) -> str | None:
+        """How closely its image is to be looked at."""
+        return self.image_url.detail if isinstance(self.image_url, Url) else None
 
 
 class Function(msgspec.Struct):
@@ -285,6 +289,8 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
     "service_tier": (b'"auto"', b'"default"'),
     "parallel_tool_calls": (b"true",),
     "n": (b"1",),
+    "best_of": (b"1",),
+    "echo": (b"false",),
     "logprobs": (b"false",),
     "top_logprobs": (b"0",),
     "modalities": (b'["text"]',),
@@ -316,7 +322,7 @@ def names(body: bytes) -> list[str]:
     try:
         found: Mapping[str, bytes | msgspec.Raw] = _members.decode(body)
     except msgspec.DecodeError:
-        found = {name: loose_json.encode(v) for name, v in decode(_object, body).items()}
+        found = {name: any_json.encode(v) for name, v in decode(_object, body).items()}
     return [name for name, text in found.items() if _says_something(name, bytes(text))]
 
 
@@ -329,7 +335,7 @@ def _says_something(name: str, text: bytes) -> bool:
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Read a body; raises `BadRequest`."""
     try:
-        return loose_json.decode_as(decoder, body)
+        return any_json.decode(decoder, body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         if param := path.rstrip("`").lstrip("."):
@@ -350,7 +356,7 @@ def arguments(text: str, path: str) -> dict[str, Any]:
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text holds; None where it holds none."""
     try:
-        return loose_json.decode_as(_object, text.encode("utf-8", "surrogatepass"))
+        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
 

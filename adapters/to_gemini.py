@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import chat_request, loose_json
+from adapters import any_json, chat_request
 from adapters.base import Call, Unsupported
 from adapters.chat_request import (
     ChatRequest,
@@ -44,7 +44,7 @@ _CARRIED = frozenset(
         *("top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "logprobs"),
         *("top_logprobs", "reasoning_effort", "reasoning", "include_reasoning", "modalities"),
         *("audio", "service_tier", "google", "extra_body", "cached_content", "safety_settings"),
-        "image_config",
+        *("thinking_config", "image_config", "speech_config", "media_resolution"),
     }
 )
 # Tools that Gemini has itself, by the type under which they may stand among `tools`.
@@ -67,13 +67,14 @@ _BUDGETS: Mapping[Effort, int] = {
 }
 _MODALITIES = frozenset({"text", "image", "audio"})
 
-_older = re.compile(r"gemini-(1|2)[.-]|gemma-|learnlm-|embedding").match
-_thinks_by_budget = re.compile(r"gemini-2\.5-|gemini-robotics-er-1\.5").match
-_always_thinks = re.compile(r"gemini-2\.5-pro").match
+# Names that tell nothing are those of the newest models.
+_older = re.compile(r"(?:^|/)(?:gemini-[12][.-]|gemma-|learnlm-)").search
+_thinks_by_budget = re.compile(r"(?:^|/)gemini-2\.5-").search
+_always_thinks = re.compile(r"(?:^|/)gemini-2\.5-pro").search
 _upper = re.compile(r"_([a-z])").sub
 
 
-class _Google(msgspec.Struct):
+class _Google(msgspec.Struct, forbid_unknown_fields=True):
     """Google's own members, which its "OpenAI compatibility" has in `extra_body.google`."""
 
     cached_content: str | None = None
@@ -84,11 +85,11 @@ class _Google(msgspec.Struct):
     media_resolution: str | None = None
 
 
-class _ExtraBody(msgspec.Struct):
+class _ExtraBody(msgspec.Struct, forbid_unknown_fields=True):
     google: _Google | None = None
 
 
-class _Extras(_Google):
+class _Extras(_Google, forbid_unknown_fields=False):
     google: _Google | None = None
     extra_body: _ExtraBody | None = None
 
@@ -104,16 +105,16 @@ class Translated:
     dropped: Sequence[str]
 
 
-def to_generate(call: Call, *, has_ids: bool = True) -> Translated:
+def to_generate(call: Call, *, on_vertex: bool = False) -> Translated:
     """The body of `generateContent` for a chat request.
 
-    `has_ids` says that function calls may have ids, which Vertex AI does not take. Raises
+    Vertex AI takes no ids of function calls, and no service tier in the body. Raises
     `Unsupported` and `BadRequest`.
     """
     losses = chat_request.without_others(call, _CARRIED, "Gemini")
     asked = chat_request.read(call.body)
     extras = _extras_of(chat_request.decode(_extras, call.body))
-    body: Json = _Conversation(call.model, losses, has_ids=has_ids).body(asked.messages)
+    body: Json = _Conversation(call.model, losses, has_ids=not on_vertex).body(asked.messages)
     body |= _tools(asked, losses)
     if config := _generation_config(asked, call.model, extras, losses):
         body["generationConfig"] = config
@@ -122,11 +123,11 @@ def to_generate(call: Call, *, has_ids: bool = True) -> Translated:
     if extras.cached_content:
         body["cachedContent"] = extras.cached_content
     if asked.service_tier not in (None, "auto", "default"):
-        if asked.service_tier in _TIERS:
+        if asked.service_tier in _TIERS and not on_vertex:
             body["serviceTier"] = asked.service_tier
         else:
             losses.refuse("service_tier", "Gemini has no such service tier")
-    return Translated(loose_json.encode(body), tuple(losses.dropped))
+    return Translated(any_json.encode(body), tuple(losses.dropped))
 
 
 def _extras_of(given: _Extras) -> _Google:
@@ -240,6 +241,8 @@ class _Conversation:
         if part.type in ("text", "refusal"):
             return {"text": (part.text if part.type == "text" else part.refusal) or ""}
         if part.type in ("image_url", "video_url"):
+            if part.detail() not in (None, "auto"):
+                self._losses.tell("messages[].content[].image_url.detail")
             return None if (url := part.url()) is None else self._media(url)
         if part.type == "input_audio" and part.input_audio is not None:
             kind = f"audio/{part.input_audio.format}"
@@ -381,7 +384,7 @@ def _tools(asked: ChatRequest, losses: Losses) -> Json:
     declarations = []
     for function in asked.declarations():
         declaration: Json = {"name": function.name, "description": function.description or ""}
-        if function.parameters:
+        if function.parameters and _has_arguments(function.parameters):
             declaration["parametersJsonSchema"] = clean_schema(function.parameters)
         declarations.append(declaration)
     if declarations:
@@ -392,6 +395,13 @@ def _tools(asked: ChatRequest, losses: Losses) -> Json:
         return {}
     config = _calling_config(asked) if declarations else None
     return {"tools": tools, **({"toolConfig": {"functionCallingConfig": config}} if config else {})}
+
+
+def _has_arguments(schema: Json) -> bool:
+    """Whether there is anything to say of the arguments: an object without members may not be."""
+    says_nothing = {"$schema", "type", "title", "description", "required", "properties", "strict"}
+    others = {name: v for name, v in schema.items() if name not in says_nothing}
+    return bool(schema.get("properties")) or any(others.values())
 
 
 def _calling_config(asked: ChatRequest) -> Json | None:
@@ -590,4 +600,4 @@ def to_batch_embed(call: Call, model: str) -> Translated:
             # Without its input a request means nothing: `drop_params` cannot help.
             raise Unsupported("Gemini embeds text, and no token ids", param="input")
         requests.append({"model": model, "content": {"parts": [{"text": text}]}, **more})
-    return Translated(loose_json.encode({"requests": requests}), tuple(losses.dropped))
+    return Translated(any_json.encode({"requests": requests}), tuple(losses.dropped))

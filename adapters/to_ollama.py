@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from adapters import chat_request, loose_json
+from adapters import any_json, chat_request
 from adapters.base import Call, Unsupported
 from adapters.chat_request import ChatRequest, Declaration, Message, Part, data_url
 from adapters.losses import Losses, invalid
@@ -122,7 +122,7 @@ class Translated:
         """The JSON, with the context length that was chosen for it."""
         if context is not None:
             self.members["options"]["num_ctx"] = context
-        return loose_json.encode(self.members)
+        return any_json.encode(self.members)
 
 
 _sampling = msgspec.json.Decoder(Sampling)
@@ -147,7 +147,7 @@ def to_chat(call: Call) -> Translated:
         members["tools"] = tools
     if asked.logprobs:
         members |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
-    text = conversation.text_bytes + (len(loose_json.encode(tools)) if tools else 0)
+    text = conversation.text_bytes + (len(any_json.encode(tools)) if tools else 0)
     needs = _needs(sampling, text, conversation.images)
     return Translated(members, needs, losses.dropped)
 
@@ -198,6 +198,8 @@ class _Conversation:
     def _content(self, message: Message, path: str) -> Json:
         texts, images = [], []
         for place, part in enumerate(message.parts()):
+            if part.detail() not in (None, "auto"):
+                self._losses.tell("messages[].content[].image_url.detail")
             if part.type in ("text", "refusal"):
                 texts.append((part.text if part.type == "text" else part.refusal) or "")
             elif (data := _bytes_of(part)) is not None:
@@ -336,7 +338,7 @@ def to_generate(call: Call) -> Translated:
         members["suffix"] = asked.suffix
     if sampling.think is not None:
         members["think"] = sampling.think
-    if asked.logprobs:
+    if asked.logprobs is not None and asked.logprobs is not False:
         members |= {"logprobs": True, "top_logprobs": int(asked.logprobs)}
     size = len(prompt.encode("utf-8", "replace")) + len((asked.suffix or "").encode())
     return Translated(members, _needs(sampling, size), losses.dropped)

@@ -26,7 +26,7 @@ from proxy.config import (
     Target,
 )
 from proxy.errors import StartError
-from proxy.targets import is_embedder
+from proxy.targets import capabilities_by_name
 
 _LIST_S = 2.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
@@ -148,7 +148,7 @@ def _local(name: str, port: int) -> Provider:
 
 
 def _local_target(provider: str, model: str) -> Target:
-    tiers = [] if is_embedder(model) else [LOCAL_TIER]
+    tiers = [LOCAL_TIER] if "chat" in capabilities_by_name(model) else []
     return Target(target=f"{provider}/{model}", tiers=tiers, price="free")
 
 

@@ -30,6 +30,7 @@ from proxy.auth import Auth
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
 from proxy.config import Config, Provider
+from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.errors import StartError
@@ -43,6 +44,7 @@ from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
 from proxy.wire import chat, embeddings
+from proxy.wire.messages import request as messages
 
 try:
     import uvloop
@@ -218,6 +220,8 @@ def build_app(
     max_body = server.max_body_mb << 20
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
+    talks = Inference(messages.parse, auth=auth, engine=engine, max_body=max_body)
+    counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -232,6 +236,8 @@ def build_app(
     routes: dict[str, Mapping[str, Endpoint]] = {
         "/v1/chat/completions": {"POST": chats.post},
         "/v1/embeddings": {"POST": vectors.post},
+        "/v1/messages": {"POST": talks.post},
+        "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},

@@ -171,10 +171,22 @@ def test_results_find_the_names_of_their_calls_and_keep_the_order_of_these() -> 
 
 def test_vertex_ai_has_no_ids() -> None:
     messages = [called(("a", "f", "{}")), {"role": "tool", "tool_call_id": "a", "content": "1"}]
-    body = json.loads(to_generate(call({"messages": messages}), has_ids=False).body)
+    body = json.loads(to_generate(call({"messages": messages}), on_vertex=True).body)
     assert body["contents"][0]["parts"][0]["functionCall"] == {"name": "f", "args": {}}
     response = body["contents"][1]["parts"][0]["functionResponse"]
     assert response == {"name": "f", "response": {"output": "1"}}
+
+
+def test_vertex_ai_has_its_tiers_elsewhere() -> None:
+    with pytest.raises(Unsupported) as caught:
+        to_generate(call({"messages": QUESTION, "service_tier": "flex"}), on_vertex=True)
+    assert caught.value.param == "service_tier"
+
+
+def test_how_closely_to_look_is_left_out_and_named() -> None:
+    image = {"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}
+    translated = translate({"messages": [{"role": "user", "content": [image]}]})
+    assert translated.dropped == ("messages[].content[].image_url.detail",)
 
 
 def test_the_one_call_of_the_older_dialect_has_its_result_by_its_name() -> None:
@@ -289,7 +301,7 @@ def test_thoughts_of_others_are_left_out_and_named() -> None:
             {"reasoning_effort": "medium"},
             {"includeThoughts": True, "thinkingBudget": 8192},
         ),
-        ("gemini-2.5-flash", {"reasoning_effort": "none"}, {"thinkingBudget": 0}),
+        ("models/gemini-2.5-flash", {"reasoning_effort": "none"}, {"thinkingBudget": 0}),
         ("gemini-2.5-flash", {"reasoning": {"enabled": False}}, {"thinkingBudget": 0}),
         (
             "gemini-2.5-pro",
@@ -412,6 +424,8 @@ def test_what_gemini_lacks_is_refused_or_left_out_and_named(members: Json, param
         ({"tools": {}}, "tools"),
         ({"reasoning_effort": "some"}, "reasoning_effort"),
         ({"google": []}, "google"),
+        ({"google": {"novelty": 1}}, "google"),
+        ({"extra_body": {"novelty": 1}}, "extra_body"),
         ({"tool_choice": {"type": "custom"}, "functions": [{"name": "f"}]}, "tool_choice"),
     ],
 )
@@ -472,6 +486,21 @@ def test_functions_are_declared_with_their_schemas() -> None:
         }
     ]
     assert "toolConfig" not in body
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_told"),
+    [
+        ({"type": "object", "properties": {}}, False),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, False),
+        ({"type": "object", "additionalProperties": True}, True),
+        ({"$ref": "#/$defs/T"}, True),
+    ],
+)
+def test_a_function_without_arguments_has_no_schema(parameters: Json, is_told: bool) -> None:
+    body = generated({"tools": [tool("f", parameters=parameters)]})
+    declared = body["tools"][0]["functionDeclarations"][0]
+    assert ("parametersJsonSchema" in declared) is is_told
 
 
 def test_googles_own_tools_are_asked_for_by_their_type() -> None:

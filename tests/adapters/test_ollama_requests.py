@@ -271,6 +271,13 @@ def test_a_completion_continues_a_text() -> None:
     }
 
 
+@pytest.mark.parametrize(("asked", "told"), [(0, 0), (2, 2), (None, None)])
+def test_a_completion_tells_likelihoods_if_asked(asked: int | None, told: int | None) -> None:
+    body = {"prompt": "a", "logprobs": asked, "echo": False, "best_of": 1, "n": 1}
+    made = json.loads(to_generate(call(body)).body(None))
+    assert made.get("top_logprobs") == told
+
+
 @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1]]])
 def test_a_completion_is_of_one_text(prompt: object) -> None:
     with pytest.raises(Unsupported) as caught:

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+
+from adapters import any_json
+
+
+class Said(msgspec.Struct):
+    text: str
+    number: float = 0.0
+
+
+DECODER = msgspec.json.Decoder(Said)
+
+
+def test_a_surrogate_that_stands_alone_is_kept() -> None:
+    said = any_json.decode(DECODER, b'{"text":"a\\ud83d","number":1.5}')
+    assert said == Said("a\ud83d", 1.5)
+    assert json.loads(any_json.encode(said)) == {"text": "a\ud83d", "number": 1.5}
+    assert any_json.encode({"a": ["\ud83d"]}) == b'{"a":["\\ud83d"]}'
+
+
+def test_everything_else_is_plain_utf8() -> None:
+    assert any_json.encode({"a": "ä"}) == '{"a":"ä"}'.encode()
+
+
+@pytest.mark.parametrize("text", [b'{"text":5}', b'{"text":5,"x":"\\ud83d"}'])
+def test_another_type_is_told_apart_from_what_is_no_json(text: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        any_json.decode(DECODER, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"\xff", b'{"text":"\\ud83d","number":NaN}', b'{"text":"\\ud83d","number":1e999}'],
+)
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 # of any kind
+        any_json.decode(DECODER, text)
