@@ -194,6 +194,12 @@ def test_a_whole_answer_is_a_chat_completion() -> None:
     }
 
 
+def test_an_answer_without_a_name_has_the_one_that_was_asked() -> None:
+    answer = gemini({"text": "a"}, finish="STOP")
+    del answer["modelVersion"]
+    assert body_of(answer, call(model="asked"))["model"] == "asked"
+
+
 def test_thoughts_and_signatures_are_told_apart_from_the_text() -> None:
     message = message_of({"text": "Hm", "thought": True}, {"text": "Well", "thoughtSignature": "S"})
     assert message["reasoning_content"] == "Hm"
