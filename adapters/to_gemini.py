@@ -105,6 +105,7 @@ class Translated:
     dropped: Sequence[str]
 
 
+@chat_request.bounded
 def to_generate(call: Call, *, on_vertex: bool = False) -> Translated:
     """The body of `generateContent` for a chat request.
 
@@ -230,14 +231,14 @@ class _Conversation:
         found = []
         for place, part in enumerate(message.parts()):
             where = f"{path}.content[{place}]"
-            made = self._part(part, where)
+            made = self._part(part)
             if made is None:
                 self._losses.refuse(where, _why_not(part))
             else:
                 found.append(made)
         return found
 
-    def _part(self, part: Part, path: str) -> Json | None:
+    def _part(self, part: Part) -> Json | None:
         if part.type in ("text", "refusal"):
             return {"text": (part.text if part.type == "text" else part.refusal) or ""}
         if part.type in ("image_url", "video_url"):
@@ -267,9 +268,11 @@ class _Conversation:
         parts = [part for part in self._parts(message, path) if part.get("text") != ""]
         if message.refusal:
             parts.append({"text": message.refusal})
-        for image in message.images or ():
+        for place, image in enumerate(message.images or ()):
             if (media := self._media(image.image_url.url)) is not None:
                 parts.append(media)
+            else:
+                self._losses.refuse(f"{path}.images[{place}]", _WHAT_IS_TAKEN)
         signatures = self._signatures(message)
         if parts and (signature := signatures.pop("", None)):
             parts[-1]["thoughtSignature"] = signature
@@ -320,19 +323,23 @@ class _Conversation:
             else:
                 media.append(part)
         response: Json = {**self._id(given), "name": name, "response": _result("".join(texts))}
-        parts: list[Json] = [{"functionResponse": response}]
-        if media and self._is_older:
-            parts += media
-        elif media:
-            response["parts"] = media
+        # Within a result newer models take bytes, older ones nothing.
+        within = [] if self._is_older else [part for part in media if "inlineData" in part]
+        if within:
+            response["parts"] = within
+        beside = [part for part in media if part not in within]
+        parts: list[Json] = [{"functionResponse": response}, *beside]
         turn = self._turn("results")
         turn.parts += parts
         turn.order += [self._order.get(given, len(self._order))] * len(parts)
 
 
+_WHAT_IS_TAKEN = "Gemini takes data in base64, and https URLs"
+
+
 def _why_not(part: Part) -> str:
     if part.type in ("image_url", "video_url", "file"):
-        return "Gemini takes data in base64, and https URLs"
+        return _WHAT_IS_TAKEN
     return f"Gemini has no parts of type {part.type[:100]!r}"
 
 
@@ -378,7 +385,8 @@ def _tools(asked: ChatRequest, losses: Losses) -> Json:
     tools: list[Json] = []
     for place, tool in enumerate(asked.tools or ()):
         if tool.type in _OWN_TOOLS:
-            tools.append({_OWN_TOOLS[tool.type]: {}})
+            if asked.choice()[0] != "none":
+                tools.append({_OWN_TOOLS[tool.type]: {}})
         elif tool.type != "function" or tool.function is None:
             losses.refuse(f"tools[{place}]", f"Gemini has no tools of type {tool.type[:100]!r}")
     declarations = []
@@ -448,7 +456,8 @@ def clean_schema(schema: Json) -> Json:
         else:
             cleaned[keyword] = _clean_value(keyword, value)
     reference = cleaned.get("$ref")
-    if reference is not None and any(not name.startswith("$") for name in cleaned):
+    stands_alone = all(name.startswith("$") for name in cleaned)
+    if reference is not None and not stands_alone and "anyOf" not in cleaned:
         del cleaned["$ref"]
         cleaned["anyOf"] = [{"$ref": reference}]
     return cleaned

@@ -118,6 +118,7 @@ class Translated:
     needs_context: int | None
     dropped: list[str]
 
+    @chat_request.bounded
     def body(self, context: int | None) -> bytes:
         """The JSON, with the context length that was chosen for it."""
         if context is not None:
@@ -128,6 +129,7 @@ class Translated:
 _sampling = msgspec.json.Decoder(Sampling)
 
 
+@chat_request.bounded
 def to_chat(call: Call) -> Translated:
     """The body of `/api/chat`; raises `Unsupported` and `BadRequest`."""
     losses = chat_request.without_others(call, _CARRIED, "Ollama")
@@ -206,9 +208,11 @@ class _Conversation:
                 images.append(data)
             else:
                 self._losses.refuse(f"{path}.content[{place}]", _why_not(part))
-        for image in message.images or ():
+        for place, image in enumerate(message.images or ()):
             if (found := data_url(image.image_url.url)) is not None:
                 images.append(found[1])
+            else:
+                self._losses.refuse(f"{path}.images[{place}]", _NO_URLS)
         if message.refusal:
             texts.append(message.refusal)
         self.images += len(images)
@@ -247,9 +251,12 @@ def _bytes_of(part: Part) -> str | None:
     return found[1] if found else None
 
 
+_NO_URLS = "Ollama takes images in base64, and fetches none"
+
+
 def _why_not(part: Part) -> str:
     if part.type == "image_url":
-        return "Ollama takes images in base64, and fetches none"
+        return _NO_URLS
     return f"Ollama has no parts of type {part.type[:100]!r}"
 
 
@@ -319,6 +326,7 @@ class _Completion(msgspec.Struct):
 _completion = msgspec.json.Decoder(_Completion)
 
 
+@chat_request.bounded
 def to_generate(call: Call) -> Translated:
     """The body of `/api/generate` for a completion; raises `Unsupported` and `BadRequest`."""
     losses = chat_request.without_others(call, _COMPLETION_CARRIED, "Ollama")

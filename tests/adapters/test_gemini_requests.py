@@ -215,6 +215,22 @@ def test_an_image_that_a_function_gave_back_goes_along(model: str, place: str) -
         assert parts[1] == inline
 
 
+def test_an_address_that_a_function_gave_back_stands_beside_its_result() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://a/b.png"}}
+    result = {"role": "tool", "tool_call_id": "a", "content": [image]}
+    parts = contents(called(("a", "f", "{}")), result)[1]["parts"]
+    assert "parts" not in parts[0]["functionResponse"]
+    assert parts[1]["fileData"]["fileUri"] == "https://a/b.png"
+
+
+def test_images_that_the_model_made_go_back() -> None:
+    message = {"role": "assistant", "content": "a", "images": [{"image_url": {"url": PNG}}]}
+    inline = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}
+    assert contents(message)[0]["parts"] == [{"text": "a"}, inline]
+    message["images"] = [{"image_url": {"url": "http://a/b"}}]
+    assert refused({"messages": [message]}) == "messages[0].images[0]"
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
@@ -506,6 +522,7 @@ def test_a_function_without_arguments_has_no_schema(parameters: Json, is_told: b
 def test_googles_own_tools_are_asked_for_by_their_type() -> None:
     body = generated({"tools": [{"type": "google_search"}, {"type": "url_context"}]})
     assert body["tools"] == [{"googleSearch": {}}, {"urlContext": {}}]
+    assert "tools" not in generated({"tools": [{"type": "google_search"}], "tool_choice": "none"})
 
 
 @pytest.mark.parametrize(
@@ -645,6 +662,17 @@ def test_no_shape_of_a_request_is_more_than_a_refusal(members: Json) -> None:
         to_generate(call(body, drop_params=True))
     except (BadRequest, Unsupported) as refusal:
         assert refusal.message
+
+
+@pytest.mark.parametrize("depth", [100, 300, 500, 900, 2000, 100_000])
+def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    schema = '{"items":' * depth + "{}" + "}" * depth
+    function = '{"type":"function","function":{"name":"f","parameters":' + schema + "}}"
+    body = '{"messages":[{"role":"user","content":"a"}],"tools":[' + function + "]}"
+    try:
+        assert to_generate(call(body.encode())).body
+    except BadRequest as refusal:
+        assert depth > 100 and refusal.status == 400
 
 
 def test_a_surrogate_that_stands_alone_survives() -> None:

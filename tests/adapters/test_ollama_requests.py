@@ -338,6 +338,16 @@ def test_no_shape_of_a_request_is_more_than_a_refusal(members: Json) -> None:
         assert refusal.message
 
 
+@pytest.mark.parametrize("depth", [100, 900, 2000, 100_000])
+def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    arguments = '{"a":' * depth + "1" + "}" * depth
+    calls = [{"id": "a", "function": {"name": "f", "arguments": arguments}}]
+    try:
+        assert chat({"messages": [{"role": "assistant", "tool_calls": calls}]})
+    except BadRequest as refusal:
+        assert depth > 100 and refusal.status == 400
+
+
 def test_a_surrogate_that_stands_alone_survives() -> None:
     translated = to_chat(call(b'{"messages":[{"role":"user","content":"a\\ud83d"}]}'))
     assert json.loads(translated.body(None))["messages"][0]["content"] == "a\ud83d"
