@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Unsupported
 from adapters.to_gemini import Translated, clean_schema, to_batch_embed, to_generate
+from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]
 
@@ -614,11 +615,6 @@ def test_token_ids_cannot_be_embedded(tokens: object, drop_params: bool) -> None
 # --- any request ----------------------------------------------------------------------------------
 
 _text = st.text(max_size=8)
-_any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
-    max_leaves=6,
-)
 _content = (
     st.none() | _text | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": _text}))
 )
@@ -655,11 +651,50 @@ def test_every_call_is_followed_by_its_results(turns: list[tuple[str, Any]]) -> 
             assert [result["id"] for result in results] == [call["id"] for call in calls]
 
 
-@given(st.dictionaries(st.sampled_from(["messages", "tools", "stop", "n", "google"]), _any_json))
-def test_no_shape_of_a_request_is_more_than_a_refusal(members: Json) -> None:
-    body = json.dumps({"messages": QUESTION, **members}).encode()
+_ASKED: Json = {
+    "messages": [
+        {"role": "system", "content": "a"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "x"},
+                {"type": "image_url", "image_url": {"url": PNG, "detail": "auto"}},
+                {"type": "input_audio", "input_audio": {"data": "a", "format": "wav"}},
+                {"type": "file", "file": {"file_data": PNG}},
+            ],
+        },
+        called(("a", "f", "{}"))
+        | {
+            "images": [{"image_url": {"url": PNG}}],
+            "reasoning_details": [{"data": "x", "format": "google-gemini-v1"}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": "{}"},
+    ],
+    "tools": [tool("f", strict=True, parameters={"properties": {"a": {"$ref": "#", "const": 1}}})],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+    "reasoning": {"effort": "low", "max_tokens": 5},
+    "google": {"thinking_config": {"a": 1}, "image_config": {"a": {"b_c": 1}}},
+    "safety_settings": [{"a": 1}],
+    "audio": {"voice": "v"},
+    "modalities": ["audio"],
+    "stop": ["a"],
+    "seed": 1,
+}
+
+
+@given(damaged(_ASKED), st.booleans())
+def test_no_shape_of_a_request_is_more_than_a_refusal(asked: object, drop_params: bool) -> None:
     try:
-        to_generate(call(body, drop_params=True))
+        assert to_generate(call(asked, drop_params=drop_params)).body
+    except (BadRequest, Unsupported) as refusal:
+        assert refusal.message
+
+
+@given(damaged({"input": ["a"], "dimensions": 5, "task_type": "x"}))
+def test_no_shape_of_an_embeddings_request_is_more_than_a_refusal(asked: object) -> None:
+    try:
+        assert to_batch_embed(call(asked), "models/e").body
     except (BadRequest, Unsupported) as refusal:
         assert refusal.message
 
