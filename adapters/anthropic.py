@@ -13,20 +13,18 @@ from adapters.anthropic_answer import ChatReader, MessagesReader
 from adapters.anthropic_failures import error_of
 from adapters.anthropic_request import to_messages
 from adapters.base import Call, MalformedAnswer, UpstreamError
-from adapters.over_http import Dispatch, EventReader, HttpAdapter
+from adapters.over_http import Dispatch, HttpAdapter
 
 VERSION = "2023-06-01"
 """The version of the API that chat is translated to: the last that knows `temperature`."""
 
-_MESSAGES = "/messages"
-_COUNT_TOKENS = "/messages/count_tokens"
 _PAGE = 1000
 # Nobody has more models than this; a list without end is none.
 _MOST_PAGES = 20
 
 
 class Anthropic(HttpAdapter):
-    """One base URL with one key."""
+    """One base URL with one key; the URL ends in `/v1`, or is what Anthropic's SDKs add that to."""
 
     speaks = frozenset({"chat", "messages", "count_tokens"})
 
@@ -42,29 +40,27 @@ class Anthropic(HttpAdapter):
     ) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
+        # The client may have its own of these two.
+        self._version = given.pop("anthropic-version", VERSION)
+        self._betas = given.pop("anthropic-beta", "")
         # A token in `authorization` takes the place of the key: Anthropic refuses both at once.
-        keyed = api_key and "authorization" not in given
+        keyed = {"x-api-key": api_key} if api_key and "authorization" not in given else {}
         super().__init__(
             base_url=base_url,
-            headers={**({"x-api-key": api_key} if api_key and keyed else {}), **given},
+            headers={**keyed, **given},
             proxy=proxy,
             http2=http2,
             ca_bundle=ca_bundle,
         )
-        self._version = given.get("anthropic-version", VERSION)
-        self._betas = given.get("anthropic-beta", "")
+        self._root = "" if base_url.rstrip("/").endswith("/v1") else "/v1"
 
     async def prepare(self, call: Call) -> Dispatch:
         """Chat is translated; what is in Anthropic's dialect already goes as it is."""
-        headers = self._headers(call)
+        headers, path = self._headers(call), f"{self._root}/messages"
         if call.endpoint == "count_tokens":
-            return Dispatch(
-                path=_COUNT_TOKENS, body=call.body, headers=headers, reader=EventReader()
-            )
-        if call.endpoint == "messages":
-            return Dispatch(
-                path=_MESSAGES, body=call.body, headers=headers, reader=MessagesReader()
-            )
+            path += "/count_tokens"
+        if call.endpoint != "chat":
+            return Dispatch(path=path, body=call.body, headers=headers, reader=MessagesReader())
         translated = to_messages(
             call.body,
             model=call.model,
@@ -73,7 +69,7 @@ class Anthropic(HttpAdapter):
         )
         request = {"model": call.model, **translated.members, "stream": call.stream}
         return Dispatch(
-            path=_MESSAGES,
+            path=path,
             body=loose_json.encode(request),
             headers={**headers, "anthropic-version": self._version},
             reader=ChatReader(call.model),
@@ -95,13 +91,13 @@ class Anthropic(HttpAdapter):
     async def models(self) -> Sequence[str]:
         """The ids that `GET /models` lists, page after page."""
         found: list[str] = []
-        path = f"/models?limit={_PAGE}"
+        path = first = f"{self._root}/models?limit={_PAGE}"
         for _ in range(_MOST_PAGES):
-            page = _read_page(await self.get(path))
+            page = _read_page(await self.get(path, {"anthropic-version": self._version}))
             found += [model.id for model in page.data]
             if not (page.has_more and page.last_id):
                 return tuple(found)
-            path = f"/models?limit={_PAGE}&after_id={quote(page.last_id, safe='')}"
+            path = f"{first}&after_id={quote(page.last_id, safe='')}"
         raise MalformedAnswer("the provider's list of models has no end")
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from adapters import registry
 from adapters.base import AdapterError
-from adapters.openai_compatible import OpenAICompatible
 from proxy import catalog
 from proxy.config import (
     DEMONSTRATION,
@@ -26,7 +26,7 @@ from proxy.config import (
     Target,
 )
 from proxy.errors import StartError
-from proxy.targets import is_embedder
+from proxy.targets import capabilities_by_name
 
 _LIST_S = 2.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
@@ -69,7 +69,7 @@ def discover(
     }
     for name, models in asyncio.run(_list_all(asked)).items():
         if models:
-            providers[name] = _local(asked[name])
+            providers[name] = _local(name, asked[name])
             targets += [_local_target(name, model) for model in models]
             found.append(Found(provider=name, by=f"127.0.0.1:{asked[name]}"))
     return _extend(config, providers, targets), tuple(found)
@@ -122,13 +122,11 @@ def _from_catalog(
         raise StartError(f"{variable}: holds characters that no key has; set it anew, or unset it")
     base_url = _value(environ, entry.base_url_env or "")
     if not base_url or _is_own(base_url, own_port):
-        base_url = entry.base_url
+        base_url = entry.address
     return Provider(
         adapter=entry.adapter,
         base_url=base_url.rstrip("/"),
         api_key=key,
-        max_tokens_field=entry.max_tokens_field,
-        stream_usage=entry.stream_options,
         prices=entry.price_provider,
     )
 
@@ -142,24 +140,28 @@ def _is_own(url: str, own_port: int) -> bool:
         return False
 
 
-def _local(port: int) -> Provider:
-    # All three stop when the connection is closed (and charge nothing in any case).
-    return Provider(base_url=f"http://127.0.0.1:{port}/v1", meterable=True)
+def _local(name: str, port: int) -> Provider:
+    # All three stop when the connection is closed (and charge nothing in any case). What Ollama
+    # has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
+    adapter, path = ("ollama", "") if name == "ollama" else ("openai_compatible", "/v1")
+    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}", meterable=True)
 
 
 def _local_target(provider: str, model: str) -> Target:
-    tiers = [] if is_embedder(model) else [LOCAL_TIER]
+    tiers = [LOCAL_TIER] if "chat" in capabilities_by_name(model) else []
     return Target(target=f"{provider}/{model}", tiers=tiers, price="free")
 
 
 async def _list_all(ports: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    listed = await asyncio.gather(*(_list_models(port) for port in ports.values()))
+    servers = (_local(name, port) for name, port in ports.items())
+    listed = await asyncio.gather(*map(_list_models, servers))
     return dict(zip(ports, listed, strict=True))
 
 
-async def _list_models(port: int) -> tuple[str, ...]:
-    """The models of an OpenAI-compatible server on this machine; none where there is no such."""
-    adapter = OpenAICompatible(base_url=f"http://127.0.0.1:{port}/v1")
+async def _list_models(server: Provider) -> tuple[str, ...]:
+    """The models of a server on this machine; none where there is no such."""
+    settings = registry.Settings(name="local", base_url=server.base_url or "")
+    adapter = registry.make(server.adapter, settings)
     try:
         async with asyncio.timeout(_LIST_S):
             models = await adapter.models()

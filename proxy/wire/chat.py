@@ -14,6 +14,7 @@ import msgspec
 from adapters.base import Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers, chunks
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
@@ -49,6 +50,9 @@ _UNBOUNDED = (
     "compound_custom",  # Groq
     "speed",  # Anthropic's fast mode, at several times the price
 )
+
+# What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
+_REASONING = ("reasoning_effort", "reasoning", "thinking")
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 _ABSENT = msgspec.Raw(b"null")
@@ -144,6 +148,7 @@ class ChatRequest:
     n: int
     unbounded: str | None
     images: int = 0
+    reasons: bool = False
     service_tier: str | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
@@ -152,6 +157,7 @@ class ChatRequest:
 
     endpoint: Endpoint = "chat"
     capability: Capability = "chat"
+    units: Units = NO_UNITS
 
     @property
     def input_tokens(self) -> int:
@@ -242,6 +248,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
         n=fields.n or 1,
         unbounded=content.unbounded or _unbounded(body, fields),
         images=content.images,
+        reasons=any(not _is_nothing(body.members.get(n, _ABSENT)) for n in _REASONING),
         service_tier=fields.service_tier,
         user=fields.user,
         tags=named,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from adapters.base import AdapterError, Endpoint
 from policies.base import Capability
 from proxy.errors import ApiError
-from proxy.pricing import Usage
+from proxy.pricing import Units, Usage
 from proxy.wire.usage import ReportedCost
 
 
@@ -158,7 +158,15 @@ class Request(Protocol):
     @property
     def images(self) -> int: ...  # noqa: D102
     @property
+    def units(self) -> Units:
+        """The most there can be of what is billed by the piece; `NO_UNITS` for most requests."""
+
+    @property
     def unbounded(self) -> str | None: ...  # noqa: D102
+    @property
+    def reasons(self) -> bool:
+        """Whether it asks for reasoning, of which some models show less than they bill."""
+
     @property
     def service_tier(self) -> str | None: ...  # noqa: D102
     @property
