@@ -5,6 +5,7 @@
     |  |- UnsupportedEncoding a Content-Encoding we do not read
     |  |- BodyTooLarge
     |  |- BodyTooSlow
+    |  |- UnknownPrevious     the response or item that it builds on is not kept here
     |  |- ContextTooLong      no target's context holds the request
     |- MissingKey, WrongKey   who asks is unknown
     |- KeyExpired             the key was right, until its time was over
@@ -89,6 +90,10 @@ class BodyTooLarge(InvalidRequest):
 
 class BodyTooSlow(InvalidRequest):
     """The body stopped arriving."""
+
+
+class UnknownPrevious(InvalidRequest):
+    """The response or item that a request builds on is not kept here, or another key's."""
 
 
 class ContextTooLong(InvalidRequest):
