@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-# The locks name no host: they install from whatever index pip is configured for.
+# The locks name no host: they install from whatever index pip is configured for. botocore, which
+# the extra `bedrock` needs, does not take a newer python-dateutil.
 COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
-  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+  --upgrade-package 'python-dateutil<3'
 
 .PHONY: serve test unit lint types imports check lock bench chaos clean
 

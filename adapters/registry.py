@@ -7,8 +7,13 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from adapters import gemini, ollama
+from adapters.anthropic import Anthropic
 from adapters.base import Adapter, Endpoint
+from adapters.gemini import Gemini
+from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
+from adapters.over_http import HttpAdapter
 from adapters.scripted import Scripted
 
 
@@ -47,15 +52,20 @@ class Entry:
     meterable: bool = False
 
 
-def _openai_compatible(settings: Settings) -> Adapter:
-    return OpenAICompatible(
-        base_url=settings.base_url,
-        api_key=settings.api_key,
-        headers=settings.headers or {},
-        proxy=settings.proxy,
-        http2=settings.http2,
-        ca_bundle=settings.ca_bundle,
-    )
+def _over_http(adapter: Callable[..., HttpAdapter]) -> Callable[[Settings], Adapter]:
+    """How an adapter is made that needs nothing but an address, credentials and a way there."""
+
+    def make(settings: Settings) -> Adapter:
+        return adapter(
+            base_url=settings.base_url,
+            api_key=settings.api_key,
+            headers=settings.headers,
+            proxy=settings.proxy,
+            http2=settings.http2,
+            ca_bundle=settings.ca_bundle,
+        )
+
+    return make
 
 
 def _scripted(settings: Settings) -> Adapter:
@@ -63,7 +73,17 @@ def _scripted(settings: Settings) -> Adapter:
 
 
 BUILT_IN: Mapping[str, Entry] = {
-    "openai_compatible": Entry(make=_openai_compatible, speaks=OpenAICompatible.speaks),
+    "openai_compatible": Entry(make=_over_http(OpenAICompatible), speaks=OpenAICompatible.speaks),
+    "anthropic": Entry(
+        make=_over_http(Anthropic),
+        speaks=Anthropic.speaks,
+        base_url="https://api.anthropic.com/v1",
+    ),
+    "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    # It stops when the connection is closed, and charges nothing in any case.
+    "ollama": Entry(
+        make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
+    ),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from adapters.base import AdapterError, ConnectionLost, UpstreamError, UpstreamTimeout
-from proxy import costs, pricing
+from proxy import costs, pricing, tokens
 from proxy.auth import Caller
 from proxy.clock import Clock
 from proxy.errors import ApiError
@@ -31,6 +31,8 @@ from proxy.wire.dialect import Facts, Request, Stream
 # An orphan's uncertain remainder is released after this long: longer than any provider answers.
 ORPHAN_DEADLINE_S = 3600
 CLAMP_HEADER = b"x-tollway-clamp"
+# Counting takes a second or so for this much.
+MOST_COUNTED_BYTES = 4 << 20
 
 _logger = logging.getLogger("tollway")
 
@@ -61,6 +63,8 @@ class Job:
     """The tier that a spent budget has brought the virtual model down to."""
     clamp: int | None = None
     """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
+    uncounted: int = 0
+    """By how much the bound of the input is above what was counted."""
     is_gone: bool = False
     """The client left, and the provider is heard out for what it bills."""
     virtual_model: str = ""
@@ -116,14 +120,27 @@ class Attempts:
         """What was said once and is not said again: which targets have attempts without a price."""
 
     async def reserve(self, job: Job, target: Target, reason: str) -> Tried:
-        """Hold what an attempt needs; with a smaller maximum if that helps, and is wanted."""
-        job.clamp = None
+        """Hold what an attempt needs.
+
+        Where a budget has no room for that, with the input counted instead of bounded by its
+        bytes, if that can be; then with a smaller maximum, if that helps and is wanted.
+        """
+        job.clamp, job.uncounted = None, 0
         try:
             return await self._reserve_once(job, target, reason)
-        except MoneyRefused as refusal:
-            job.clamp = _affordable(job, target, refusal.refused)
-            if job.clamp is None:
+        except MoneyRefused as error:
+            if error.refused.reason != "budget":
                 raise
+            refusal = error
+        job.uncounted = await _uncounted(job.request, target)
+        if job.uncounted:
+            try:
+                return await self._reserve_once(job, target, reason)
+            except MoneyRefused as error:
+                refusal = error
+        job.clamp = _affordable(job, target, refusal.refused)
+        if job.clamp is None:
+            raise refusal
         return await self._reserve_once(job, target, reason)
 
     async def _reserve_once(self, job: Job, target: Target, reason: str) -> Tried:
@@ -139,7 +156,8 @@ class Attempts:
             target,
             request.max_output_tokens if job.clamp is None else job.clamp,
             default_max,
-            metered=request.stream and target.meterable and caller.at_cap != "finish",
+            metered=costs.is_metered(request, target) and caller.at_cap != "finish",
+            uncounted=job.uncounted,
         )
         unbounded = costs.unbounded(request, target)
         job.attempts += 1
@@ -413,7 +431,16 @@ def _affordable(job: Job, target: Target, refused: Refused) -> int | None:
     wants = job.caller.clamp or job.exchange.header(CLAMP_HEADER) == "true"
     if not wants or refused.reason != "budget" or refused.budget is None:
         return None
-    return costs.affordable_maximum(job.request, target, refused.budget.left_nanousd)
+    return costs.affordable_maximum(job.request, target, refused.budget.left_nanousd, job.uncounted)
+
+
+async def _uncounted(request: Request, target: Target) -> int:
+    """By how many tokens the bound of a request's input is too high, where that can be counted."""
+    if target.price is None or not tokens.is_countable(target.model):
+        return 0
+    texts, size = request.texts()
+    counted = await tokens.count(target.model, texts) if size <= MOST_COUNTED_BYTES else None
+    return 0 if counted is None else max(0, size - counted)
 
 
 def is_stale(error: AdapterError) -> bool:

@@ -50,14 +50,18 @@ def bounds_of(
     default_max: int | None,
     *,
     metered: bool,
+    uncounted: int = 0,
 ) -> Bounds:
-    """The bounds of an attempt with a `maximum` output, or the `default_max` where it has none."""
+    """The bounds of an attempt with a `maximum` output, or the `default_max` where it has none.
+
+    `uncounted` is by how much the request's own bound of its input is above what was counted.
+    """
     if target.price is None or target.is_free:
         return _NOTHING
     bound = partial(
         pricing.hold_nanousd,
         target.price,
-        input_bound_tokens=request.input_bound(target.image_tokens),
+        input_bound_tokens=request.input_bound(target.image_tokens) - uncounted,
         images=request.images,
         service_tier=target.tier_of(request.service_tier),
     )
@@ -77,6 +81,12 @@ def bounds_of(
     return Bounds(most=most, floor=floor, base=base, token=token, least=least)
 
 
+def is_metered(request: Request, target: Target) -> bool:
+    """Whether the hold of an attempt can follow what flows: all that is billed is seen."""
+    hides = request.reasons and target.hides_asked_reasoning
+    return request.stream and target.meterable and not hides
+
+
 def default_maximum(request: Request, target: Target) -> int | None:
     """The maximum to write into a request that sets none, so that its cost has a bound.
 
@@ -91,11 +101,15 @@ def default_maximum(request: Request, target: Target) -> int | None:
     return min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - input_tokens))
 
 
-def affordable_maximum(request: Request, target: Target, left_nanousd: int) -> int | None:
+def affordable_maximum(
+    request: Request, target: Target, left_nanousd: int, uncounted: int = 0
+) -> int | None:
     """The largest maximum output that so much money can pay for; None where it is no use."""
     if request.max_output_tokens == 0:
         return None
-    bounds = bounds_of(request, target, request.max_output_tokens, None, metered=True)
+    bounds = bounds_of(
+        request, target, request.max_output_tokens, None, metered=True, uncounted=uncounted
+    )
     if not bounds.token:
         return None
     tokens = (left_nanousd - bounds.base) // (bounds.token * request.n)

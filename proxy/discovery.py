@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from adapters import registry
 from adapters.base import AdapterError
-from adapters.openai_compatible import OpenAICompatible
 from proxy import catalog
 from proxy.config import (
     DEMONSTRATION,
@@ -69,7 +69,7 @@ def discover(
     }
     for name, models in asyncio.run(_list_all(asked)).items():
         if models:
-            providers[name] = _local(asked[name])
+            providers[name] = _local(name, asked[name])
             targets += [_local_target(name, model) for model in models]
             found.append(Found(provider=name, by=f"127.0.0.1:{asked[name]}"))
     return _extend(config, providers, targets), tuple(found)
@@ -142,9 +142,11 @@ def _is_own(url: str, own_port: int) -> bool:
         return False
 
 
-def _local(port: int) -> Provider:
-    # All three stop when the connection is closed (and charge nothing in any case).
-    return Provider(base_url=f"http://127.0.0.1:{port}/v1", meterable=True)
+def _local(name: str, port: int) -> Provider:
+    # All three stop when the connection is closed (and charge nothing in any case). What Ollama
+    # has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
+    adapter, path = ("ollama", "") if name == "ollama" else ("openai_compatible", "/v1")
+    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}", meterable=True)
 
 
 def _local_target(provider: str, model: str) -> Target:
@@ -153,13 +155,15 @@ def _local_target(provider: str, model: str) -> Target:
 
 
 async def _list_all(ports: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    listed = await asyncio.gather(*(_list_models(port) for port in ports.values()))
+    servers = (_local(name, port) for name, port in ports.items())
+    listed = await asyncio.gather(*map(_list_models, servers))
     return dict(zip(ports, listed, strict=True))
 
 
-async def _list_models(port: int) -> tuple[str, ...]:
-    """The models of an OpenAI-compatible server on this machine; none where there is no such."""
-    adapter = OpenAICompatible(base_url=f"http://127.0.0.1:{port}/v1")
+async def _list_models(server: Provider) -> tuple[str, ...]:
+    """The models of a server on this machine; none where there is no such."""
+    settings = registry.Settings(name="local", base_url=server.base_url or "")
+    adapter = registry.make(server.adapter, settings)
     try:
         async with asyncio.timeout(_LIST_S):
             models = await adapter.models()

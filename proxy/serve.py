@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from proxy import catalog, config, discovery, price_list
+from proxy import catalog, config, discovery, price_list, tokens
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
 from proxy.config import Config
@@ -110,6 +110,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     worker.log_to_stderr()
     for name, provider in loaded.providers.items():
         worker.make_adapter(name, provider)
+    tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
         table=table,

@@ -34,8 +34,13 @@ TEXT_CAPABILITIES: frozenset[Capability] = frozenset(
 )
 # `nomic-embed-text`, `bge-m3`, `multilingual-e5-large`, `all-minilm`, `gte-large` ...
 _EMBEDDER = re.compile(r"embed|\b(bge|gte|e5|minilm)\b")
-# OpenAI's o1, o3, o4-mini, gpt-5 …, xAI's grok-4, Google's gemini-2.5 and later.
-_HIDES_REASONING = re.compile(r"\b(o[1-9]|gpt-[5-9]|grok-[4-9]|gemini-(2\.[5-9]|[3-9]))\b")
+# OpenAI's o1, o3, o4-mini, gpt-5 …, xAI's grok-4, Google's gemini-2.5 and later, Claude 5 (which
+# shows a summary of its thoughts, and thinks unasked).
+_HIDES_REASONING = re.compile(
+    r"\b(o[1-9]|gpt-[5-9]|grok-[4-9]|gemini-(2\.[5-9]|[3-9])|claude-[a-z]+-[5-9])\b"
+)
+# Claude 4 thinks where it is asked to, and shows a summary.
+_HIDES_ASKED_REASONING = re.compile(r"\bclaude-([a-z]+-4|4)\b")
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
 
@@ -73,6 +78,8 @@ class Target:
 
     And shows what it generates: the hold of a stream follows what was seen.
     """
+    hides_asked_reasoning: bool = False
+    """Whether it bills reasoning that it does not show where a request asks for reasoning."""
     bills_when_left: bool = False
     """Whether it is known to finish, and bill, an answer that nobody reads any more."""
 
@@ -297,6 +304,7 @@ class _Maker:
                 self.catalogued is not None and self.catalogued.reports_cost,
             ),
             meterable=self._is_meterable(adapter) and not hides_reasoning(model),
+            hides_asked_reasoning=_HIDES_ASKED_REASONING.search(model.lower()) is not None,
             bills_when_left=self.provider.meterable is False
             or (self.catalogued is not None and not self._is_meterable(adapter)),
         )

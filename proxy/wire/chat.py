@@ -50,6 +50,9 @@ UNBOUNDED = (
     "speed",  # Anthropic's fast mode, at several times the price
 )
 
+# What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
+_REASONING = ("reasoning_effort", "reasoning", "thinking")
+
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 _ABSENT = msgspec.Raw(b"null")
 _NOTHING = (b"null", b"false", b"[]")  # but `web_search_options: {}` is a search
@@ -103,7 +106,21 @@ class _Fields(msgspec.Struct):
     user: str | None = None
 
 
+class _Said(msgspec.Struct):
+    content: msgspec.Raw = _ABSENT
+
+
+class _Texts(msgspec.Struct):
+    messages: list[_Said]
+
+
+class _TextPart(msgspec.Struct):
+    text: msgspec.Raw = _ABSENT
+
+
 _fields = msgspec.json.Decoder(_Fields)
+_texts = msgspec.json.Decoder(_Texts)
+_text_parts = msgspec.json.Decoder(list[_TextPart])
 _parts = msgspec.json.Decoder(list[_Part])
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
@@ -130,6 +147,7 @@ class ChatRequest:
     n: int
     unbounded: str | None
     images: int = 0
+    reasons: bool = False
     service_tier: str | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
@@ -150,6 +168,20 @@ class ChatRequest:
         A token is at least one byte of text, and JSON is never shorter than the text it holds.
         """
         return self.text_bytes + self.added_tokens + self.media * image_tokens
+
+    def texts(self) -> tuple[list[str], int]:
+        """The texts of the messages, and how many of `text_bytes` they take.
+
+        Where they are counted, their tokens can stand for those bytes in the bound.
+        """
+        texts: list[str] = []
+        size = 0
+        for message in self.body.decode(_texts).messages:
+            for raw in _raw_texts(message.content):
+                if memoryview(raw)[0] == ord('"'):
+                    texts.append(msgspec.json.decode(raw, type=str))
+                    size += len(memoryview(raw))
+        return texts, size
 
     def upstream(self, target: Upstream) -> Sent:
         """The client's members with `model` and what money needs changed."""
@@ -214,6 +246,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
         n=fields.n or 1,
         unbounded=content.unbounded or _unbounded(body, fields),
         images=content.images,
+        reasons=any(not _is_nothing(body.members.get(n, _ABSENT)) for n in _REASONING),
         service_tier=fields.service_tier,
         user=fields.user,
         tags=named,
@@ -315,6 +348,12 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
     if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
         return "modalities"
     return next((n for n in UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+
+
+def _raw_texts(content: msgspec.Raw) -> list[msgspec.Raw]:
+    if memoryview(content)[0] == ord("["):
+        return [part.text for part in _text_parts.decode(content)]
+    return [content]
 
 
 def _size(raw: msgspec.Raw) -> int:

@@ -160,6 +160,10 @@ class Request(Protocol):
     @property
     def unbounded(self) -> str | None: ...  # noqa: D102
     @property
+    def reasons(self) -> bool:
+        """Whether it asks for reasoning, of which some models show less than they bill."""
+
+    @property
     def service_tier(self) -> str | None: ...  # noqa: D102
     @property
     def user(self) -> str | None: ...  # noqa: D102
@@ -168,6 +172,9 @@ class Request(Protocol):
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, where one image is at most `image_tokens`."""
+
+    def texts(self) -> tuple[list[str], int]:
+        """Texts whose tokens may be counted, and how much of the bound they are uncounted."""
 
     def upstream(self, target: Upstream) -> Sent:
         """What goes to a target. Raises `adapters.base.Unsupported`."""

@@ -76,11 +76,19 @@ class EmbeddingsRequest:
     n: int = 1
     unbounded: str | None = None
     images: int = 0
+    reasons: bool = False
     service_tier: str | None = None
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens."""
         return self.token_bound
+
+    def texts(self) -> tuple[list[str], int]:
+        """The input, where it is text, and its bytes."""
+        value = _decode_input(self.body.decode(_fields).input)
+        items = [value] if isinstance(value, str) else value
+        texts = [item for item in items if isinstance(item, str)]
+        return texts, sum(len(text.encode()) for text in texts)
 
     def upstream(self, target: Upstream) -> Sent:
         """The client's members with `model` changed."""

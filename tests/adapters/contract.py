@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
+from adapters.anthropic import Anthropic
 from adapters.base import Adapter
+from adapters.gemini import Gemini
+from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from tests.adapters.servers import Peer, ScriptedServer
@@ -188,4 +191,299 @@ def _openai_compatible(scene: Scene) -> Iterator[Adapter]:
         yield OpenAICompatible(base_url=f"{server.url}/v1", api_key="sk-test-0123456789")
 
 
-STAGES: dict[str, Stage] = {"scripted": _scripted, "openai_compatible": _openai_compatible}
+# --- gemini ---------------------------------------------------------------------------------------
+
+
+def gemini(*parts: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    """A `GenerateContentResponse` of one candidate."""
+    candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 5, "totalTokenCount": 8}
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": MODEL,
+        "responseId": "r1",
+    }
+
+
+def _gemini_saying(*parts: dict[str, Any]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        if "streamGenerateContent?alt=sse" not in peer.read_request().line:
+            peer.send(whole(gemini(*parts, finish="STOP")))
+            return
+        peer.send(EVENTS)
+        for part in parts:
+            peer.send(event(gemini(part)))
+        peer.send(event(gemini({"text": ""}, finish="STOP")) + END)
+
+    return answer
+
+
+def _gemini_embeddings(peer: Peer) -> None:
+    requests = json.loads(peer.read_request().body)["requests"]
+    embeddings = [{"values": [1.0, 0.0]} for _ in requests]
+    peer.send(whole({"embeddings": embeddings, "usageMetadata": {"promptTokenCount": 2}}))
+
+
+def _gemini_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(EVENTS + event(gemini({"text": "Once"})))
+        break_off(peer)
+
+    return answer
+
+
+def _gemini_failing(
+    status: int, name: str, message: str = "no", *details: Any
+) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        error = {"code": status, "message": message, "status": name, "details": list(details)}
+        peer.send(whole([{"error": error}] if status == 500 else {"error": error}, status))
+
+    return answer
+
+
+_GEMINI: dict[Scene, Callable[[Peer], None]] = {
+    "text": _gemini_saying(*({"text": piece} for piece in ("Once ", "upon ", "a time."))),
+    "tools": _gemini_saying({"functionCall": {"name": CALL["name"], "args": CALL["arguments"]}}),
+    "embeddings": _gemini_embeddings,
+    "cut": _gemini_breaking(Peer.reset),
+    "stall": _gemini_breaking(Peer.is_gone),
+    "error in the stream": _gemini_breaking(
+        lambda peer: peer.send(event({"error": {"message": "no", "status": "c"}}) + END)
+    ),
+    "status 400": _gemini_failing(400, "INVALID_ARGUMENT"),
+    "status 401": _gemini_failing(401, "UNAUTHENTICATED"),
+    "status 404": _gemini_failing(404, "NOT_FOUND", "models/model-x is not found"),
+    "status 429": _gemini_failing(429, "RESOURCE_EXHAUSTED", "no", {"retryDelay": "6.5s"}),
+    "status 500": _gemini_failing(500, "INTERNAL"),
+    "too long": _gemini_failing(
+        400, "INVALID_ARGUMENT", "The input token count exceeds the maximum number of tokens"
+    ),
+}
+
+
+@contextlib.contextmanager
+def _gemini(scene: Scene) -> Iterator[Adapter]:
+    with ScriptedServer(_GEMINI.get(scene, lambda peer: None)) as server:
+        if scene != "refused connection":
+            yield Gemini(base_url=f"{server.url}/v1beta", api_key="AIza-test-0123456789")
+    if scene == "refused connection":
+        yield Gemini(base_url=f"{server.url}/v1beta")
+
+
+# --- anthropic ------------------------------------------------------------------------------------
+
+
+def anthropic_event(value: dict[str, Any]) -> bytes:
+    """An event of Anthropic's, which have names, in a piece of its own."""
+    return piece(b"event: %b\ndata: %b\n\n" % (value["type"].encode(), json.dumps(value).encode()))
+
+
+def anthropic_message(*content: dict[str, Any], stop: str = "end_turn") -> dict[str, Any]:
+    """A whole message."""
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": list(content),
+        "stop_reason": stop,
+        "usage": {"input_tokens": 3, "output_tokens": 5},
+    }
+
+
+def anthropic_events(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The events of a message that is streamed, its texts in pieces."""
+    start = {**message, "content": [], "stop_reason": None}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": start}, {"type": "ping"}]
+    for index, block in enumerate(message["content"]):
+        deltas: list[dict[str, Any]] = []
+        if block["type"] == "text":
+            said = block["text"]
+            deltas = [
+                {"type": "text_delta", "text": said[at : at + 5]} for at in range(0, len(said), 5)
+            ]
+            block = {**block, "text": ""}
+        elif block["type"] == "tool_use":
+            said = json.dumps(block["input"])
+            deltas = [{"type": "input_json_delta", "partial_json": text} for text in ("", said)]
+            block = {**block, "input": {}}
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += ({"type": "content_block_delta", "index": index, "delta": d} for d in deltas)
+        events.append({"type": "content_block_stop", "index": index})
+    stop = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    usage = {"output_tokens": message["usage"]["output_tokens"]}
+    return [
+        *events,
+        {"type": "message_delta", "delta": stop, "usage": usage},
+        {"type": "message_stop"},
+    ]
+
+
+def _anthropic_saying(message: dict[str, Any]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        if json.loads(peer.read_request().body).get("stream"):
+            peer.send(EVENTS + b"".join(map(anthropic_event, anthropic_events(message))) + END)
+        else:
+            peer.send(whole(message))
+
+    return answer
+
+
+def _anthropic_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    begun = anthropic_events(anthropic_message({"type": "text", "text": "Once"}))[:4]
+
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(EVENTS + b"".join(map(anthropic_event, begun)))
+        break_off(peer)
+
+    return answer
+
+
+def anthropic_error(kind: str, message: str = "no") -> dict[str, Any]:
+    """An error, in a stream or as a body."""
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
+
+
+def _anthropic_failing(
+    status: int, kind: str, message: str = "no", **headers: str
+) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(whole(anthropic_error(kind, message), status, **headers))
+
+    return answer
+
+
+_ANTHROPIC: dict[Scene, Callable[[Peer], None]] = {
+    "text": _anthropic_saying(anthropic_message({"type": "text", "text": TEXT})),
+    "tools": _anthropic_saying(
+        anthropic_message(
+            {"type": "tool_use", "id": "toolu_1", "name": CALL["name"], "input": CALL["arguments"]},
+            stop="tool_use",
+        )
+    ),
+    "cut": _anthropic_breaking(Peer.reset),
+    "stall": _anthropic_breaking(Peer.is_gone),
+    "error in the stream": _anthropic_breaking(
+        lambda peer: peer.send(anthropic_event(anthropic_error("c")) + END)
+    ),
+    "status 400": _anthropic_failing(400, "invalid_request_error"),
+    "status 401": _anthropic_failing(401, "authentication_error"),
+    "status 404": _anthropic_failing(404, "not_found_error", f"model: {MODEL}"),
+    "status 429": _anthropic_failing(429, "rate_limit_error", retry_after="7", x_secret="internal"),
+    "status 500": _anthropic_failing(500, "api_error"),
+    "too long": _anthropic_failing(400, "invalid_request_error", "prompt is too long: 2 > 1"),
+}
+
+
+@contextlib.contextmanager
+def _anthropic(scene: Scene) -> Iterator[Adapter]:
+    if scene == "refused connection":
+        with ScriptedServer(lambda peer: None) as server:
+            url = server.url
+        yield Anthropic(base_url=url)
+        return
+    with ScriptedServer(_ANTHROPIC[scene]) as server:
+        yield Anthropic(base_url=f"{server.url}/v1", api_key="sk-ant-test-0123456789")
+
+
+# --- ollama ---------------------------------------------------------------------------------------
+
+LINES = head(content_type="application/x-ndjson", transfer_encoding="chunked")
+
+
+def line(message: object, **more: object) -> bytes:
+    """A line of an answer of `/api/chat`, in a piece of its own."""
+    said = {"model": MODEL, "message": message, "done": False, **more}
+    return piece(json.dumps(said).encode() + b"\n")
+
+
+_ENDED = {"done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 5}
+
+
+def asked(peer: Peer) -> dict[str, Any]:
+    """The request that follows the questions on its side: nothing is loaded, nothing known."""
+    while True:
+        request = peer.read_request()
+        if "/api/ps" not in request.line and "/api/show" not in request.line:
+            found: dict[str, Any] = json.loads(request.body)
+            return found
+        peer.send(whole({"models": []}))
+
+
+def _ollama_saying(*messages: dict[str, Any]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        if asked(peer)["stream"]:
+            said = b"".join(line({"role": "assistant", **message}) for message in messages)
+            peer.send(LINES + said + line({"role": "assistant", "content": ""}, **_ENDED) + END)
+            return
+        text = "".join(message.get("content", "") for message in messages)
+        message = {**messages[0], "role": "assistant", "content": text}
+        peer.send(whole({"model": MODEL, "message": message, **_ENDED}))
+
+    return answer
+
+
+def _ollama_embeddings(peer: Peer) -> None:
+    vectors = [[1.0, 0.0] for _ in asked(peer)["input"]]
+    peer.send(whole({"model": MODEL, "embeddings": vectors, "prompt_eval_count": 2}))
+
+
+def _ollama_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        asked(peer)
+        peer.send(LINES + line({"role": "assistant", "content": "Once"}))
+        break_off(peer)
+
+    return answer
+
+
+def _ollama_failing(status: int, error: str, **headers: str) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        asked(peer)
+        peer.send(whole({"error": error}, status, **headers))
+
+    return answer
+
+
+_OLLAMA: dict[Scene, Callable[[Peer], None]] = {
+    "text": _ollama_saying({"content": "Once upon"}, {"content": " a time."}),
+    "tools": _ollama_saying({"tool_calls": [{"function": CALL}]}),
+    "embeddings": _ollama_embeddings,
+    "cut": _ollama_breaking(Peer.reset),
+    "stall": _ollama_breaking(Peer.is_gone),
+    "error in the stream": _ollama_breaking(
+        lambda peer: peer.send(piece(b'{"error":{"message":"no","code":"c"}}\n') + END)
+    ),
+    "status 400": _ollama_failing(400, "invalid options"),
+    "status 401": _ollama_failing(401, "unauthorized"),
+    "status 404": _ollama_failing(404, "model 'model-x' not found, try pulling it first"),
+    "status 429": _ollama_failing(429, "too many", retry_after="7", x_secret="internal"),
+    "status 500": _ollama_failing(500, "llama runner process has terminated"),
+    "too long": _ollama_failing(400, "the input length exceeds the context length"),
+}
+
+
+@contextlib.contextmanager
+def _ollama(scene: Scene) -> Iterator[Adapter]:
+    with ScriptedServer(_OLLAMA.get(scene, lambda peer: None)) as server:
+        if scene != "refused connection":
+            yield Ollama(base_url=server.url)
+    if scene == "refused connection":
+        yield Ollama(base_url=server.url)
+
+
+STAGES: dict[str, Stage] = {
+    "scripted": _scripted,
+    "openai_compatible": _openai_compatible,
+    "gemini": _gemini,
+    "anthropic": _anthropic,
+    "ollama": _ollama,
+}

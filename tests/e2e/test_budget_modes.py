@@ -518,3 +518,21 @@ def test_tokens_a_minute_count_what_was_used(upstream: Upstream, tmp_path: Path)
         seen = tollway.chat("m1", max_tokens=10, headers=headers).headers
         assert seen["x-ratelimit-limit-tokens"] == "200"
         assert json.loads(upstream.calls[-1].raw)["max_tokens"] == 10
+
+
+def test_a_tight_budget_has_the_input_counted_instead_of_bounded(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    """4,000 words are 4,000 tokens, and 20,000 bytes: only by count does the request fit."""
+    config = provider(upstream.base_url, "gpt-4o", "unknown-model")
+    for target in config["targets"]:
+        target["price"] = {"input": 100, "output": 100}
+    with serving(tmp_path, config) as tollway:
+        messages = [{"role": "user", "content": "word " * 4_000}]
+        headers = a_key(tollway, 1.0)
+        asked = {"messages": messages, "max_tokens": 1_000, "headers": headers}
+        assert tollway.chat("gpt-4o", **asked).status_code == 200
+        row = tollway.rows(1)[-1]
+        assert row["hold_nanousd"] < 0.6 * 10**9
+        assert tollway.chat("unknown-model", **asked).status_code == 429
+        assert audit(tollway.data / "ledger.db") == []

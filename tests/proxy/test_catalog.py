@@ -94,6 +94,7 @@ def test_cheap_is_never_dearer_than_best(known: Catalog, prices: PriceBook) -> N
 def test_the_providers_whose_keys_are_looked_for(known: Catalog) -> None:
     assert {provider.id: provider.api_key_env[0] for provider in known.providers} == {
         "openai": "OPENAI_API_KEY",
+        "anthropic": "ANTHROPIC_API_KEY",
         "groq": "GROQ_API_KEY",
         "mistral": "MISTRAL_API_KEY",
         "deepseek": "DEEPSEEK_API_KEY",

@@ -76,11 +76,20 @@ def test_a_base_url_of_the_environment_is_used() -> None:
 
 
 def test_a_server_on_this_machine_is_asked_for_its_models(port: int) -> None:
-    found_config, found = discover(_config(), catalog.load(), {}, {"ollama": port})
-    assert found == (Found(provider="ollama", by=f"127.0.0.1:{port}"),)
+    found_config, found = discover(_config(), catalog.load(), {}, {"lmstudio": port})
+    assert found == (Found(provider="lmstudio", by=f"127.0.0.1:{port}"),)
     chat, embedding = found_config.targets
-    assert (chat.target, chat.tiers, chat.price) == ("ollama/llama3", ["local"], "free")
-    assert (embedding.target, embedding.tiers) == ("ollama/nomic-embed-text", [])
+    assert (chat.target, chat.tiers, chat.price) == ("lmstudio/llama3", ["local"], "free")
+    assert (embedding.target, embedding.tiers) == ("lmstudio/nomic-embed-text", [])
+
+
+def test_ollama_is_spoken_to_as_it_speaks_itself() -> None:
+    with ScriptedServer(listing({"models": [{"name": "llama3:latest"}]})) as server:
+        found_config, _ = discover(_config(), catalog.load(), {}, {"ollama": server.port})
+        url = server.url
+    assert found_config.providers["ollama"].adapter == "ollama"
+    assert found_config.providers["ollama"].base_url == url
+    assert [target.target for target in found_config.targets] == ["ollama/llama3:latest"]
 
 
 def test_nothing_found_is_nothing_changed() -> None:
@@ -125,7 +134,7 @@ def test_whatever_else_listens_on_a_usual_port_is_left_alone(
 ) -> None:
     before = _config()
     with ScriptedServer(script) as server:
-        assert discover(before, catalog.load(), {}, {"ollama": server.port}) == (before, ())
+        assert discover(before, catalog.load(), {}, {"lmstudio": server.port}) == (before, ())
 
 
 def test_servers_that_hang_are_waited_for_together() -> None:
@@ -142,11 +151,11 @@ def test_servers_that_hang_are_waited_for_together() -> None:
 def test_names_that_mean_more_than_a_model_are_left_out() -> None:
     ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
     with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
-        found_config, _ = discover(_config(), catalog.load(), {}, {"ollama": server.port})
-    assert found_config.providers["ollama"].meterable
+        found_config, _ = discover(_config(), catalog.load(), {}, {"lmstudio": server.port})
+    assert found_config.providers["lmstudio"].meterable
     assert [(target.target, target.tiers) for target in found_config.targets] == [
-        ("ollama/hf.co/a/b:Q4", ["local"]),
-        ("ollama/bge-m3", []),
+        ("lmstudio/hf.co/a/b:Q4", ["local"]),
+        ("lmstudio/bge-m3", []),
     ]
 
 
@@ -182,5 +191,5 @@ def test_what_was_found_stands_behind_what_was_written(port: int) -> None:
     own = Provider(base_url="http://mine/v1")
     before = _config(providers={"mine": own})
     environ = {"OPENAI_API_KEY": "sk-1"}
-    found_config, _ = discover(before, catalog.load(), environ, {"ollama": port})
-    assert list(found_config.providers) == ["mine", "openai", "ollama"]
+    found_config, _ = discover(before, catalog.load(), environ, {"lmstudio": port})
+    assert list(found_config.providers) == ["mine", "openai", "lmstudio"]
