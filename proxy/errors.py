@@ -214,6 +214,7 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     UnsupportedEncoding: (415, "invalid_request_error", "unsupported_encoding"),
     BodyTooLarge: (413, "invalid_request_error", "request_too_large"),
     BodyTooSlow: (408, "invalid_request_error", "request_timeout"),
+    UnknownPrevious: (400, "invalid_request_error", "previous_response_not_found"),
     ContextTooLong: (400, "invalid_request_error", "context_length_exceeded"),
     MissingKey: (401, "invalid_request_error", None),
     WrongKey: (401, "invalid_request_error", "invalid_api_key"),

@@ -39,10 +39,15 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.response_store import ResponseStore
+from proxy.responses import PREFIX as RESPONSES_PREFIX
+from proxy.responses import Responses
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
 from proxy.wire import chat, embeddings
+
+_logger = logging.getLogger("tollway")
 
 try:
     import uvloop
@@ -103,9 +108,15 @@ async def _serve(
         name: make_adapter(name, provider) for name, provider in plan.config.providers.items()
     }
     log = RequestLog(on=server_settings.access_log)
+    store = make_store(plan)
+    tidying = (
+        asyncio.create_task(store.tidy_always(_warn_of_store))
+        if store is not None and number == 0
+        else None
+    )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, adapters, metrics, log),
+            build_app(plan, ledger, adapters, metrics, log, store),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -130,8 +141,9 @@ async def _serve(
     finally:
         await server.end_tasks()
         log.flush()
-        if delivering is not None:
-            delivering.cancel()
+        for task in (delivering, tidying):
+            if task is not None:
+                task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SETTLEMENTS_S):
                 await ledger.drained()
@@ -140,6 +152,8 @@ async def _serve(
             await adapter.aclose()
         if alerts is not None:
             await alerts.aclose()
+        if store is not None:
+            store.close()
 
 
 def say_ready(descriptor: int) -> None:
@@ -182,6 +196,7 @@ def build_app(
     adapters: Mapping[str, Adapter],
     metrics: Metrics,
     log: RequestLog,
+    store: ResponseStore | None,
 ) -> App:
     """Put the parts together."""
     server = plan.config.server
@@ -218,6 +233,7 @@ def build_app(
     max_body = server.max_body_mb << 20
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
+    responses = Responses(auth=auth, engine=engine, store=store, max_body=max_body)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -232,6 +248,7 @@ def build_app(
     routes: dict[str, Mapping[str, Endpoint]] = {
         "/v1/chat/completions": {"POST": chats.post},
         "/v1/embeddings": {"POST": vectors.post},
+        "/v1/responses": {"POST": responses.create},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
@@ -240,6 +257,13 @@ def build_app(
     return App(
         routes=routes,
         models=models,
+        prefixes={
+            RESPONSES_PREFIX: {
+                "GET": responses.show,
+                "DELETE": responses.delete,
+                "POST": responses.cancel,
+            }
+        },
         rest=admin.application(),
         rest_prefixes=ADMIN_PREFIXES,
         metrics=metrics,
@@ -262,6 +286,24 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         return registry.make(provider.adapter, settings)
     except (ValueError, OSError, ImportError) as error:
         raise StartError(f"providers.{name}: {error}") from None
+
+
+def make_store(plan: Plan) -> ResponseStore | None:
+    """What keeps responses, if anything is to be kept."""
+    settings = plan.config.responses
+    if not settings.store:
+        return None
+    return ResponseStore(
+        plan.data.path,
+        days=settings.days,
+        total_bytes=settings.total_mb << 20,
+        largest_bytes=settings.largest_mb << 20,
+        clock=SystemClock(),
+    )
+
+
+def _warn_of_store(error: Exception) -> None:
+    _logger.warning("old responses could not be removed: %s", error)
 
 
 def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:

@@ -28,13 +28,14 @@ _BEGINNINGS = frozenset({"response.created", "response.in_progress", "response.q
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 # Some servers say each beginning more than once.
 _MOST_BEGINNINGS = 16
+_ABSENT = msgspec.Raw(b"null")
 
 
 class _Event(msgspec.Struct):
     type: str
     delta: Any = None
-    item: msgspec.Raw | None = None
-    response: msgspec.Raw | None = None
+    item: msgspec.Raw = _ABSENT
+    response: msgspec.Raw = _ABSENT
     sequence_number: Any = None
 
 
@@ -121,14 +122,14 @@ class Stream:
         if type(said.sequence_number) is int:
             self._number = said.sequence_number
         kind = said.type
-        if said.response is not None:
+        if said.response is not _ABSENT:
             return self._feed_response(kind, payload, said.response)
         if kind == "error":
             raise failures.reported(_error(payload))
         if said.delta:
             self.output_events += 1
             self.output_bytes += _size(said.delta)
-        if said.item is not None and kind == "response.output_item.done":
+        if said.item is not _ABSENT and kind == "response.output_item.done":
             self._items.append(msgspec.Raw(bytes(said.item)))
         self.has_payload = True
         return self._begun() + event(encode(kind)[1:-1], _one_line(payload))

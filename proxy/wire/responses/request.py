@@ -78,7 +78,7 @@ class _Format(msgspec.Struct):
     type: str = "text"
     name: str | None = None
     description: str | None = None
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = _ABSENT
     strict: bool | None = None
 
 
@@ -221,6 +221,11 @@ class ResponsesRequest:
         return self.chat.images
 
     @property
+    def reasons(self) -> bool:
+        """See `proxy.wire.dialect.Request`."""
+        return self.chat.reasons or not _is_nothing(self.body.members.get("reasoning", _ABSENT))
+
+    @property
     def service_tier(self) -> str | None:
         """See `proxy.wire.dialect.Request`."""
         return self.chat.service_tier
@@ -233,6 +238,10 @@ class ResponsesRequest:
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, whichever way it is sent."""
         return self.chat.input_bound(image_tokens) + self.input_surplus
+
+    def texts(self) -> tuple[list[str], int]:
+        """See `proxy.wire.dialect.Request`."""
+        return self.chat.texts()
 
     def upstream(self, target: Upstream) -> Sent:
         """As it is where the target speaks Responses, otherwise as a chat."""
@@ -459,7 +468,7 @@ def _response_format(wanted: _Format | None) -> dict[str, Any] | None:
     schema = {
         "name": wanted.name,
         "description": wanted.description,
-        "schema": wanted.schema,
+        "schema": None if wanted.schema is _ABSENT else wanted.schema,
         "strict": wanted.strict,
     }
     said = {name: value for name, value in schema.items() if value is not None}
