@@ -19,7 +19,7 @@ from proxy.errors import InvalidRequest
 from proxy.wire import body as wire_body
 from proxy.wire.responses import reasoning
 from proxy.wire.responses.losses import Losses
-from proxy.wire.responses.tools import chat_name
+from proxy.wire.responses.tools import Tools, chat_name
 
 Message = dict[str, Any]
 Value = TypeVar("Value")
@@ -86,6 +86,20 @@ class _Output(msgspec.Struct):
     output: _Content | None = None
 
 
+class _SearchCall(msgspec.Struct):
+    call_id: str
+    arguments: msgspec.Raw = _ABSENT
+
+
+class _SearchOutput(msgspec.Struct):
+    call_id: str
+    tools: msgspec.Raw = _ABSENT
+
+
+class _AdditionalTools(msgspec.Struct):
+    tools: msgspec.Raw = _ABSENT
+
+
 class _Reasoning(msgspec.Struct):
     summary: list[_Part] | None = None
     content: list[_Part] | None = None
@@ -97,6 +111,9 @@ _message = msgspec.json.Decoder(_Message)
 _function_call = msgspec.json.Decoder(_FunctionCall)
 _custom_call = msgspec.json.Decoder(_CustomCall)
 _output = msgspec.json.Decoder(_Output)
+_search_call = msgspec.json.Decoder(_SearchCall)
+_search_output = msgspec.json.Decoder(_SearchOutput)
+_additional_tools = msgspec.json.Decoder(_AdditionalTools)
 _reasoning = msgspec.json.Decoder(_Reasoning)
 
 
@@ -131,7 +148,8 @@ class _Turn:
 class Conversation:
     """The messages of a chat, one input item after the other."""
 
-    def __init__(self, losses: Losses) -> None:
+    def __init__(self, tools: Tools, losses: Losses) -> None:
+        self._tools = tools
         self._losses = losses
         self._said: list[Message | _Turn] = []
         self._open: _Turn | None = None
@@ -143,6 +161,9 @@ class Conversation:
             "function_call_output": self._add_output,
             "custom_tool_call": self._add_custom_call,
             "custom_tool_call_output": self._add_output,
+            "tool_search_call": self._add_search,
+            "tool_search_output": self._add_found,
+            "additional_tools": self._add_tools,
             "reasoning": self._add_reasoning,
         }
 
@@ -211,8 +232,22 @@ class Conversation:
     def _add_output(self, raw: msgspec.Raw, path: str) -> None:
         item = decoded(_output, raw, path)
         content = _joined(self._parts(item.output, f"{path}.output"), only=True)
-        message = {"role": "tool", "tool_call_id": item.call_id, "content": content or ""}
-        turn = self._calls.get(item.call_id)
+        self._answer(item.call_id, content)
+
+    def _add_found(self, raw: msgspec.Raw, path: str) -> None:
+        """The tools that a search found: the model may call them from now on."""
+        item = decoded(_search_output, raw, path)
+        self._tools.add(item.tools, f"{path}.tools", self._losses)
+        self._answer(item.call_id, bytes(item.tools).decode())
+
+    def _add_tools(self, raw: msgspec.Raw, path: str) -> None:
+        item = decoded(_additional_tools, raw, path)
+        self._tools.add(item.tools, f"{path}.tools", self._losses)
+
+    def _answer(self, call_id: str, content: str | list[Message]) -> None:
+        """Put the output of a call where it belongs."""
+        message = {"role": "tool", "tool_call_id": call_id, "content": content or ""}
+        turn = self._calls.get(call_id)
         if turn is None:
             self._said.append(message)
         else:
@@ -229,6 +264,10 @@ class Conversation:
         item = decoded(_custom_call, raw, path)
         arguments = msgspec.json.encode({"input": item.input}).decode()
         self._add_call(item.call_id, item.name, item.namespace, arguments)
+
+    def _add_search(self, raw: msgspec.Raw, path: str) -> None:
+        item = decoded(_search_call, raw, path)
+        self._add_call(item.call_id, "tool_search", None, bytes(item.arguments).decode())
 
     def _add_call(self, call_id: str, name: str, namespace: str | None, arguments: str) -> None:
         function = {"name": chat_name(name, namespace), "arguments": arguments}

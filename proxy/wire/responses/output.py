@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from proxy.wire.responses.tools import Called
 from proxy.wire.surrogates import encode
 
 Members = dict[str, Any]
+_NOTHING = msgspec.Raw(b'""')
 Tell = Callable[[bytes], bytes]
 """The event for a piece of text, given as JSON between two quotes."""
 
@@ -280,38 +282,40 @@ class Call:
         self._script = script
         self._pieces: list[bytes] = []
         self._head: Members = {}
-        self._is_free = False
-        """Its input is any text, and no JSON object."""
-        self._is_wrapped = False
-        """Its text has been put into an object, for models that call only functions."""
-        self._events: Tell | None = None
+        self._form = _FUNCTION
+        self._is_whole = False
+        """It is told in one piece: its text has to be taken out of the arguments."""
+        self._tell: Tell | None = None
 
     def open(self, name: str, called: Called | None, *, is_free: bool) -> None:
-        """Announce the call of a tool that is `called` so by the client."""
+        """Announce the call of a tool that is `called` so by the client.
+
+        `is_free` says that the model called it with any text, and no JSON object.
+        """
         self.is_open = True
-        self._is_wrapped = called is not None and called.is_custom and not is_free
-        self._is_free = is_free or self._is_wrapped
-        kind = "custom_tool_call" if self._is_free else "function_call"
-        self._id = self._script.new_id("ctc" if self._is_free else "fc")
-        self._head = {
-            "id": self._id,
-            "type": kind,
-            "call_id": raw(self.call_id),
-            "name": raw(name if called is None else called.name),
-        }
+        kind = "custom" if is_free else "function" if called is None else called.kind
+        self._form = _FORMS[kind]
+        self._is_whole = kind != "function" and not is_free
+        self._id = self._script.new_id(self._form.prefix)
+        self._head = {"id": self._id, "type": self._form.type, "call_id": raw(self.call_id)}
+        if self._form is _SEARCH:
+            self._head["execution"] = "client"
+        else:
+            self._head["name"] = raw(name if called is None else called.name)
         if called is not None and called.namespace is not None:
             self._head["namespace"] = called.namespace
-        self._place = self._script.add(self._item("in_progress", joined(())))
-        if not self._is_wrapped:
+        self._place = self._script.add(self._item("in_progress", self._form.empty))
+        if not self._is_whole:
             pieces, self._pieces = self._pieces, []
-            self._events = self._script.deltas(f"{self._stem}.delta", self._where, self._pieces)
+            stem = f"response.{self._form.events}"
+            self._tell = self._script.deltas(f"{stem}.delta", self._where, self._pieces)
             for piece in pieces:
                 self.say(piece)
 
     def tell(self, text: bytes) -> bytes:
         """The event for a piece of its arguments, if they are told piece by piece."""
-        if self._events is not None:
-            return self._events(text)
+        if self._tell is not None:
+            return self._tell(text)
         self._pieces.append(text)
         return b""
 
@@ -321,32 +325,41 @@ class Call:
 
     def close(self, status: str) -> None:
         """The call is whole, or nothing more comes of it."""
-        text = joined(self._pieces)
-        if self._is_wrapped:
-            text = _unwrapped(text)
-            members = b'%b,"delta":%b' % (self._where, bytes(text))
-            self._script.say(f"{self._stem}.delta", members)
-        name = b"" if self._is_free else b',"name":%b' % bytes(self._head["name"])
-        told = b"input" if self._is_free else b"arguments"
-        members = b'%b%b,"%b":%b' % (self._where, name, told, bytes(text))
-        self._script.say(f"{self._stem}.done", members)
+        form, text = self._form, joined(self._pieces)
+        if self._is_whole:
+            text = _input(text) if form is _CUSTOM else _arguments(text)
+        if form.events:
+            where, stem = self._where, f"response.{form.events}"
+            if self._is_whole:
+                self._script.say(f"{stem}.delta", b'%b,"delta":%b' % (where, bytes(text)))
+            name = b',"name":%b' % bytes(self._head["name"]) if form is _FUNCTION else b""
+            members = b'%b%b,"%b":%b' % (where, name, form.member.encode(), bytes(text))
+            self._script.say(f"{stem}.done", members)
         self._script.finish(self._place, self._item(status, text))
 
     def _item(self, status: str, text: msgspec.Raw) -> Members:
-        told = "input" if self._is_free else "arguments"
-        return {**self._head, "status": status, told: text}
+        return {**self._head, "status": status, self._form.member: text}
 
     @property
     def _where(self) -> bytes:
         return b'"item_id":"%b","output_index":%d' % (self._id.encode(), self._place)
 
-    @property
-    def _stem(self) -> str:
-        return (
-            "response.custom_tool_call_input"
-            if self._is_free
-            else "response.function_call_arguments"
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a kind of call is told: its item, the member with what is said, and its events."""
+
+    type: str
+    prefix: str
+    member: str
+    events: str
+    empty: msgspec.Raw
+
+
+_FUNCTION = _Form("function_call", "fc", "arguments", "function_call_arguments", _NOTHING)
+_CUSTOM = _Form("custom_tool_call", "ctc", "input", "custom_tool_call_input", _NOTHING)
+_SEARCH = _Form("tool_search_call", "tsc", "arguments", "", msgspec.Raw(b"{}"))
+_FORMS = {"function": _FUNCTION, "custom": _CUSTOM, "tool_search": _SEARCH}
 
 
 def joined(pieces: list[bytes] | tuple[()]) -> msgspec.Raw:
@@ -360,7 +373,7 @@ def unescaped(pieces: list[bytes]) -> str:
     return text
 
 
-def _unwrapped(arguments: msgspec.Raw) -> msgspec.Raw:
+def _input(arguments: msgspec.Raw) -> msgspec.Raw:
     """The input that a custom tool's arguments hold; themselves where they are something else."""
     try:
         said = json.loads(json.loads(bytes(arguments)))
@@ -368,6 +381,15 @@ def _unwrapped(arguments: msgspec.Raw) -> msgspec.Raw:
         return arguments
     found = said.get("input") if isinstance(said, dict) else None
     return raw(found) if isinstance(found, str) else arguments
+
+
+def _arguments(arguments: msgspec.Raw) -> msgspec.Raw:
+    """Arguments as the object that they are the text of; the text where it is none."""
+    try:
+        said = json.loads(json.loads(bytes(arguments)))
+    except (ValueError, RecursionError):
+        return arguments
+    return raw(said)
 
 
 def _logprob(entry: object) -> Members:

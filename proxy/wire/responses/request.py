@@ -361,12 +361,14 @@ def _request(
 ) -> ResponsesRequest:
     fields, losses = asked.fields, Losses()
     _check_members(asked, losses)
-    tools = Tools.read(asked.clean, losses)
-    conversation = Conversation(losses)
+    tools = Tools()
+    tools.add(asked.clean.get("tools", _ABSENT), "tools", losses)
+    conversation = Conversation(tools, losses)
     if instructions := _instructions(fields, losses):
         conversation.instruct(instructions)
     foreign_before = conversation.add_items(history, lambda _: "previous_response_id")
     foreign = conversation.add_items(items, "input[{}]".format)
+    tools.choose(asked.clean.get("tool_choice", _ABSENT), losses)
     chat_request = chat.parse(_chat_body(asked, tools, conversation, losses))
     kept = [
         *(item for n, item in enumerate(history) if n not in foreign_before),

@@ -1,7 +1,8 @@
 """Tools and the choice among them, as a chat has them, and what their calls are called here.
 
 A chat that any model takes has functions only. So a custom tool becomes a function with one text
-called `input`, and the functions of a namespace get its name before theirs.
+called `input`, the functions of a namespace get its name before theirs, and a search for tools that
+the client does itself is one more function.
 
 Source: OpenAI's API reference, "Create a model response", and its guide "Function calling".
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -40,6 +41,7 @@ class _Tool(msgspec.Struct):
     strict: bool | None = None
     format: _Format | None = None
     tools: list[_Tool] = []
+    execution: str | None = None
     cache_control: msgspec.Raw = _ABSENT
 
 
@@ -51,6 +53,13 @@ class _Choice(msgspec.Struct):
     tools: list[_Choice] = []
 
 
+Kind = Literal["function", "custom", "tool_search"]
+_KINDS: Mapping[str, Kind] = {
+    "function": "function",
+    "custom": "custom",
+    "tool_search": "tool_search",
+}
+
 _tools = msgspec.json.Decoder(list[_Tool] | None)
 _choice = msgspec.json.Decoder(str | _Choice | None)
 
@@ -61,7 +70,7 @@ class Called:
 
     name: str
     namespace: str | None = None
-    is_custom: bool = False
+    kind: Kind = "function"
 
 
 def chat_name(name: str, namespace: str | None) -> str:
@@ -77,43 +86,46 @@ class Tools:
     called: dict[str, Called] = field(default_factory=dict)
     choice: str | Chunk | None = None
 
-    @classmethod
-    def read(cls, members: Mapping[str, msgspec.Raw], losses: Losses) -> Tools:
-        """Read `tools` and `tool_choice`; raises `InvalidRequest`."""
-        tools = cls()
-        for index, tool in enumerate(_decoded(_tools, members, "tools") or ()):
-            tools._add(tool, f"tools[{index}]", losses)
-        choice = _decoded(_choice, members, "tool_choice")
+    def add(self, raw: msgspec.Raw, path: str, losses: Losses) -> None:
+        """Read a list of tools; raises `InvalidRequest`."""
+        for index, tool in enumerate(_decoded(_tools, raw, path) or ()):
+            self._add(tool, f"{path}[{index}]", losses)
+
+    def choose(self, raw: msgspec.Raw, losses: Losses) -> None:
+        """Read `tool_choice`, when all tools are known; raises `InvalidRequest`."""
+        choice = _decoded(_choice, raw, "tool_choice")
         if isinstance(choice, _Choice):
-            tools._choose(choice, losses)
+            self._choose(choice, losses)
         elif choice is not None and choice not in ("auto", "none", "required"):
             raise InvalidRequest(
                 f"invalid value for 'tool_choice': {choice[:100]!r}", param="tool_choice"
             )
-        elif tools.chat:
-            tools.choice = choice
-        return tools
+        elif self.chat:
+            self.choice = choice
 
     def _add(self, tool: _Tool, path: str, losses: Losses, namespace: str | None = None) -> None:
         if tool.type == "namespace" and namespace is None:
             for index, inner in enumerate(tool.tools):
                 self._add(inner, f"{path}.tools[{index}]", losses, tool.name)
             return
-        if tool.type not in ("function", "custom"):
+        kind = _KINDS.get(tool.type)
+        if kind is None or (kind == "tool_search" and tool.execution != "client"):
             losses.refuse(
                 f"{path}.type", f"only OpenAI runs tools of type {tool.type[:100]!r}", costs=True
             )
             return
-        if not tool.name:
+        own_name = tool.name or (kind if kind == "tool_search" else "")
+        if not own_name:
             raise InvalidRequest(f"missing required parameter: '{path}.name'", param=f"{path}.name")
-        name = chat_name(tool.name, namespace)
-        is_custom = tool.type == "custom"
-        self.called[name] = Called(tool.name, namespace, is_custom)
+        name = chat_name(own_name, namespace)
+        if name in self.called:
+            return  # found by a search, twice
+        self.called[name] = Called(own_name, namespace, kind)
         function: Chunk = {"name": name}
-        description = _described(tool) if is_custom else tool.description
+        description = _described(tool) if kind == "custom" else tool.description
         if description:
             function["description"] = description
-        function["parameters"] = _WRAPPED if is_custom else _parameters(tool)
+        function["parameters"] = _WRAPPED if kind == "custom" else _parameters(tool)
         if tool.strict is not None:
             function["strict"] = tool.strict
         entry: Chunk = {"type": "function", "function": function}
@@ -154,12 +166,10 @@ def _parameters(tool: _Tool) -> msgspec.Raw:
     return _NO_PARAMETERS if bytes(tool.parameters) == b"null" else tool.parameters
 
 
-def _decoded(
-    decoder: msgspec.json.Decoder[Value], members: Mapping[str, msgspec.Raw], name: str
-) -> Value:
+def _decoded(decoder: msgspec.json.Decoder[Value], raw: msgspec.Raw, path: str) -> Value:
     try:
-        return decoder.decode(members.get(name, _ABSENT))
+        return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raise wire_body.invalid(error, name) from None
+        raise wire_body.invalid(error, path) from None
     except RecursionError:
-        raise InvalidRequest(f"{name!r} is nested too deeply", param=name) from None
+        raise InvalidRequest(f"{path!r} is nested too deeply", param=path) from None
