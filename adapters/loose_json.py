@@ -6,9 +6,11 @@ Python's own parser takes them, and writes them as the escapes they were; fast o
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 def decode(text: bytes | str) -> Any:
@@ -17,6 +19,19 @@ def decode(text: bytes | str) -> Any:
         return msgspec.json.decode(text)
     except ValueError:
         return json.loads(text, parse_constant=_refuse)
+
+
+def decode_as(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """The value of a JSON text in the types of a decoder; raises like `decode`.
+
+    JSON of other types raises `msgspec.ValidationError`, which is a `ValueError`.
+    """
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return msgspec.convert(decode(text), decoder.type)
 
 
 def encode(value: Any) -> bytes:

@@ -1,36 +1,30 @@
-"""`openai_compatible`: OpenAI, and every server that speaks its dialect at some base URL."""
+"""`openai_compatible`, and the providers that speak OpenAI's dialect in a way of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import msgspec
 
+from adapters import thoughts
 from adapters.base import Call, Endpoint, MalformedAnswer
 from adapters.failures import read_error
+from adapters.fitting import UNCHANGED, fit
 from adapters.over_http import Dispatch, EventReader, HttpAdapter
+from adapters.presets import PLAIN, Preset
+from adapters.ranking import cohere_ranking
 from adapters.sse import NamedPayload
 
-_PATHS: Mapping[Endpoint, str] = {
-    "chat": "/chat/completions",
-    "completions": "/completions",
-    "embeddings": "/embeddings",
-    "rerank": "/rerank",
-    "moderations": "/moderations",
-    "images": "/images/generations",
-    "transcriptions": "/audio/transcriptions",
-    "speech": "/audio/speech",
-}
 _DONE = b"[DONE]"
 # Below this many bytes a payload may be blank, or the end mark with blanks around it.
 _SHORTEST_CHUNK = 32
 
 
 class OpenAICompatible(HttpAdapter):
-    """One base URL with one key."""
+    """One base URL with one key; `preset` is what is known of who answers there."""
 
-    speaks = frozenset(_PATHS)
+    speaks: Set[Endpoint] = PLAIN.speaks
 
     def __init__(
         self,
@@ -41,9 +35,10 @@ class OpenAICompatible(HttpAdapter):
         proxy: str | None = None,
         http2: bool = False,
         ca_bundle: Path | None = None,
+        preset: Preset = PLAIN,
     ) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
-        constant = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        constant = self.credentials(api_key) if api_key else {}
         super().__init__(
             base_url=base_url,
             headers={**constant, **{n.lower(): v for n, v in (headers or {}).items()}},
@@ -51,40 +46,69 @@ class OpenAICompatible(HttpAdapter):
             http2=http2,
             ca_bundle=ca_bundle,
         )
+        self._preset = preset
+        self.speaks = preset.speaks
+
+    def credentials(self, api_key: str) -> Mapping[str, str]:
+        """The header that carries the key."""
+        return {"authorization": f"Bearer {api_key}"}
+
+    def path_of(self, call: Call) -> str:
+        """What a call is posted to."""
+        return self._preset.paths[call.endpoint]
+
+    @property
+    def models_path(self) -> str:
+        """What lists the models."""
+        return self._preset.models_path
 
     async def prepare(self, call: Call) -> Dispatch:
-        """The call as it is: it is in this dialect already."""
+        """The call as it is, but for what this provider has otherwise or not at all."""
+        rules = self._preset.rules.get(call.endpoint, UNCHANGED)
+        body, dropped = fit(call.body, rules, drop=call.drop_params)
         return Dispatch(
-            path=_PATHS[call.endpoint], body=call.body, headers=call.headers, reader=_Chunks()
+            path=self.path_of(call),
+            body=body,
+            headers=call.headers,
+            reader=self._reader(call.endpoint),
+            dropped=dropped,
         )
 
+    def _reader(self, endpoint: Endpoint) -> Chunks:
+        if endpoint == "rerank":
+            return _Ranking()
+        return _READERS[self._preset.answers]() if endpoint == "chat" else Chunks()
+
     async def models(self) -> Sequence[str]:
-        """The ids that `GET /models` lists."""
+        """The ids that the provider lists."""
         try:
-            listed = _models.decode(await self.get("/models"))
+            listed = _models.decode(await self.get(self.models_path))
         except (ValueError, RecursionError):
             raise MalformedAnswer(
                 "the provider's list of models is not what it should be"
             ) from None
-        models = listed if isinstance(listed, list) else listed.data
-        return tuple(model.id for model in models or ())
+        models = listed if isinstance(listed, list) else listed.data or listed.models or ()
+        return tuple(name for model in models if (name := model.id or model.name))
 
 
 class _Model(msgspec.Struct):
-    id: str
+    id: str = ""
+    name: str = ""  # Cohere's
 
 
 class _ModelList(msgspec.Struct):
     data: list[_Model] | None = None
+    models: list[_Model] | None = None  # Cohere's
 
 
 _models = msgspec.json.Decoder(_ModelList | list[_Model])
 
 
-class _Chunks(EventReader):
+class Chunks(EventReader):
     """OpenAI's events: the payloads before the end mark, without those that say nothing."""
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        """See `adapters.over_http.Reader`."""
         ready: list[bytes] = []
         for payload in payloads:
             if isinstance(payload, NamedPayload):
@@ -97,6 +121,40 @@ class _Chunks(EventReader):
             if payload:
                 ready.append(payload)
         return ready
+
+
+class _Thoughts(Chunks):
+    """Events and answers that call a thought `reasoning`."""
+
+    def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        return [thoughts.renamed(payload) for payload in super().read_payloads(payloads)]
+
+    def read_body(self, body: bytes) -> bytes:
+        return thoughts.renamed(body)
+
+
+class _Parts(Chunks):
+    """Events and answers whose content may be a list of parts, thoughts among them."""
+
+    def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        return [thoughts.joined(payload) for payload in super().read_payloads(payloads)]
+
+    def read_body(self, body: bytes) -> bytes:
+        return thoughts.joined(body)
+
+
+class _Ranking(Chunks):
+    """A ranking, in Cohere's dialect or one that is much like it."""
+
+    def read_body(self, body: bytes) -> bytes:
+        return cohere_ranking(body)
+
+
+_READERS: Mapping[str, type[Chunks]] = {
+    "plain": Chunks,
+    "reasoning": _Thoughts,
+    "parts": _Parts,
+}
 
 
 def _unnamed(payload: NamedPayload) -> bytes:

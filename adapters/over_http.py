@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from adapters.base import (
     AdapterError,
@@ -105,7 +105,7 @@ class HttpAdapter(ABC):
     """A provider at one base URL."""
 
     demonstration = False
-    speaks: ClassVar[Set[Endpoint]]
+    speaks: Set[Endpoint]
 
     def __init__(
         self,
@@ -138,15 +138,17 @@ class HttpAdapter(ABC):
     def error_of(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
         """The error that an answer with an error status stands for."""
         said = read_error(body)
-        return upstream_error(error_family(status, said.message, said.code), status, said, headers)
+        return upstream_error(
+            error_family(status, said.message, said.code, said.type), status, said, headers
+        )
 
     def open(self, call: Call) -> _Opened:
         """Dispatch a call; see `adapters.base.Adapter`."""
         return _Opened(self, self._transport, call)
 
-    async def get(self, path: str) -> bytes:
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes:
         """What is there: for lists of models and the like."""
-        response = await self._transport.get(path, {}, Deadlines())
+        response = await self._transport.get(path, headers or {}, Deadlines())
         try:
             await self.check(response)
             return await response.read_all(MAX_ANSWER_BYTES)

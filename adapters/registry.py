@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from adapters import gemini, ollama
 from adapters.anthropic import Anthropic
+from adapters.azure import Azure
 from adapters.base import Adapter, Endpoint
 from adapters.gemini import Gemini
 from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
 from adapters.over_http import HttpAdapter
+from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
 
 
@@ -28,6 +31,7 @@ class Settings:
     proxy: str | None = None
     http2: bool = False
     ca_bundle: Path | None = None
+    api_version: str | None = None
     script: Path | None = None
 
     def __repr__(self) -> str:
@@ -41,7 +45,8 @@ class Entry:
     `speaks` are the endpoints whose calls it takes; `base_url` is where its provider is, unless the
     configuration says otherwise, and None where only the configuration can say. `meterable` says
     that whatever it speaks to stops generating and billing a stream that is closed; where that
-    depends on the provider, it is False.
+    depends on the provider, it is False. `max_tokens_field` is the request's field for the maximum,
+    `stream_usage` whether `stream_options` may be sent.
     """
 
     make: Callable[[Settings], Adapter]
@@ -50,9 +55,13 @@ class Entry:
     needs_base_url: bool = True
     demonstration: bool = False
     meterable: bool = False
+    max_tokens_field: MaxTokensField = "max_tokens"
+    stream_usage: bool = True
 
 
-def _over_http(adapter: Callable[..., HttpAdapter]) -> Callable[[Settings], Adapter]:
+def _over_http(
+    adapter: Callable[..., HttpAdapter], **constant: Any
+) -> Callable[[Settings], Adapter]:
     """How an adapter is made that needs nothing but an address, credentials and a way there."""
 
     def make(settings: Settings) -> Adapter:
@@ -63,9 +72,24 @@ def _over_http(adapter: Callable[..., HttpAdapter]) -> Callable[[Settings], Adap
             proxy=settings.proxy,
             http2=settings.http2,
             ca_bundle=settings.ca_bundle,
+            **constant,
         )
 
     return make
+
+
+def _openai_compatible(preset: Preset) -> Entry:
+    return Entry(
+        make=_over_http(OpenAICompatible, preset=preset),
+        speaks=preset.speaks,
+        base_url=preset.base_url,
+        max_tokens_field=preset.max_tokens_field,
+        stream_usage=preset.stream_usage,
+    )
+
+
+def _azure(settings: Settings) -> Adapter:
+    return _over_http(Azure, api_version=settings.api_version)(settings)
 
 
 def _scripted(settings: Settings) -> Adapter:
@@ -73,7 +97,9 @@ def _scripted(settings: Settings) -> Adapter:
 
 
 BUILT_IN: Mapping[str, Entry] = {
-    "openai_compatible": Entry(make=_over_http(OpenAICompatible), speaks=OpenAICompatible.speaks),
+    "openai_compatible": _openai_compatible(PLAIN),
+    **{name: _openai_compatible(preset) for name, preset in PRESETS.items()},
+    "azure": replace(_openai_compatible(PRESETS["azure"]), make=_azure),
     "anthropic": Entry(
         make=_over_http(Anthropic),
         speaks=Anthropic.speaks,
@@ -113,6 +139,16 @@ def needs_base_url(adapter: str) -> bool:
     """Whether `router.yaml` must say where the provider is."""
     entry = BUILT_IN.get(adapter)
     return entry is not None and entry.needs_base_url and entry.base_url is None
+
+
+def max_tokens_field(adapter: str) -> MaxTokensField:
+    """The request's field by which an adapter's provider caps the output."""
+    return BUILT_IN[adapter].max_tokens_field if adapter in BUILT_IN else "max_tokens"
+
+
+def stream_usage(adapter: str) -> bool:
+    """Whether an adapter's provider understands `stream_options.include_usage`."""
+    return adapter not in BUILT_IN or BUILT_IN[adapter].stream_usage
 
 
 def make(adapter: str, settings: Settings) -> Adapter:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from adapters import registry as adapter_registry
 from policies.base import Capability
 
 CATALOG = Path(__file__).with_name("catalog.yaml")
@@ -49,26 +50,29 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A provider at `base_url`, asked by an `adapter`.
+    """A provider, asked by an `adapter`.
 
-    The first of the `api_key_env` variables that is set holds the key; `base_url_env` names one
-    that overrides the address. `price_provider` is its id in the price snapshot. `stream_options`
-    is False where the provider refuses that field. `reports_cost`: its usage objects hold what it
-    charges, as `cost` in USD. `meterable`: it is documented to stop generating and billing when a
-    streaming client disconnects.
+    `base_url` is where it is if its adapter does not know. The first of the `api_key_env` variables
+    that is set holds the key; `base_url_env` names one that overrides the address. `price_provider`
+    is its id in the price snapshot. `reports_cost`: its usage objects hold what it charges, as
+    `cost` in USD. `meterable`: it is documented to stop generating and billing when a streaming
+    client disconnects.
     """
 
     id: Text
     adapter: Text = "openai_compatible"
     api_key_env: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
-    base_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+(/[^?#]+)?$")]
+    base_url: Annotated[str, msgspec.Meta(pattern=r"^https://[^/?#]+(/[^?#]+)?$")] | None = None
     base_url_env: Text | None = None
     price_provider: Text
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
-    stream_options: bool
     reports_cost: bool = False
     meterable: bool = False
     models: Annotated[tuple[Model, ...], msgspec.Meta(min_length=1)]
+
+    @property
+    def address(self) -> str:
+        """Where it is, unless the environment says otherwise."""
+        return self.base_url or adapter_registry.base_url(self.adapter) or ""
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ understood only where secrets and URLs stand. Reading a configuration touches no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -93,9 +93,10 @@ class PriceTier(_Strict, frozen=True):
 
 
 class Rates(_Strict, frozen=True):
-    """USD per million tokens; `image` and `per_request` in USD each."""
+    """USD per million tokens, and of `characters`; `image` and what begins with `per_` USD each."""
 
-    input: Amount
+    input: Amount | None = None
+    """May be missing where something besides tokens has a price."""
     output: Amount = 0
     cached_input: Amount | None = None
     cache_write: Amount | None = None
@@ -104,8 +105,16 @@ class Rates(_Strict, frozen=True):
     input_audio: Amount | None = None
     input_image: Amount | None = None
     output_audio: Amount | None = None
+    output_image: Amount | None = None
     image: Amount = 0
     per_request: Amount = 0
+    per_generated_image: Amount | dict[str, Amount] = 0
+    """One amount, or one for each `size/quality`, size or quality."""
+    per_minute: Amount = 0
+    characters: Amount = 0
+    per_search: Amount = 0
+    documents_per_search: _Positive = 100
+    document_tokens: _Positive | None = None
     tiers: list[PriceTier] = []
     """Of longer prompts, in ascending order."""
 
@@ -129,24 +138,36 @@ class Price(Rates, frozen=True):
 
 def _resolved(rates: Rates, **more: Any) -> pricing.Price:
     return pricing.Price(
-        **_amounts(rates, but="tiers"),
+        **_amounts(rates, but=_NO_AMOUNTS),
         tiers=tuple(
             pricing.Tier(
                 above_input_tokens=tier.above_input_tokens,
-                **_amounts(tier, but="above_input_tokens"),
+                **_amounts(tier, but=("above_input_tokens",)),
             )
             for tier in rates.tiers
         ),
+        documents_per_search=rates.documents_per_search,
+        document_tokens=rates.document_tokens,
         source="router.yaml",
         **more,
     )
 
 
-def _amounts(rates: Rates | PriceTier, *, but: str) -> dict[str, Any]:
+# What of the settings of a price is none itself.
+_NO_AMOUNTS = ("tiers", "documents_per_search", "document_tokens")
+
+
+def _amounts(rates: Rates | PriceTier, *, but: Container[str]) -> dict[str, Any]:
     """The amounts in nano-USD, by the names that `pricing` has for them too."""
     kind = Rates if isinstance(rates, Rates) else PriceTier
-    amounts = {name: getattr(rates, name) for name in kind.__struct_fields__ if name != but}
-    return {n: None if amount is None else parse_usd(amount) for n, amount in amounts.items()}
+    amounts = {name: getattr(rates, name) for name in kind.__struct_fields__ if name not in but}
+    return {"input": 0, **{n: _nanousd(a) for n, a in amounts.items() if (n, a) != ("input", None)}}
+
+
+def _nanousd(amount: Amount | dict[str, Amount] | None) -> int | dict[str, int] | None:
+    if isinstance(amount, dict):
+        return {name: parse_usd(each) for name, each in amount.items()}
+    return None if amount is None else parse_usd(amount)
 
 
 class Charge(_Strict, frozen=True):
@@ -178,9 +199,12 @@ class Provider(_Strict, frozen=True):
     proxy: str | None = None
     http2: bool = False
     ca_bundle: str | None = None
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    stream_usage: bool = True
-    """Whether it understands `stream_options.include_usage`."""
+    api_version: str | None = None
+    """For `adapter: azure`: the dated API to ask, with deployments in its paths."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """By which it caps the output; unset, as the adapter says."""
+    stream_usage: bool | None = None
+    """Whether it understands `stream_options.include_usage`; unset, as the adapter says."""
     prices: str | None = None
     """Whose prices its models have in the price snapshot; the provider's own name if unset."""
     unpriced: Unpriced | None = None
@@ -220,6 +244,8 @@ class Target(_Strict, frozen=True):
     vector_space: str | None = None
     image_tokens: _Positive = 50_000
     """The most input tokens that one image can take."""
+    max_audio_seconds: _Positive | None = None
+    """The longest sound that it takes."""
     limits: Limits = Limits()
 
 
@@ -602,8 +628,10 @@ def _check_price(file: YamlFile, path: Path_, price: Price) -> None:
 
 
 def _check_rates(file: YamlFile, path: Path_, rates: Rates) -> None:
+    if rates.input is None and not _charges_pieces(rates):
+        raise file.error((*path, "input"), "is missing")
     for field in Rates.__struct_fields__:
-        if field != "tiers":
+        if field not in _NO_AMOUNTS:
             _check_amount(file, (*path, field), getattr(rates, field))
     below = -1
     for i, tier in enumerate(rates.tiers):
@@ -613,6 +641,12 @@ def _check_rates(file: YamlFile, path: Path_, rates: Rates) -> None:
         if tier.above_input_tokens <= below:
             raise file.error((*path, "tiers", i, "above_input_tokens"), "must be above the last")
         below = tier.above_input_tokens
+
+
+def _charges_pieces(rates: Rates) -> bool:
+    """Whether something besides tokens has a price, so that one of tokens may be missing."""
+    prices = (rates.per_request, rates.per_generated_image, rates.per_minute)
+    return any(price != 0 for price in (*prices, rates.characters, rates.per_search))
 
 
 def _check_dated_prices(file: YamlFile, path: Path_, prices: list[Price]) -> None:
@@ -731,8 +765,14 @@ def _check_webhook(file: YamlFile, path: Path_, webhook: Webhook) -> None:
         raise file.error((*path, "secret"), str(error)) from None
 
 
-def _check_amount(file: YamlFile, path: Path_, amount: Amount | None) -> None:
+def _check_amount(file: YamlFile, path: Path_, amount: Amount | dict[str, Amount] | None) -> None:
     if amount is None:
+        return
+    if isinstance(amount, dict):
+        if not amount:
+            raise file.error(path, "is empty; give an amount, or one for each kind of image")
+        for kind, each in amount.items():
+            _check_amount(file, (*path, kind), each)
         return
     try:
         parse_usd(amount)

@@ -26,7 +26,7 @@ from proxy.config import (
     Target,
 )
 from proxy.errors import StartError
-from proxy.targets import is_embedder
+from proxy.targets import capabilities_by_name
 
 _LIST_S = 2.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
@@ -122,13 +122,11 @@ def _from_catalog(
         raise StartError(f"{variable}: holds characters that no key has; set it anew, or unset it")
     base_url = _value(environ, entry.base_url_env or "")
     if not base_url or _is_own(base_url, own_port):
-        base_url = entry.base_url
+        base_url = entry.address
     return Provider(
         adapter=entry.adapter,
         base_url=base_url.rstrip("/"),
         api_key=key,
-        max_tokens_field=entry.max_tokens_field,
-        stream_usage=entry.stream_options,
         prices=entry.price_provider,
     )
 
@@ -150,7 +148,7 @@ def _local(name: str, port: int) -> Provider:
 
 
 def _local_target(provider: str, model: str) -> Target:
-    tiers = [] if is_embedder(model) else [LOCAL_TIER]
+    tiers = [LOCAL_TIER] if "chat" in capabilities_by_name(model) else []
     return Target(target=f"{provider}/{model}", tiers=tiers, price="free")
 
 

@@ -30,6 +30,7 @@ from proxy.auth import Auth
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
 from proxy.config import Config, Provider
+from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.errors import StartError
@@ -46,6 +47,7 @@ from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
 from proxy.wire import chat, embeddings
+from proxy.wire.messages import request as messages
 
 _logger = logging.getLogger("tollway")
 
@@ -234,6 +236,8 @@ def build_app(
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
     responses = Responses(auth=auth, engine=engine, store=store, max_body=max_body)
+    talks = Inference(messages.parse, auth=auth, engine=engine, max_body=max_body)
+    counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -249,6 +253,8 @@ def build_app(
         "/v1/chat/completions": {"POST": chats.post},
         "/v1/embeddings": {"POST": vectors.post},
         "/v1/responses": {"POST": responses.create},
+        "/v1/messages": {"POST": talks.post},
+        "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
@@ -280,6 +286,7 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         proxy=provider.proxy,
         http2=provider.http2,
         ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
+        api_version=provider.api_version,
         script=Path(provider.script) if provider.script else None,
     )
     try:

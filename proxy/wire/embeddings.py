@@ -17,6 +17,7 @@ import msgspec
 from adapters.base import Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
@@ -77,6 +78,7 @@ class EmbeddingsRequest:
     unbounded: str | None = None
     images: int = 0
     reasons: bool = False
+    units: Units = NO_UNITS
     service_tier: str | None = None
 
     def input_bound(self, image_tokens: int) -> int:

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
+from adapters import registry
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter
 from adapters.gemini import Gemini
 from adapters.ollama import Ollama
-from adapters.openai_compatible import OpenAICompatible
+from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from tests.adapters.servers import Peer, ScriptedServer
 
@@ -180,15 +181,98 @@ _SERVED: dict[Scene, Callable[[Peer], None]] = {
 }
 
 
-@contextlib.contextmanager
-def _openai_compatible(scene: Scene) -> Iterator[Adapter]:
-    if scene == "refused connection":
-        with ScriptedServer(lambda peer: None) as server:
-            url = server.url
-        yield OpenAICompatible(base_url=url)
+def _parts(text: str, **more: object) -> list[dict[str, object]]:
+    """Content as Mistral's reasoning models send it: a thought, then text."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    return [thought, {"type": "text", "text": text, **more}]
+
+
+def _mistral_text(peer: Peer) -> None:
+    if json.loads(peer.read_request().body).get("stream"):
+        peer.send(EVENTS + event(chunk({"role": "assistant", "content": _parts("Once upon")})))
+        peer.send(event(chunk({"content": TEXT.removeprefix("Once upon")})))
+        peer.send(event({**chunk({"content": ""}, "stop"), "usage": _USAGE}) + DONE + END)
         return
-    with ScriptedServer(_SERVED[scene]) as server:
-        yield OpenAICompatible(base_url=f"{server.url}/v1", api_key="sk-test-0123456789")
+    message = {"role": "assistant", "content": _parts(TEXT)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    peer.send(whole({"choices": [choice], "usage": _USAGE}))
+
+
+def _azure_text(peer: Peer) -> None:
+    request = peer.read_request()
+    if json.loads(request.body).get("stream"):
+        filtered = {"choices": [], "prompt_filter_results": [{"prompt_index": 0}], "id": ""}
+        peer.send(EVENTS + event(filtered) + event(chunk({"role": "assistant", "content": TEXT})))
+        peer.send(event(chunk({}, "stop")) + event({"choices": [], "usage": _USAGE}) + DONE + END)
+        return
+    choice = {"index": 0, "message": {"content": TEXT}, "finish_reason": "stop"}
+    peer.send(whole({"choices": [choice], "usage": _USAGE}))
+
+
+def refusing(status: int, body: object, **headers: str) -> Callable[[Peer], None]:
+    """A provider that answers with an error of its own shape."""
+
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(whole(body, status, **headers))
+
+    return answer
+
+
+# Where a provider plays a scene in its own way.
+_IN_ITS_OWN_WAY: dict[str, dict[Scene, Callable[[Peer], None]]] = {
+    "mistral": {
+        "text": _mistral_text,
+        "status 400": refusing(400, {"object": "error", "message": "no", "type": "invalid"}),
+        "status 401": refusing(401, {"detail": "Unauthorized"}),
+        "status 404": refusing(404, {"object": "error", "message": "The model x is not there"}),
+    },
+    "azure": {
+        "text": _azure_text,
+        "status 401": refusing(401, {"statusCode": 401, "message": "Unauthorized. Bad token."}),
+        "status 404": refusing(
+            404,
+            {
+                "error": {
+                    "code": "DeploymentNotFound",
+                    "message": "The API deployment for this resource does not exist.",
+                }
+            },
+        ),
+    },
+    "xai": {
+        "status 400": refusing(400, {"code": "invalid-argument", "error": "no"}),
+        "status 401": refusing(401, {"code": "unauthenticated", "error": "no"}),
+        "status 404": refusing(404, {"code": "not-found", "error": "The model x does not exist"}),
+    },
+    "cerebras": {
+        "status 400": refusing(400, {"message": "no", "code": "wrong_api_format"}),
+        "status 404": refusing(404, {"message": "Model x does not exist", "code": "not_found"}),
+    },
+    "vllm": {
+        "status 400": refusing(400, {"object": "error", "message": "no", "code": 400}),
+        "status 404": refusing(404, {"object": "error", "message": "The model `x` does not exist"}),
+    },
+}
+
+
+def _preset(name: str) -> Stage:
+    own = _IN_ITS_OWN_WAY.get(name, {})
+
+    @contextlib.contextmanager
+    def stage(scene: Scene) -> Iterator[Adapter]:
+        if scene == "refused connection":
+            with ScriptedServer(lambda peer: None) as server:
+                url = server.url
+            yield registry.make(name, registry.Settings(name=name, base_url=url))
+            return
+        with ScriptedServer(own.get(scene) or _SERVED[scene]) as server:
+            settings = registry.Settings(
+                name=name, base_url=f"{server.url}/v1", api_key="sk-test-0123456789"
+            )
+            yield registry.make(name, settings)
+
+    return stage
 
 
 # --- gemini ---------------------------------------------------------------------------------------
@@ -482,7 +566,7 @@ def _ollama(scene: Scene) -> Iterator[Adapter]:
 
 STAGES: dict[str, Stage] = {
     "scripted": _scripted,
-    "openai_compatible": _openai_compatible,
+    **{name: _preset(name) for name in ("openai_compatible", *PRESETS)},
     "gemini": _gemini,
     "anthropic": _anthropic,
     "ollama": _ollama,

@@ -90,6 +90,17 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "  - target: up/m", "targets[1]:", "taken"),
         (HEAD + "    price: {input: -1}", "targets[0].price.input:", "0"),
         (HEAD + "    price: {input: .nan}", "targets[0].price.input:", "finite"),
+        (HEAD + "    price: {per_minute: -1}", "targets[0].price.per_minute:", "0"),
+        (
+            HEAD + "    price: {per_generated_image: {}}",
+            "targets[0].price.per_generated_image:",
+            "empty",
+        ),
+        (
+            HEAD + "    price: {per_generated_image: {high: -1}}",
+            "targets[0].price.per_generated_image.high:",
+            "0",
+        ),
         (HEAD + "    price: {inputs: 1}", "targets[0].price.inputs:", "from, image, input, "),
         (
             HEAD + "    price: [{from: 2026-12-01, input: 1}, {input: 2}]",
@@ -369,3 +380,21 @@ def test_everything_is_frozen() -> None:
     with pytest.raises(AttributeError):
         _build("").discover = True  # type: ignore[misc]
     assert msgspec.structs.asdict(_build("").server)["port"] == 4000
+
+
+def test_prices_of_what_is_not_counted_in_tokens() -> None:
+    prices = (
+        "price: {per_generated_image: {1024x1024/high: 0.17, low: '0.01'}, per_minute: 0.006, "
+        "characters: 15, per_search: 0.002, document_tokens: 500}"
+    )
+    (target,) = _build(f"{HEAD}    {prices}").targets
+    assert isinstance(target.price, config.Price)
+    price = target.price.resolved()
+    assert price.per_generated_image == {"1024x1024/high": 170_000_000, "low": 10_000_000}
+    assert (price.per_minute, price.characters) == (6_000_000, 15_000_000_000)
+    assert (price.per_search, price.documents_per_search, price.document_tokens) == (
+        2_000_000,
+        100,
+        500,
+    )
+    assert not price.charges_tokens

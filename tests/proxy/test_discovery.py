@@ -53,7 +53,7 @@ def test_keys_in_the_environment_bring_their_provider() -> None:
     openai = found_config.providers["openai"]
     assert openai.api_key == "sk-1"
     assert openai.base_url == "https://api.openai.com/v1"
-    assert openai.max_tokens_field == "max_completion_tokens"
+    assert openai.adapter == "openai"
     targets = [target.target for target in found_config.targets]
     assert "openai/*" in targets
     assert "groq/*" in targets

@@ -15,6 +15,7 @@ import msgspec
 from adapters.base import AdapterError, Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.pricing import Units
 from proxy.wire import answers, chat, chunks
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
@@ -219,6 +220,11 @@ class ResponsesRequest:
     def images(self) -> int:
         """See `proxy.wire.dialect.Request`."""
         return self.chat.images
+
+    @property
+    def units(self) -> Units:
+        """See `proxy.wire.dialect.Request`."""
+        return self.chat.units
 
     @property
     def reasons(self) -> bool:
