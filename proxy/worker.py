@@ -46,7 +46,7 @@ from proxy.responses import Responses
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
-from proxy.wire import chat, embeddings
+from proxy.wire import chat, completions, embeddings
 from proxy.wire.messages import request as messages
 
 _logger = logging.getLogger("tollway")
@@ -235,6 +235,7 @@ def build_app(
     max_body = server.max_body_mb << 20
     chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
     vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
+    texts = Inference(completions.parse, auth=auth, engine=engine, max_body=max_body)
     responses = Responses(auth=auth, engine=engine, store=store, max_body=max_body)
     talks = Inference(messages.parse, auth=auth, engine=engine, max_body=max_body)
     counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
@@ -252,6 +253,7 @@ def build_app(
     routes: dict[str, Mapping[str, Endpoint]] = {
         "/v1/chat/completions": {"POST": chats.post},
         "/v1/embeddings": {"POST": vectors.post},
+        "/v1/completions": {"POST": texts.post},
         "/v1/responses": {"POST": responses.create},
         "/v1/messages": {"POST": talks.post},
         "/v1/messages/count_tokens": {"POST": counts.post},
