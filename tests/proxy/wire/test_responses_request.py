@@ -394,7 +394,10 @@ def test_wrong_requests_name_the_parameter(members: dict[str, Any], param: str) 
 
 
 def test_a_provider_gets_it_as_it_is_but_for_what_is_kept_here() -> None:
-    raw = b'{"model":"m","input":"hi \\ud83d","x":1.0,"previous_response_id":null,"metadata":{"a":"b"}}'
+    raw = (
+        b'{"model":"m","input":"hi \\ud83d","x":1.0,"previous_response_id":null,'
+        b'"metadata":{"a":"b"}}'
+    )
     sent = parse(raw).upstream(NATIVE)
     assert sent.endpoint == "responses"
     assert sent.body == (
