@@ -17,6 +17,7 @@ MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 
 PATHS: Mapping[Endpoint, str] = {
     "chat": "/chat/completions",
+    "responses": "/responses",
     "completions": "/completions",
     "embeddings": "/embeddings",
     "rerank": "/rerank",
@@ -25,6 +26,8 @@ PATHS: Mapping[Endpoint, str] = {
     "transcriptions": "/audio/transcriptions",
     "speech": "/audio/speech",
 }
+# Of servers of which nothing is known: most have no `responses`, and a chat says as much.
+_USUAL: Mapping[Endpoint, str] = {e: path for e, path in PATHS.items() if e != "responses"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +37,17 @@ class Preset:
     `base_url` is None where only the operator knows it. `max_tokens_field` caps the output;
     `stream_usage` is False where `stream_options` is refused (and usage comes unasked).
     `answers` tells how thoughts come: as `reasoning_content` or not at all, as `reasoning`, or as
-    parts of the content.
+    parts of the content. `meterable`: it stops a stream that is closed, and bills no more of it.
     """
 
     base_url: str | None = None
-    paths: Mapping[Endpoint, str] = field(default_factory=lambda: PATHS)
+    paths: Mapping[Endpoint, str] = field(default_factory=lambda: _USUAL)
     models_path: str = "/models"
     max_tokens_field: MaxTokensField = "max_tokens"
     stream_usage: bool = True
     rules: Mapping[Endpoint, Rules] = field(default_factory=dict)
     answers: Literal["plain", "reasoning", "parts"] = "plain"
+    meterable: bool = False
 
     @property
     def speaks(self) -> Set[Endpoint]:
@@ -254,15 +258,18 @@ PRESETS: Mapping[str, Preset] = {
         # vLLM docs, "OpenAI-Compatible Server" and "Reasoning Outputs": it ignores what it does not
         # know, and calls a thought `reasoning` since 0.12 (`reasoning_content` before).
         answers="reasoning",
+        meterable=True,
     ),
     "lm_studio": Preset(
         # LM Studio docs, "OpenAI Compatibility Endpoints": of the maxima only `max_tokens`.
         paths=_only("chat", "completions", "embeddings"),
         rules={"chat": Rules(renames=_OLDER_NAME)},
         answers="reasoning",
+        meterable=True,
     ),
     "llama_server": Preset(
         # llama.cpp, tools/server/README.md.
         paths=_only("chat", "completions", "embeddings", "rerank"),
+        meterable=True,
     ),
 }

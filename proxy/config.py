@@ -16,6 +16,7 @@ import msgspec
 
 from adapters import registry as adapter_registry
 from adapters.base import Endpoint
+from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import budgets, catalog, pricing, webhooks
@@ -224,6 +225,8 @@ class Provider(_Strict, frozen=True):
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
+    endpoints: Endpoints | None = None
+    """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
 
@@ -318,6 +321,19 @@ class Alerts(_Strict, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
 
 
+class Responses(_Strict, frozen=True):
+    """What is kept of responses, for `previous_response_id` and for whoever asks for them again."""
+
+    store: bool = True
+    """Off: nothing is kept, whatever requests ask for."""
+    days: _Positive = 30
+    """How long after its last use."""
+    total_mb: _Positive = 1024
+    """Of all together; those that were not used for longest go first."""
+    largest_mb: _Positive = 16
+    """Of one with its input; a larger one is not kept."""
+
+
 class Config(_Strict, frozen=True):
     """A whole configuration, checked."""
 
@@ -334,6 +350,7 @@ class Config(_Strict, frozen=True):
     drop_params: bool = False
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
+    responses: Responses = Responses()
 
 
 class _Top(_Strict, frozen=True):
@@ -346,6 +363,7 @@ class _Top(_Strict, frozen=True):
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
+    responses: Any = None
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -398,6 +416,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         unpriced=top.unpriced,
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
+        responses=_convert(file, ("responses",), top.responses or {}, Responses),
     )
     _check(file, config)
     return config
@@ -554,6 +573,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         )
     if provider.base_url is None and adapter_registry.needs_base_url(provider.adapter):
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
+    _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
             _check_url(file, (*path, key), url)
@@ -563,6 +583,14 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     _check_unpriced(file, (*path, "unpriced"), provider.unpriced)
     if provider.api_key is not None and not provider.api_key.isprintable():
         raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
+
+
+def _check_endpoints(file: YamlFile, path: Path_, provider: Provider) -> None:
+    if (provider.adapter == "http") != (provider.endpoints is not None):
+        raise file.error(path, "are what 'adapter: http' needs, and no other has")
+    if provider.endpoints is not None:
+        for where, problem in provider.endpoints.problems():
+            raise file.error((*path, *where), problem)
 
 
 def _check_url(file: YamlFile, path: Path_, url: str) -> None:

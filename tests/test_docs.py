@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from adapters import registry as adapters
+from adapters import templates
 from adapters.base import Endpoint
 from policies import registry as policies
 from policies.base import Capability
@@ -41,6 +42,10 @@ def _section(text: str, heading: str) -> str:
         ("`server`", config.Server),
         ("`providers.NAME`", config.Provider),
         ("`providers.NAME`", config.Deadlines),
+        ("`providers.NAME`", templates.ChatEndpoint),
+        ("`providers.NAME`", templates.StreamPlaces),
+        ("`providers.NAME`", templates.EmbeddingsEndpoint),
+        ("`providers.NAME`", templates.VectorPlaces),
         ("`targets[]`", config.Target),
         ("`targets[]`", config.Price),
         ("`targets[]`", config.PriceTier),
@@ -49,6 +54,7 @@ def _section(text: str, heading: str) -> str:
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
+        ("`responses`", config.Responses),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
