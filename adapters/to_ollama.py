@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -171,14 +172,21 @@ class _Conversation:
 
     def __init__(self, losses: Losses) -> None:
         self._losses = losses
-        self._names: dict[str, str] = {}  # of the functions, by the ids of their calls
+        # Of the functions, by the ids of their calls, in the order of these.
+        self._names: dict[str, str] = {}
         self.messages: list[Json] = []
         self.text_bytes = 0
         self.images = 0
 
     def add_all(self, messages: Iterable[Message]) -> None:
-        for place, message in enumerate(messages):
-            self._add(message, f"messages[{place}]")
+        """Results in the order of their calls: most models are not told whose they are."""
+        for is_results, run in groupby(enumerate(messages), lambda pair: pair[1].role == "tool"):
+            for place, message in sorted(run, key=self._order) if is_results else run:
+                self._add(message, f"messages[{place}]")
+
+    def _order(self, result: tuple[int, Message]) -> int:
+        given = result[1].tool_call_id
+        return list(self._names).index(given) if given in self._names else len(self._names)
 
     def _add(self, message: Message, path: str) -> None:
         role = _ROLES.get(message.role, message.role)
