@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import BadRequest, Call
 from adapters.losses import Losses, invalid
 
@@ -278,6 +278,7 @@ _HINTS = frozenset(
     {
         *("model", "stream", "stream_options", "user", "safety_identifier", "metadata", "usage"),
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "cache_control"),
+        "encoding_format",  # of vectors: whoever asked for another is given it all the same
     }
 )
 _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
@@ -298,6 +299,7 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
     "tools": (b"[]",),
     "functions": (b"[]",),
     "stop": (b"[]",),
+    "annotations": (b"[]",),
 }
 
 
@@ -320,11 +322,12 @@ def names(body: bytes) -> list[str]:
     try:
         found: Mapping[str, bytes | msgspec.Raw] = _members.decode(body)
     except msgspec.DecodeError:
-        found = {name: any_json.encode(v) for name, v in decode(_object, body).items()}
-    return [name for name, text in found.items() if _says_something(name, bytes(text))]
+        found = {name: loose_json.encode(v) for name, v in decode(_object, body).items()}
+    return [name for name, text in found.items() if says_something(name, bytes(text))]
 
 
-def _says_something(name: str, text: bytes) -> bool:
+def says_something(name: str, text: bytes) -> bool:
+    """Whether a member's value must be told: it is neither a hint nor what happens anyway."""
     if name in _HINTS or text == b"null":
         return False
     return text not in _AS_GOOD_AS_NONE.get(name, ())
@@ -333,7 +336,7 @@ def _says_something(name: str, text: bytes) -> bool:
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Read a body; raises `BadRequest`."""
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         if param := path.rstrip("`").lstrip("."):
@@ -367,7 +370,7 @@ def arguments(text: str, path: str) -> dict[str, Any]:
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text holds; None where it holds none."""
     try:
-        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
+        return loose_json.decode_as(_object, text.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
 

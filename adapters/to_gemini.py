@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import any_json, chat_request
+from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
 from adapters.chat_request import (
     ChatRequest,
@@ -129,7 +129,7 @@ def to_generate(call: Call, *, on_vertex: bool = False) -> Translated:
             body["serviceTier"] = asked.service_tier
         else:
             losses.refuse("service_tier", "Gemini has no such service tier")
-    return Translated(any_json.encode(body), tuple(losses.dropped))
+    return Translated(loose_json.encode(body), tuple(losses.dropped))
 
 
 def _extras_of(given: _Extras) -> _Google:
@@ -624,4 +624,4 @@ def to_batch_embed(call: Call, model: str) -> Translated:
             # Without its input a request means nothing: `drop_params` cannot help.
             raise Unsupported("Gemini embeds text, and no token ids", param="input")
         requests.append({"model": model, "content": {"parts": [{"text": text}]}, **more})
-    return Translated(any_json.encode({"requests": requests}), tuple(losses.dropped))
+    return Translated(loose_json.encode({"requests": requests}), tuple(losses.dropped))

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from adapters import any_json, chat_request
+from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
 from adapters.chat_request import ChatRequest, Declaration, Message, Part, data_url
 from adapters.losses import Losses, invalid
@@ -124,7 +124,7 @@ class Translated:
         """The JSON, with the context length that was chosen for it."""
         if context is not None:
             self.members["options"]["num_ctx"] = context
-        return any_json.encode(self.members)
+        return loose_json.encode(self.members)
 
 
 _sampling = msgspec.json.Decoder(Sampling)
@@ -150,7 +150,7 @@ def to_chat(call: Call) -> Translated:
         members["tools"] = tools
     if asked.logprobs:
         members |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
-    text = conversation.text_bytes + (len(any_json.encode(tools)) if tools else 0)
+    text = conversation.text_bytes + (len(loose_json.encode(tools)) if tools else 0)
     needs = _needs(sampling, text, conversation.images)
     return Translated(members, needs, losses.dropped)
 
