@@ -51,6 +51,7 @@ def _section(text: str, heading: str) -> str:
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
+        ("`responses`", config.Responses),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
