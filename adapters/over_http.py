@@ -123,6 +123,7 @@ class HttpAdapter(ABC):
         constant = {"user-agent": "tollway", **{n.lower(): v for n, v in headers.items()}}
         constant.pop("content-type", None)  # each call has its own
         self._secrets = _secrets(constant)
+        self._passing_secrets: list[bytes] = []
         self._transport: Transport = open_transport(
             base_url, headers=constant, proxy=proxy, http2=http2, ca_bundle=ca_bundle
         )
@@ -155,6 +156,10 @@ class HttpAdapter(ABC):
         finally:
             response.close()
 
+    def guard(self, headers: Mapping[str, str]) -> None:
+        """Credentials that are renewed: never quoted, like the constant ones."""
+        self._passing_secrets = _secrets(headers)
+
     async def check(self, response: Response) -> None:
         """Raise the error that an answer with an error status stands for."""
         if not 200 <= response.status < 300:
@@ -169,7 +174,7 @@ class HttpAdapter(ABC):
         return self._without_secrets(answer) if b'"error"' in answer else answer
 
     def _without_secrets(self, answer: bytes) -> bytes:
-        for secret in self._secrets:
+        for secret in (*self._secrets, *self._passing_secrets):
             if secret in answer:
                 answer = answer.replace(secret, b"[redacted]")
         return answer
