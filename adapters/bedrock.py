@@ -90,11 +90,11 @@ class Bedrock(HttpAdapter):
         if api_key is None and profile is None:
             api_key = os.environ.get("AWS_BEARER_TOKEN_BEDROCK")
         self._betas = given.pop("anthropic-beta", "")
-        self._url = (base_url or f"https://bedrock-runtime.{region}.amazonaws.com").rstrip("/")
+        self.url = (base_url or f"https://bedrock-runtime.{region}.amazonaws.com").rstrip("/")
         self._signer = None if api_key else _signer(region, profile)
         constant = {"authorization": f"Bearer {api_key}"} if api_key else {}
         super().__init__(
-            base_url=self._url,
+            base_url=self.url,
             headers={**constant, **given},
             proxy=proxy,
             http2=http2,
@@ -107,7 +107,7 @@ class Bedrock(HttpAdapter):
         if self._signer is None:
             return dispatch
         headers = await self._signer.headers(
-            self._url + dispatch.path, dispatch.body, call.content_type
+            self.url + dispatch.path, dispatch.body, call.content_type
         )
         self.guard(headers)
         return replace(dispatch, headers={**dispatch.headers, **headers})

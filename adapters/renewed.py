@@ -38,6 +38,11 @@ class Renewed(Generic[T]):
         # Whoever leaves while waiting does not take the value from the others.
         return await asyncio.shield(self._fetching)
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a newer value is on its way."""
+        return self._fetching is not None
+
     def _take(self, fetched: asyncio.Task[T]) -> None:
         self._fetching = None
         if not fetched.cancelled() and fetched.exception() is None:
