@@ -40,18 +40,19 @@ class Anthropic(HttpAdapter):
     ) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
         given = {name.lower(): value for name, value in (headers or {}).items()}
+        # The client may have its own of these two.
+        self._version = given.pop("anthropic-version", VERSION)
+        self._betas = given.pop("anthropic-beta", "")
         # A token in `authorization` takes the place of the key: Anthropic refuses both at once.
-        keyed = api_key and "authorization" not in given
+        keyed = {"x-api-key": api_key} if api_key and "authorization" not in given else {}
         super().__init__(
             base_url=base_url,
-            headers={**({"x-api-key": api_key} if api_key and keyed else {}), **given},
+            headers={**keyed, **given},
             proxy=proxy,
             http2=http2,
             ca_bundle=ca_bundle,
         )
         self._root = "" if base_url.rstrip("/").endswith("/v1") else "/v1"
-        self._version = given.get("anthropic-version", VERSION)
-        self._betas = given.get("anthropic-beta", "")
 
     async def prepare(self, call: Call) -> Dispatch:
         """Chat is translated; what is in Anthropic's dialect already goes as it is."""
@@ -92,7 +93,7 @@ class Anthropic(HttpAdapter):
         found: list[str] = []
         path = first = f"{self._root}/models?limit={_PAGE}"
         for _ in range(_MOST_PAGES):
-            page = _read_page(await self.get(path))
+            page = _read_page(await self.get(path, {"anthropic-version": self._version}))
             found += [model.id for model in page.data]
             if not (page.has_more and page.last_id):
                 return tuple(found)

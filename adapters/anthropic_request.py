@@ -129,6 +129,7 @@ class _Request(msgspec.Struct):
     context_management: dict[str, Any] | None = None
 
 
+_object = msgspec.json.Decoder(dict[str, Any])
 _KNOWN = frozenset(_Request.__struct_fields__) | _HINTS
 
 
@@ -161,12 +162,9 @@ def to_messages(
 
 def _read(body: bytes) -> dict[str, Any]:
     try:
-        value = loose_json.decode(body)
+        return loose_json.decode_as(_object, body)
     except (ValueError, RecursionError):
-        raise invalid("body", "it is no JSON") from None
-    if not isinstance(value, dict):
-        raise invalid("body", "it is no JSON object")
-    return value
+        raise invalid("body", "it is no JSON object") from None
 
 
 def _convert(value: object, kind: type[T], path: str = "") -> T:

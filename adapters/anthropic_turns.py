@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from itertools import zip_longest
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -309,7 +310,7 @@ class _Writer:
 def _with_system_in_place(turns: list[Turn], model: Model, losses: Losses) -> list[Turn]:
     """Join turns of one role; a system message where it may stand, else as the user's words."""
     joined: list[Turn] = []
-    for turn, following in zip(turns, [*turns[1:], None], strict=True):
+    for turn, following in zip_longest(turns, turns[1:]):
         role = turn["role"]
         if role == "system":
             role = _place_of_system(joined, following, model)

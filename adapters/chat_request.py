@@ -6,14 +6,17 @@ Tokens", for what goes beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import wraps
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from adapters import any_json
-from adapters.base import BadRequest, Call, Unsupported
+from adapters import loose_json
+from adapters.base import BadRequest, Call
+from adapters.losses import Losses, invalid
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -56,6 +59,10 @@ class Part(msgspec.Struct):
         """The address of its image or video."""
         found = self.image_url if self.type == "image_url" else self.video_url
         return found.url if isinstance(found, Url) else found
+
+    def detail(self) -> str | None:
+        """How closely its image is to be looked at."""
+        return self.image_url.detail if isinstance(self.image_url, Url) else None
 
 
 class Function(msgspec.Struct):
@@ -174,8 +181,6 @@ class Schema(msgspec.Struct):
     """The schema that an answer must be of."""
 
     schema: dict[str, Any] | None = None
-    name: str | None = None
-    strict: bool | None = None
 
 
 class Format(msgspec.Struct):
@@ -218,11 +223,9 @@ class ChatRequest(msgspec.Struct):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    min_p: float | None = None
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0)] | None = None
     reasoning_effort: Effort | None = None
@@ -260,7 +263,7 @@ class ChatRequest(msgspec.Struct):
             return chosen.allowed_tools.mode, [f.name for f in allowed if f is not None]
         name = chosen.function.name if chosen.function else chosen.name
         if chosen.type != "function" or name is None:
-            raise invalid("a tool is chosen that is no function", "tool_choice")
+            raise invalid("tool_choice", "what is chosen is no function")
         return "required", [name]
 
 
@@ -275,6 +278,7 @@ _HINTS = frozenset(
     {
         *("model", "stream", "stream_options", "user", "safety_identifier", "metadata", "usage"),
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "cache_control"),
+        "encoding_format",  # of vectors: whoever asked for another is given it all the same
     }
 )
 _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
@@ -284,6 +288,8 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
     "service_tier": (b'"auto"', b'"default"'),
     "parallel_tool_calls": (b"true",),
     "n": (b"1",),
+    "best_of": (b"1",),
+    "echo": (b"false",),
     "logprobs": (b"false",),
     "top_logprobs": (b"0",),
     "modalities": (b'["text"]',),
@@ -293,27 +299,8 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
     "tools": (b"[]",),
     "functions": (b"[]",),
     "stop": (b"[]",),
+    "annotations": (b"[]",),
 }
-
-
-class Omissions:
-    """What a provider is not told: refused, or with `drop_params` left out and named."""
-
-    def __init__(self, provider: str, call: Call) -> None:
-        self._provider = provider
-        self._drops = call.drop_params
-        self.dropped: list[str] = []
-
-    def refuse(self, param: str, reason: str = "") -> None:
-        """Raise `Unsupported`, or leave the parameter out and return."""
-        if not self._drops:
-            raise refusal(self._provider, param, reason)
-        self.leave_out(param)
-
-    def leave_out(self, param: str) -> None:
-        """Name what is left out without harm."""
-        if param not in self.dropped:
-            self.dropped.append(param)
 
 
 def read(body: bytes) -> ChatRequest:
@@ -321,16 +308,26 @@ def read(body: bytes) -> ChatRequest:
     return decode(_chat, body)
 
 
+def without_others(call: Call, carried: Set[str], provider: str) -> Losses:
+    """Refuse, or leave out, every member of a call that says something and is not carried."""
+    losses = Losses(drop_params=call.drop_params)
+    for name in names(call.body):
+        if name not in carried:
+            losses.refuse(name, f"{provider} has no such parameter")
+    return losses
+
+
 def names(body: bytes) -> list[str]:
     """The members of a body that say something which a provider must be told."""
     try:
         found: Mapping[str, bytes | msgspec.Raw] = _members.decode(body)
     except msgspec.DecodeError:
-        found = {name: any_json.encode(v) for name, v in decode(_object, body).items()}
-    return [name for name, text in found.items() if _says_something(name, bytes(text))]
+        found = {name: loose_json.encode(v) for name, v in decode(_object, body).items()}
+    return [name for name, text in found.items() if says_something(name, bytes(text))]
 
 
-def _says_something(name: str, text: bytes) -> bool:
+def says_something(name: str, text: bytes) -> bool:
+    """Whether a member's value must be told: it is neither a hint nor what happens anyway."""
     if name in _HINTS or text == b"null":
         return False
     return text not in _AS_GOOD_AS_NONE.get(name, ())
@@ -339,40 +336,43 @@ def _says_something(name: str, text: bytes) -> bool:
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Read a body; raises `BadRequest`."""
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        raise invalid(message, path.rstrip("`").lstrip(".") or None) from None
+        if param := path.rstrip("`").lstrip("."):
+            raise invalid(param, message) from None
+        raise BadRequest(f"invalid request: {message}", status=400) from None
     except (ValueError, RecursionError):
-        raise invalid("the request is not the JSON it should be", None) from None
+        raise BadRequest("the request is not the JSON it should be", status=400) from None
 
 
-def invalid(problem: str, param: str | None) -> BadRequest:
-    """The client's own fault."""
-    named = f"invalid value for {param!r}: {problem}" if param else problem
-    return BadRequest(named[:500], status=400, type="invalid_request_error", param=param)
+def bounded(translate: Callable[P, T]) -> Callable[P, T]:
+    """A translation that raises `BadRequest` for what is nested too deeply for it."""
+
+    @wraps(translate)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return translate(*args, **kwargs)
+        except RecursionError:
+            raise BadRequest("the request is nested too deeply", status=400) from None
+
+    return run
 
 
 def arguments(text: str, path: str) -> dict[str, Any]:
     """The arguments of a call as the object that other dialects have; raises `BadRequest`."""
     found = json_object(text) if text else {}
     if found is None:
-        raise invalid("the arguments of a function must be a JSON object", path)
+        raise invalid(path, "the arguments of a function must be a JSON object")
     return found
 
 
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text holds; None where it holds none."""
     try:
-        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
+        return loose_json.decode_as(_object, text.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
-
-
-def refusal(provider: str, param: str, reason: str = "") -> Unsupported:
-    """What cannot be carried to a provider."""
-    because = f": {reason}" if reason else ""
-    return Unsupported(f"{provider} has no equal of {param!r}{because}", param=param)
 
 
 def data_url(url: str) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import any_json, aws_failures
+from adapters import aws_failures, loose_json
 from adapters.aws_event_stream import CONTENT_TYPE, EventStreamDecoder, FailedPayload
 from adapters.base import MalformedAnswer, UpstreamError
 from adapters.over_http import Decoder, EventReader
@@ -123,7 +123,7 @@ _whole = msgspec.json.Decoder(_Whole)
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
 
@@ -170,7 +170,7 @@ class ConverseReader(EventReader):
             answer["usage"] = said.usage.shown()
         if said.service_tier is not None and said.service_tier.type:
             answer["service_tier"] = said.service_tier.type
-        return any_json.encode(answer)
+        return loose_json.encode(answer)
 
     # --- stream -----------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class ConverseReader(EventReader):
                 if not (self._has_said or ready):
                     raise
                 said = {"message": error.message, "type": error.type, "code": error.code}
-                ready.append(any_json.encode({"error": {**said, "param": None}}))
+                ready.append(loose_json.encode({"error": {**said, "param": None}}))
                 break
         self._has_said = self._has_said or bool(ready)
         return ready
@@ -212,7 +212,7 @@ class ConverseReader(EventReader):
                 self._usage = event.usage
         if self._is_finished and self._usage is not None:
             usage = {"choices": [], "usage": self._usage.shown()}
-            ready.append(any_json.encode({**self._head, **usage}))
+            ready.append(loose_json.encode({**self._head, **usage}))
             self.is_done = True
 
     def _begin_call(self, block: int, use: _Use) -> bytes:
@@ -249,7 +249,7 @@ class ConverseReader(EventReader):
 
     def _chunk(self, delta: Json, *, finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return any_json.encode({**self._head, "choices": [choice]})
+        return loose_json.encode({**self._head, "choices": [choice]})
 
 
 class _Call:
@@ -271,7 +271,7 @@ def _message(blocks: Sequence[_Block]) -> Json:
         if block.text is not None:
             text += block.text
         elif (use := block.tool_use) is not None:
-            arguments = any_json.encode({} if use.input is None else use.input).decode()
+            arguments = loose_json.encode({} if use.input is None else use.input).decode()
             function = {"name": use.name, "arguments": arguments}
             calls.append({"id": use.tool_use_id, "type": "function", "function": function})
         elif (thought := block.reasoning_content) is not None:

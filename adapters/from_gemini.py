@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import (
     BadRequest,
     ContentRefused,
@@ -36,6 +36,7 @@ Json = dict[str, Any]
 # A reason that is in neither list broke the answer off: it becomes an error.
 FINISH_REASONS: Mapping[str, str] = {
     "STOP": "stop",
+    "FUNCTION_CALL": "tool_calls",  # not Google's, but others' that speak as it does
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
     "SAFETY": "content_filter",
@@ -74,7 +75,8 @@ FAMILIES: Mapping[str, type[UpstreamError]] = {
     "DEADLINE_EXCEEDED": Overloaded,
     "UNIMPLEMENTED": UpstreamError,
 }
-_BAD_KEYS = frozenset({"API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "ACCESS_TOKEN_EXPIRED"})
+_BAD_KEYS = ("API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "ACCESS_TOKEN_EXPIRED")
+_LONGEST_MESSAGE = 2000
 # What OpenAI's reference has for what can hardly be.
 _UNLIKELY = -9999.0
 _LANGUAGES = {"PYTHON": "python"}
@@ -241,7 +243,7 @@ _models = msgspec.json.Decoder(_Models)
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes, what: str) -> Any:
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except (ValueError, RecursionError):
         raise MalformedAnswer(f"the provider's {what} is not the JSON it should be") from None
 
@@ -297,7 +299,7 @@ class _Choice:
             "type": "function",
             "function": {
                 "name": called.name,
-                "arguments": any_json.encode(called.args or {}).decode(),
+                "arguments": loose_json.encode(called.args or {}).decode(),
             },
         }
         if part.thought_signature:
@@ -350,17 +352,15 @@ class _Choice:
         reason = candidate.finish_reason
         if reason is None or reason in _NO_REASON:
             return None
-        self.is_finished = True
-        if reason == "STOP" and self.has_calls:
-            return "tool_calls"
         if reason in FINISH_REASONS:
-            return FINISH_REASONS[reason]
-        because = f": {candidate.finish_message}" if candidate.finish_message else ""
+            self.is_finished = True
+            is_call = reason == "STOP" and self.has_calls
+            return "tool_calls" if is_call else FINISH_REASONS[reason]
         raise UpstreamError(
-            f"the model broke its answer off with {reason}{because}"[:2000],
+            _because("the model broke its answer off with", reason, candidate.finish_message),
             status=200,
             type="upstream_error",
-            code=reason,
+            code=_plain(reason),
         )
 
 
@@ -431,13 +431,22 @@ def _blocked(feedback: _Feedback | None) -> ContentRefused | None:
     """The error for a prompt that was blocked."""
     if feedback is None or feedback.block_reason in _NOT_BLOCKED:
         return None
-    because = f": {feedback.block_reason_message}" if feedback.block_reason_message else ""
+    reason = feedback.block_reason or ""
     return ContentRefused(
-        f"the provider blocked the prompt with {feedback.block_reason}{because}"[:2000],
+        _because("the provider blocked the prompt with", reason, feedback.block_reason_message),
         status=400,
         type="invalid_request_error",
         code="content_filter",
     )
+
+
+def _because(what: str, reason: str, message: str | None) -> str:
+    return _plain(f"{what} {reason}: {message}" if message else f"{what} {reason}")
+
+
+def _plain(text: str) -> str:
+    """Words of bounded length, without what cannot be encoded."""
+    return text[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -449,8 +458,10 @@ class ChatReader(EventReader):
     A stream has no end mark: it is whole when each candidate that began has its finish reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "") -> None:
+        """`model` is its name where the answer does not tell it."""
         super().__init__()
+        self._model = model
         self._choices: dict[int, _Choice] = {}
         self._created = int(time.time())
         self._head: Json = {}
@@ -489,16 +500,16 @@ class ChatReader(EventReader):
             ready.append(self._chunk(candidate))
         if said.usage_metadata is not None and self.is_whole:
             usage = {"choices": [], "usage": _usage(said.usage_metadata)}
-            ready.append(any_json.encode({**self._head, **_tier(said.usage_metadata), **usage}))
+            ready.append(loose_json.encode({**self._head, **_tier(said.usage_metadata), **usage}))
 
     def _begin(self, said: _Response) -> None:
         self._head = {
             "id": f"chatcmpl-{said.response_id or uuid4().hex}",
             "object": "chat.completion.chunk",
             "created": self._created,
-            "model": said.model_version or "",
+            "model": said.model_version or self._model,
         }
-        self._text_head = any_json.encode(self._head)[:-1]
+        self._text_head = loose_json.encode(self._head)[:-1]
 
     def _chunk(self, candidate: _Candidate) -> bytes:
         choice = self._choices.get(candidate.index)
@@ -510,7 +521,7 @@ class ChatReader(EventReader):
             return b'%b,"choices":[{"index":%d,"delta":{"content":%b},"finish_reason":null}]}' % (
                 self._text_head,
                 candidate.index,
-                any_json.encode(text),
+                loose_json.encode(text),
             )
         else:
             delta = choice.say(candidate)
@@ -520,7 +531,7 @@ class ChatReader(EventReader):
         made["finish_reason"] = choice.finish(candidate)
         if choice.is_finished:
             made["native_finish_reason"] = candidate.finish_reason
-        return any_json.encode({**self._head, "choices": [made]})
+        return loose_json.encode({**self._head, "choices": [made]})
 
     def read_body(self, body: bytes) -> bytes:
         """Raises `MalformedAnswer`, `ContentRefused` and `UpstreamError`."""
@@ -536,7 +547,7 @@ class ChatReader(EventReader):
         answer["choices"] = [_whole(candidate) for candidate in said.candidates]
         if said.usage_metadata is not None:
             answer["usage"] = _usage(said.usage_metadata)
-        return any_json.encode({**answer, **_tier(said.usage_metadata)})
+        return loose_json.encode({**answer, **_tier(said.usage_metadata)})
 
 
 def _only_text(candidate: _Candidate) -> str | None:
@@ -589,7 +600,7 @@ class EmbeddingsReader(EventReader):
         if said.usage_metadata is not None and said.usage_metadata.prompt_token_count:
             tokens = said.usage_metadata.prompt_token_count
             answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return any_json.encode(answer)
+        return loose_json.encode(answer)
 
 
 def read_models(body: bytes) -> tuple[list[str], str | None]:
@@ -627,8 +638,8 @@ def _error(status: int, headers: Mapping[str, str], error: Json) -> UpstreamErro
     name, details = error.get("status"), error.get("details")
     found = [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
     said = Said(
-        message=read_error(msgspec.json.encode({"error": error})).message,
-        code=name if isinstance(name, str) else None,
+        message=read_error(loose_json.encode({"error": error})).message,
+        code=_plain(name) if isinstance(name, str) else None,
     )
     family = FAMILIES.get(said.code or "", BadRequest)
     if family is BadRequest:
@@ -656,4 +667,4 @@ def _retry_delay(details: Sequence[Json]) -> int | None:
 
 def _error_payload(error: UpstreamError) -> bytes:
     said = {"message": error.message, "type": error.type, "param": None, "code": error.code}
-    return any_json.encode({"error": said})
+    return loose_json.encode({"error": said})

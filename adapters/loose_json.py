@@ -6,9 +6,12 @@ Python's own parser takes them, and writes them as the escapes they were; fast o
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 def decode(text: bytes | str) -> Any:
@@ -16,7 +19,20 @@ def decode(text: bytes | str) -> Any:
     try:
         return msgspec.json.decode(text)
     except ValueError:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_float=_finite, parse_constant=_refuse)
+
+
+def decode_as(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """The value of a JSON text in the types of a decoder; raises like `decode`.
+
+    JSON of other types raises `msgspec.ValidationError`, which is a `ValueError`.
+    """
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return msgspec.convert(decode(text), decoder.type)
 
 
 def encode(value: Any) -> bytes:
@@ -24,8 +40,16 @@ def encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        plain = msgspec.to_builtins(value)
+        return json.dumps(plain, separators=(",", ":")).encode()
 
 
-def _refuse(name: str) -> None:
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")

@@ -147,9 +147,9 @@ class HttpAdapter(ABC):
         """Dispatch a call; see `adapters.base.Adapter`."""
         return _Opened(self, self._transport, call)
 
-    async def get(self, path: str) -> bytes:
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes:
         """What is there: for lists of models and the like."""
-        response = await self._transport.get(path, {}, Deadlines())
+        response = await self._transport.get(path, headers or {}, Deadlines())
         try:
             await self.check(response)
             return await response.read_all(MAX_ANSWER_BYTES)

@@ -19,6 +19,8 @@ from adapters.openai_compatible import OpenAICompatible
 from adapters.over_http import HttpAdapter
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
+from adapters.templated_http import TemplatedHttp
+from adapters.templates import Endpoints
 from adapters.vertex import Vertex
 
 
@@ -38,6 +40,7 @@ class Settings:
     profile: str | None = None
     project: str | None = None
     credentials_file: Path | None = None
+    endpoints: Endpoints | None = None
     script: Path | None = None
 
     def __repr__(self) -> str:
@@ -92,6 +95,7 @@ def _openai_compatible(preset: Preset) -> Entry:
         make=_over_http(OpenAICompatible, preset=preset),
         speaks=preset.speaks,
         base_url=preset.base_url,
+        meterable=preset.meterable,
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
     )
@@ -117,6 +121,10 @@ def _vertex(settings: Settings) -> Adapter:
         credentials_file=settings.credentials_file,
     )
     return make(settings)
+
+
+def _http(settings: Settings) -> Adapter:
+    return _over_http(TemplatedHttp, endpoints=settings.endpoints or Endpoints())(settings)
 
 
 def _scripted(settings: Settings) -> Adapter:
@@ -152,6 +160,7 @@ BUILT_IN: Mapping[str, Entry] = {
     "ollama": Entry(
         make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
     ),
+    "http": Entry(make=_http, speaks=frozenset({"chat", "embeddings"})),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import any_json, chat_request
+from adapters import chat_request, loose_json
 from adapters.base import Call
-from adapters.chat_request import ChatRequest, File, Message, Omissions, Part, data_url, invalid
+from adapters.chat_request import ChatRequest, File, Message, Part, data_url
+from adapters.losses import Losses, invalid
 
 Json = dict[str, Any]
 
@@ -65,9 +66,18 @@ _not_in_ids = re.compile(r"[^0-9A-Za-z_.:-]").sub
 _LONGEST_NAME, _LONGEST_ID = 200, 64
 
 
-class _Own(msgspec.Struct):
-    """Bedrock's own members, by their own names."""
+class _Schema(msgspec.Struct):
+    name: str | None = None
 
+
+class _Format(msgspec.Struct):
+    json_schema: _Schema | None = None
+
+
+class _Own(msgspec.Struct):
+    """Bedrock's own members, by their own names, and what else is not read by all adapters."""
+
+    response_format: _Format | None = None
     additionalModelRequestFields: Json | None = None  # noqa: N815 # as Bedrock spells it
     guardrailConfig: Json | None = None  # noqa: N815
     performanceConfig: Json | None = None  # noqa: N815
@@ -84,33 +94,31 @@ class Translated:
     dropped: Sequence[str]
 
 
+@chat_request.bounded
 def to_converse(call: Call) -> Translated:
     """The body of `Converse` and `ConverseStream`; raises `Unsupported` and `BadRequest`."""
-    omissions = Omissions("Amazon Bedrock", call)
-    for name in chat_request.names(call.body):
-        if name not in _CARRIED:
-            omissions.refuse(name)
+    losses = chat_request.without_others(call, _CARRIED, "Converse")
     asked = chat_request.read(call.body)
     own = chat_request.decode(_own, call.body)
-    conversation = _Conversation(omissions)
+    conversation = _Conversation(losses)
     conversation.add(asked.messages)
     fields = {
-        **_reasoning(asked, call.model, omissions),
+        **_reasoning(asked, call.model, losses),
         **(own.additionalModelRequestFields or {}),
     }
     body: Json = {
         "system": conversation.system,
         "messages": conversation.turns,
         "inferenceConfig": _inference(asked),
-        "toolConfig": _tools(asked, conversation, omissions),
-        "outputConfig": _output(asked, omissions),
-        "serviceTier": _tier(asked, omissions),
+        "toolConfig": _tools(asked, conversation, losses),
+        "outputConfig": _output(asked, own, losses),
+        "serviceTier": _tier(asked, losses),
         "additionalModelRequestFields": fields,
         "guardrailConfig": own.guardrailConfig,
         "performanceConfig": own.performanceConfig,
     }
     body = {name: value for name, value in body.items() if value}
-    return Translated(any_json.encode(body), tuple(omissions.dropped))
+    return Translated(loose_json.encode(body), tuple(losses.dropped))
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -119,8 +127,8 @@ def to_converse(call: Call) -> Translated:
 class _Conversation:
     """The messages as turns of the user and the model, and all instructions before them."""
 
-    def __init__(self, omissions: Omissions) -> None:
-        self._omissions = omissions
+    def __init__(self, losses: Losses) -> None:
+        self._losses = losses
         self._documents = 0
         self.system: list[Json] = []
         self.turns: list[Json] = []
@@ -138,7 +146,7 @@ class _Conversation:
             elif message.role in ("tool", "function"):
                 self._turn("user", [self._result(message, path)])
             else:
-                raise invalid(f"there is no role {message.role!r}", f"{path}.role")
+                raise invalid(f"{path}.role", f"there is no role {message.role!r}")
 
     def _turn(self, role: Literal["user", "assistant"], blocks: list[Json]) -> None:
         if not blocks:
@@ -156,11 +164,11 @@ class _Conversation:
                 if (text := part.text if part.type == "text" else part.refusal) and text.strip():
                     found.append({"text": text})
             elif only_text:
-                self._omissions.refuse(where, "instructions are text")
+                self._losses.refuse(where, "instructions are text")
             elif (made := self._media(part)) is not None:
                 found.append(made)
             else:
-                self._omissions.refuse(where, "it is of no kind that Bedrock takes as data")
+                self._losses.refuse(where, "it is of no kind that Bedrock takes as data")
         return found
 
     def _media(self, part: Part) -> Json | None:
@@ -200,13 +208,10 @@ class _Conversation:
             blocks.append({"text": message.refusal})
         for place, made in enumerate(message.calls()):
             if made.function is None:
-                self._omissions.refuse(f"{path}.tool_calls[{place}]", "only functions are called")
+                self._losses.refuse(f"{path}.tool_calls[{place}]", "only functions are called")
                 continue
-            text = made.function.arguments
-            arguments = chat_request.json_object(text) if text.strip() else {}
-            if arguments is None:
-                where = f"{path}.tool_calls[{place}].function.arguments"
-                raise invalid("they are no JSON object", where)
+            where = f"{path}.tool_calls[{place}].function.arguments"
+            arguments = chat_request.arguments(made.function.arguments.strip(), where)
             self.has_calls = True
             use = {"toolUseId": _id(made.id), "name": made.function.name, "input": arguments}
             blocks.append({"toolUse": use})
@@ -222,7 +227,7 @@ class _Conversation:
                 thought = {"text": detail.text or "", "signature": detail.signature}
                 blocks.append({"reasoningContent": {"reasoningText": thought}})
         if not blocks and (message.reasoning_content or message.reasoning):
-            self._omissions.leave_out(f"{path}.reasoning_content")
+            self._losses.tell(f"{path}.reasoning_content")
         return blocks
 
     def _result(self, message: Message, path: str) -> Json:
@@ -249,10 +254,10 @@ def _inference(asked: ChatRequest) -> Json:
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _tools(asked: ChatRequest, conversation: _Conversation, omissions: Omissions) -> Json | None:
+def _tools(asked: ChatRequest, conversation: _Conversation, losses: Losses) -> Json | None:
     for place, given in enumerate(asked.tools or ()):
         if given.type != "function":
-            omissions.refuse(f"tools[{place}].type", "it calls functions only")
+            losses.refuse(f"tools[{place}].type", "it calls functions only")
     tools = []
     for declared in asked.declarations():
         schema = {"type": "object", **(declared.parameters or {"properties": {}})}
@@ -268,41 +273,42 @@ def _tools(asked: ChatRequest, conversation: _Conversation, omissions: Omissions
     if mode == "none":
         if not conversation.has_calls:
             return None
-        omissions.refuse("tool_choice", "calls cannot be forbidden once there were some")
+        losses.refuse("tool_choice", "calls cannot be forbidden once there were some")
     choice: Json | None = {"any": {}} if mode == "required" else None
     if mode == "required" and len(names) == 1:
         choice = {"tool": {"name": names[0]}}
     elif names:
-        omissions.refuse("tool_choice", "it calls any tool, or one that is named")
+        losses.refuse("tool_choice", "it calls any tool, or one that is named")
     return {"tools": tools, **({"toolChoice": choice} if choice else {})}
 
 
-def _output(asked: ChatRequest, omissions: Omissions) -> Json | None:
+def _output(asked: ChatRequest, own: _Own, losses: Losses) -> Json | None:
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type != "json_schema":
-        omissions.refuse("response_format", "it writes JSON by a schema only")
+        losses.refuse("response_format", "it writes JSON by a schema only")
         return None
     if wanted.json_schema is None or wanted.json_schema.schema is None:
-        raise invalid("there is none", "response_format.json_schema.schema")
-    schema: Json = {"schema": any_json.encode(wanted.json_schema.schema).decode()}
-    if wanted.json_schema.name:
-        schema["name"] = wanted.json_schema.name
+        raise invalid("response_format.json_schema.schema", "there is none")
+    schema: Json = {"schema": loose_json.encode(wanted.json_schema.schema).decode()}
+    named = own.response_format.json_schema if own.response_format else None
+    if named is not None and named.name:
+        schema["name"] = named.name
     return {"textFormat": {"type": "json_schema", "structure": {"jsonSchema": schema}}}
 
 
-def _tier(asked: ChatRequest, omissions: Omissions) -> Json | None:
+def _tier(asked: ChatRequest, losses: Losses) -> Json | None:
     tier = asked.service_tier
     if tier in (None, "auto", "default"):
         return None
     if tier not in _TIERS:
-        omissions.refuse("service_tier")
+        losses.refuse("service_tier", "Amazon Bedrock has no such service tier")
         return None
     return {"type": tier}
 
 
-def _reasoning(asked: ChatRequest, model: str, omissions: Omissions) -> Json:
+def _reasoning(asked: ChatRequest, model: str, losses: Losses) -> Json:
     """How hard to think: Converse has no word for it that is the same for all models."""
     reasoning = asked.reasoning
     param = "reasoning" if reasoning else "reasoning_effort"
@@ -314,7 +320,7 @@ def _reasoning(asked: ChatRequest, model: str, omissions: Omissions) -> Json:
         elif effort is None and (reasoning.enabled or reasoning.max_tokens):
             effort = "medium"
         if reasoning.max_tokens:
-            omissions.leave_out("reasoning.max_tokens")  # only told by the nearest effort
+            losses.tell("reasoning.max_tokens")  # only told by the nearest effort
     if effort is None:
         return {}
     if "openai." in model and effort != "none":
@@ -324,5 +330,5 @@ def _reasoning(asked: ChatRequest, model: str, omissions: Omissions) -> Json:
             return {"reasoningConfig": {"type": "disabled"}}
         return {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": _EFFORTS[effort]}}
     if effort != "none" or "openai." in model:
-        omissions.refuse(param, f"{model!r} is not known to think so")
+        losses.refuse(param, f"{model!r} is not known to think so")
     return {}

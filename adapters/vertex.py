@@ -14,12 +14,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import anthropic_failures, any_json, chat_request, from_gemini, loose_json
+from adapters import anthropic_failures, chat_request, from_gemini, loose_json
 from adapters.anthropic_answer import ChatReader as ClaudeReader
 from adapters.anthropic_answer import MessagesReader
 from adapters.anthropic_elsewhere import betas_of, is_claude, members_of
-from adapters.base import Call, Endpoint, MalformedAnswer, UpstreamError
-from adapters.chat_request import Omissions
+from adapters.base import Call, Endpoint, MalformedAnswer, Unsupported, UpstreamError
 from adapters.from_gemini import ChatReader
 from adapters.losses import invalid
 from adapters.over_http import Dispatch, EventReader, HttpAdapter
@@ -32,7 +31,7 @@ VERSION = "vertex-2023-10-16"
 
 _CLAUDE: Set[Endpoint] = frozenset({"chat", "messages", "count_tokens"})
 _GOOGLES: Set[Endpoint] = frozenset({"chat", "embeddings"})
-_CARRIED = frozenset({"input", "dimensions", "encoding_format", "task_type", "title"})
+_CARRIED = frozenset({"input", "dimensions", "task_type", "title"})
 # Within which the type of an answer stands.
 _HEAD_BYTES = 100
 
@@ -120,12 +119,12 @@ class Vertex(HttpAdapter):
             return self._embeddings(call)
         if call.endpoint != "chat":
             raise invalid("model", f"Vertex AI has {call.model!r} for chat and embeddings only")
-        translated = to_generate(call, has_ids=False)
+        translated = to_generate(call, on_vertex=True)
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
         return Dispatch(
             path=self._path("google", call.model, method),
             body=translated.body,
-            reader=ChatReader(),
+            reader=ChatReader(call.model),
             dropped=translated.dropped,
         )
 
@@ -187,20 +186,17 @@ def _embeds_content(model: str) -> bool:
 
 def _read_embeddings(call: Call, *, most: int | None) -> tuple[_Asked, list[str], list[str]]:
     """What is asked, its texts, and what is left out."""
-    omissions = Omissions("Vertex AI", call)
-    for name in chat_request.names(call.body):
-        if name not in _CARRIED:
-            omissions.refuse(name)
+    losses = chat_request.without_others(call, _CARRIED, "Vertex AI")
     asked = chat_request.decode(_asked, call.body)
     given = [asked.input] if isinstance(asked.input, str) else asked.input
     texts = [text for text in given if isinstance(text, str)]
     if len(texts) < len(given):
-        raise chat_request.refusal("Vertex AI", "input", "it takes text, and no token ids")
+        raise Unsupported("Vertex AI embeds text, and no token ids ('input')", param="input")
     if most is not None and len(texts) > most:
         # Without its input a request means nothing: `drop_params` cannot help.
-        why = f"{call.model!r} takes one text a request"
-        raise chat_request.refusal("Vertex AI", "input", why)
-    return asked, texts, omissions.dropped
+        why = f"{call.model!r} takes one text a request ('input')"
+        raise Unsupported(why, param="input")
+    return asked, texts, losses.dropped
 
 
 def _to_predict(call: Call) -> tuple[bytes, list[str]]:
@@ -211,7 +207,7 @@ def _to_predict(call: Call) -> tuple[bytes, list[str]]:
     body: dict[str, Any] = {"instances": [{"content": text, **more} for text in texts]}
     if asked.dimensions is not None:
         body["parameters"] = {"outputDimensionality": asked.dimensions}
-    return any_json.encode(body), dropped
+    return loose_json.encode(body), dropped
 
 
 def _to_embed_content(call: Call) -> tuple[bytes, list[str]]:
@@ -224,7 +220,7 @@ def _to_embed_content(call: Call) -> tuple[bytes, list[str]]:
     }
     if config := _without_none(config):
         body["embedContentConfig"] = config
-    return any_json.encode(body), dropped
+    return loose_json.encode(body), dropped
 
 
 def _without_none(members: dict[str, Any]) -> dict[str, Any]:
@@ -294,4 +290,4 @@ class _Embeddings(EventReader):
         answer: dict[str, Any] = {"object": "list", "data": data, "model": self._model}
         if tokens := said.tokens():
             answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return any_json.encode(answer)
+        return loose_json.encode(answer)

@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Capability = Literal[
-    "chat", "embeddings", "tools", "vision", "audio", "files", "json_schema", "logprobs", "n"
+    "chat",
+    "embeddings",
+    "tools",
+    "vision",
+    "audio",
+    "files",
+    "json_schema",
+    "logprobs",
+    "n",
+    "rerank",
+    "moderations",
+    "images",
+    "transcriptions",
+    "speech",
 ]
 
 

@@ -14,9 +14,10 @@ from starlette.applications import Starlette
 
 from proxy.errors import ApiError, Internal, NotFound, WrongMethod
 from proxy.http import ClientGone, Exchange, Receive, Scope, Send
+from proxy.models import ANTHROPIC_VERSION, Models
 from proxy.models import PREFIX as MODEL_PREFIX
-from proxy.models import Models
 from proxy.telemetry import Metrics
+from proxy.wire.messages.failures import ANTHROPIC_FAILURES
 
 Endpoint = Callable[[Exchange], Awaitable[None]]
 
@@ -24,7 +25,7 @@ _log = logging.getLogger("tollway")
 
 
 class App:
-    """Dispatches requests, and turns what they raise into OpenAI's error bodies."""
+    """Dispatches requests, and turns what they raise into error bodies."""
 
     def __init__(
         self,
@@ -54,7 +55,11 @@ class App:
         if path.startswith(self._rest_prefixes):
             await self._rest(scope, receive, send)
             return
-        await self._answer(Exchange(scope, receive, send), path)
+        exchange = Exchange(scope, receive, send)
+        if is_anthropic(exchange, path):
+            exchange.failures = ANTHROPIC_FAILURES
+            exchange.reply_headers.append((b"request-id", exchange.request_id.encode()))
+        await self._answer(exchange, path)
 
     async def _answer(self, exchange: Exchange, path: str) -> None:
         self._open.inc()
@@ -98,6 +103,13 @@ class App:
             counter = self._metrics.requests.labels(endpoint, str(status or "gone"))
             count = self._counted[endpoint, status] = counter.inc
         count()
+
+
+def is_anthropic(exchange: Exchange, path: str) -> bool:
+    """Whether a client of Anthropic's asks, whatever for."""
+    return path.startswith("/v1/messages") or (
+        path.startswith("/v1/models") and ANTHROPIC_VERSION in exchange.headers
+    )
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

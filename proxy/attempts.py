@@ -305,6 +305,7 @@ class Attempts:
         output_events: int = 0,
     ) -> None:
         """Settle an answer that came in full, by its provider's word if it has one."""
+        usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
                 job, tried, "ok", "", output_bytes=output_bytes, output_events=output_events
@@ -373,13 +374,14 @@ class Attempts:
                 falls_back=True,
             )
             return
-        if tried.usage is not None:
+        usage = costs.taken(job.request, tried.target, tried.usage)
+        if usage is not None:
             outcome = "broken"
             self._settle(
                 job,
                 tried,
                 outcome,
-                tried.usage,
+                usage,
                 estimated=False,
                 error=error.message,
                 falls_back=True,
@@ -392,8 +394,9 @@ class Attempts:
         self, job: Job, tried: Tried, stream: Stream, outcome: Outcome, error: str
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
-        if stream.usage is not None and stream.is_finished:
-            self._settle(job, tried, outcome, stream.usage, estimated=False, error=error)
+        usage = costs.taken(job.request, tried.target, stream.usage)
+        if usage is not None and stream.is_finished:
+            self._settle(job, tried, outcome, usage, estimated=False, error=error)
         else:
             self.settle_estimated(
                 job,

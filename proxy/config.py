@@ -7,7 +7,7 @@ understood only where secrets and URLs stand. Reading a configuration touches no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
+from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import budgets, catalog, pricing, webhooks
@@ -94,9 +95,10 @@ class PriceTier(_Strict, frozen=True):
 
 
 class Rates(_Strict, frozen=True):
-    """USD per million tokens; `image` and `per_request` in USD each."""
+    """USD per million tokens, and of `characters`; `image` and what begins with `per_` USD each."""
 
-    input: Amount
+    input: Amount | None = None
+    """May be missing where something besides tokens has a price."""
     output: Amount = 0
     cached_input: Amount | None = None
     cache_write: Amount | None = None
@@ -105,8 +107,16 @@ class Rates(_Strict, frozen=True):
     input_audio: Amount | None = None
     input_image: Amount | None = None
     output_audio: Amount | None = None
+    output_image: Amount | None = None
     image: Amount = 0
     per_request: Amount = 0
+    per_generated_image: Amount | dict[str, Amount] = 0
+    """One amount, or one for each `size/quality`, size or quality."""
+    per_minute: Amount = 0
+    characters: Amount = 0
+    per_search: Amount = 0
+    documents_per_search: _Positive = 100
+    document_tokens: _Positive | None = None
     tiers: list[PriceTier] = []
     """Of longer prompts, in ascending order."""
 
@@ -130,24 +140,36 @@ class Price(Rates, frozen=True):
 
 def _resolved(rates: Rates, **more: Any) -> pricing.Price:
     return pricing.Price(
-        **_amounts(rates, but="tiers"),
+        **_amounts(rates, but=_NO_AMOUNTS),
         tiers=tuple(
             pricing.Tier(
                 above_input_tokens=tier.above_input_tokens,
-                **_amounts(tier, but="above_input_tokens"),
+                **_amounts(tier, but=("above_input_tokens",)),
             )
             for tier in rates.tiers
         ),
+        documents_per_search=rates.documents_per_search,
+        document_tokens=rates.document_tokens,
         source="router.yaml",
         **more,
     )
 
 
-def _amounts(rates: Rates | PriceTier, *, but: str) -> dict[str, Any]:
+# What of the settings of a price is none itself.
+_NO_AMOUNTS = ("tiers", "documents_per_search", "document_tokens")
+
+
+def _amounts(rates: Rates | PriceTier, *, but: Container[str]) -> dict[str, Any]:
     """The amounts in nano-USD, by the names that `pricing` has for them too."""
     kind = Rates if isinstance(rates, Rates) else PriceTier
-    amounts = {name: getattr(rates, name) for name in kind.__struct_fields__ if name != but}
-    return {n: None if amount is None else parse_usd(amount) for n, amount in amounts.items()}
+    amounts = {name: getattr(rates, name) for name in kind.__struct_fields__ if name not in but}
+    return {"input": 0, **{n: _nanousd(a) for n, a in amounts.items() if (n, a) != ("input", None)}}
+
+
+def _nanousd(amount: Amount | dict[str, Amount] | None) -> int | dict[str, int] | None:
+    if isinstance(amount, dict):
+        return {name: parse_usd(each) for name, each in amount.items()}
+    return None if amount is None else parse_usd(amount)
 
 
 class Charge(_Strict, frozen=True):
@@ -208,6 +230,8 @@ class Provider(_Strict, frozen=True):
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
+    endpoints: Endpoints | None = None
+    """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
 
@@ -232,6 +256,8 @@ class Target(_Strict, frozen=True):
     vector_space: str | None = None
     image_tokens: _Positive = 50_000
     """The most input tokens that one image can take."""
+    max_audio_seconds: _Positive | None = None
+    """The longest sound that it takes."""
     limits: Limits = Limits()
 
 
@@ -551,6 +577,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
             raise file.error((*path, key), "must be printable text")
     if provider.region is not None and not _REGION.fullmatch(provider.region):
         raise file.error((*path, "region"), f"{provider.region!r} is no region")
+    _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
             _check_url(file, (*path, key), url)
@@ -560,6 +587,14 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     _check_unpriced(file, (*path, "unpriced"), provider.unpriced)
     if provider.api_key is not None and not provider.api_key.isprintable():
         raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
+
+
+def _check_endpoints(file: YamlFile, path: Path_, provider: Provider) -> None:
+    if (provider.adapter == "http") != (provider.endpoints is not None):
+        raise file.error(path, "are what 'adapter: http' needs, and no other has")
+    if provider.endpoints is not None:
+        for where, problem in provider.endpoints.problems():
+            raise file.error((*path, *where), problem)
 
 
 def _check_url(file: YamlFile, path: Path_, url: str) -> None:
@@ -613,8 +648,10 @@ def _check_price(file: YamlFile, path: Path_, price: Price) -> None:
 
 
 def _check_rates(file: YamlFile, path: Path_, rates: Rates) -> None:
+    if rates.input is None and not _charges_pieces(rates):
+        raise file.error((*path, "input"), "is missing")
     for field in Rates.__struct_fields__:
-        if field != "tiers":
+        if field not in _NO_AMOUNTS:
             _check_amount(file, (*path, field), getattr(rates, field))
     below = -1
     for i, tier in enumerate(rates.tiers):
@@ -624,6 +661,12 @@ def _check_rates(file: YamlFile, path: Path_, rates: Rates) -> None:
         if tier.above_input_tokens <= below:
             raise file.error((*path, "tiers", i, "above_input_tokens"), "must be above the last")
         below = tier.above_input_tokens
+
+
+def _charges_pieces(rates: Rates) -> bool:
+    """Whether something besides tokens has a price, so that one of tokens may be missing."""
+    prices = (rates.per_request, rates.per_generated_image, rates.per_minute)
+    return any(price != 0 for price in (*prices, rates.characters, rates.per_search))
 
 
 def _check_dated_prices(file: YamlFile, path: Path_, prices: list[Price]) -> None:
@@ -742,8 +785,14 @@ def _check_webhook(file: YamlFile, path: Path_, webhook: Webhook) -> None:
         raise file.error((*path, "secret"), str(error)) from None
 
 
-def _check_amount(file: YamlFile, path: Path_, amount: Amount | None) -> None:
+def _check_amount(file: YamlFile, path: Path_, amount: Amount | dict[str, Amount] | None) -> None:
     if amount is None:
+        return
+    if isinstance(amount, dict):
+        if not amount:
+            raise file.error(path, "is empty; give an amount, or one for each kind of image")
+        for kind, each in amount.items():
+            _check_amount(file, (*path, kind), each)
         return
     try:
         parse_usd(amount)

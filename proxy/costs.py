@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from adapters.base import Endpoint
 from proxy import pricing
 from proxy.metering import SLICE_TOKENS
+from proxy.pricing import NO_UNITS
 from proxy.targets import Target
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Request
@@ -18,8 +20,19 @@ LEAST_OUTPUT_TOKENS = 256
 LEAST_CLAMPED_TOKENS = 16
 """A request is not sent for an answer that could not be longer than this."""
 
+OUTPUT = "output"
+"""What `unbounded` calls the answer itself, where nothing says how long it can be."""
+
 LOST_BYTES = 4 * 256
 """Output that a dying worker may have relayed since it last reported."""
+
+# A second of sound in tokens, at most: Whisper's encoder makes 50 of it, OpenAI's newer models and
+# Gemini about 10 and 32.
+AUDIO_TOKENS_PER_SECOND = 50
+
+# Endpoints that have no parameter for the most tokens of output: only the target's own maximum
+# bounds them, and no stream of theirs shows its tokens one by one.
+_UNCAPPED: frozenset[Endpoint] = frozenset({"images", "transcriptions", "speech"})
 
 # Few texts have more tokens than half their bytes: digits and emoji do.
 _BYTES_PER_TOKEN_AT_MOST = 2
@@ -58,11 +71,14 @@ def bounds_of(
     """
     if target.price is None or target.is_free:
         return _NOTHING
+    units = _most_units(request, target)
+    sound = units.audio_seconds * AUDIO_TOKENS_PER_SECOND
     bound = partial(
         pricing.hold_nanousd,
         target.price,
-        input_bound_tokens=request.input_bound(target.image_tokens) - uncounted,
+        input_bound_tokens=request.input_bound(target.image_tokens) + sound - uncounted,
         images=request.images,
+        units=units,
         service_tier=target.tier_of(request.service_tier),
     )
     if maximum is None:
@@ -84,7 +100,8 @@ def bounds_of(
 def is_metered(request: Request, target: Target) -> bool:
     """Whether the hold of an attempt can follow what flows: all that is billed is seen."""
     hides = request.reasons and target.hides_asked_reasoning
-    return request.stream and target.meterable and not hides
+    shows = request.stream and request.endpoint not in _UNCAPPED
+    return shows and target.meterable and not hides
 
 
 def default_maximum(request: Request, target: Target) -> int | None:
@@ -92,7 +109,7 @@ def default_maximum(request: Request, target: Target) -> int | None:
 
     The target's own, where the context has the room; None where nothing depends on it.
     """
-    if request.max_output_tokens == 0 or target.price is None or target.is_free:
+    if target.price is None or target.is_free or not _can_be_capped(request):
         return None
     most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     if target.context_length is None:
@@ -105,7 +122,7 @@ def affordable_maximum(
     request: Request, target: Target, left_nanousd: int, uncounted: int = 0
 ) -> int | None:
     """The largest maximum output that so much money can pay for; None where it is no use."""
-    if request.max_output_tokens == 0:
+    if not _can_be_capped(request):
         return None
     bounds = bounds_of(
         request, target, request.max_output_tokens, None, metered=True, uncounted=uncounted
@@ -120,6 +137,9 @@ def unbounded(request: Request, target: Target) -> str | None:
     """The parameter, if any, whose cost at this target has no upper bound."""
     if request.unbounded is not None or target.price is None:
         return request.unbounded
+    is_open = request.endpoint in _UNCAPPED and target.max_output_tokens is None
+    if is_open and target.price.charges_output:
+        return OUTPUT
     is_bounded = target.price.bounds(target.tier_of(request.service_tier))
     return None if is_bounded else "service_tier"
 
@@ -135,8 +155,24 @@ def cost_of(
         return 0
     if request.images and target.price.image:
         usage = replace(usage, images=request.images)
+    if request.units is not NO_UNITS and usage.units is NO_UNITS:
+        usage = replace(usage, units=_most_units(request, target))
     tier = served_tier or target.tier_of(request.service_tier)
     return pricing.cost_nanousd(target.price, usage, service_tier=tier)
+
+
+def taken(request: Request, target: Target, told: pricing.Usage | None) -> pricing.Usage | None:
+    """What an answer tells, if that is all that it is charged for; None where some is not told."""
+    if told is None or target.price is None:
+        return told
+    if not told.input_tokens and not told.output_tokens and target.price.charges_tokens:
+        return None
+    if told.units is NO_UNITS and request.units is not NO_UNITS and target.price.charges_units:
+        return None
+    units = told.units
+    if units.document_bytes and units.searches is None and target.price.document_tokens is not None:
+        return None
+    return told
 
 
 def is_billed_unread(request: Request, target: Target) -> bool:
@@ -147,3 +183,15 @@ def is_billed_unread(request: Request, target: Target) -> bool:
     return target.bills_when_left or (
         target.meterable and not target.is_free and not request.stream
     )
+
+
+def _can_be_capped(request: Request) -> bool:
+    return request.max_output_tokens != 0 and request.endpoint not in _UNCAPPED
+
+
+def _most_units(request: Request, target: Target) -> pricing.Units:
+    """The units of a request, with no more sound than the target takes."""
+    units, most = request.units, target.max_audio_seconds
+    if most is None or units.audio_seconds <= most:
+        return units
+    return replace(units, audio_seconds=most)

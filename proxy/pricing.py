@@ -7,7 +7,7 @@ part in any amount; `Decimal` only reads an operator's text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from types import MappingProxyType
@@ -36,13 +36,35 @@ _NO_TIERS: Mapping[str, Price] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Units:
+    """What is billed by the piece and not by the token; all counts are 0 or more.
+
+    `image_kind` is the size and the quality of the `generated_images`, as in `1024x1024/high`;
+    either may be missing. `characters` are those of a text to be spoken. `document_bytes` has the
+    size of each document to be ranked, together with the query; `searches` is what that came to,
+    where the provider says.
+    """
+
+    generated_images: int = 0
+    image_kind: str = ""
+    audio_seconds: int = 0
+    characters: int = 0
+    document_bytes: tuple[int, ...] = ()
+    searches: int | None = None
+
+
+NO_UNITS = Units()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
     """The tokens of one attempt, counted as OpenAI does; all counts are 0 or more.
 
-    `input_tokens` and `output_tokens` are totals. The others are parts of them: cache reads,
-    cache writes, audio and images of the input, reasoning and audio of the output;
-    `cache_write_1h_tokens` is the part of `cache_write_tokens` kept for an hour. `images` counts
-    the images that were sent, whatever tokens they took.
+    `input_tokens` and `output_tokens` are totals; where both are 0, no tokens were told. The others
+    are parts of them: cache reads, cache writes, audio and images of the input, reasoning, audio
+    and images of the output; `cache_write_1h_tokens` is the part of `cache_write_tokens` kept for
+    an hour. `images` counts the images that were sent, whatever tokens they took; `units` is what
+    has a price of its own besides.
     """
 
     input_tokens: int
@@ -54,7 +76,9 @@ class Usage:
     input_image_tokens: int = 0
     reasoning_tokens: int = 0
     output_audio_tokens: int = 0
+    output_image_tokens: int = 0
     images: int = 0
+    units: Units = NO_UNITS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +114,7 @@ class _Band:
     output: int
     reasoning: int
     output_audio: int
+    output_image: int
     dearest_input: int
     dearest_output: int
 
@@ -99,8 +124,14 @@ class Price:
     """What a target charges: nano-USD per million tokens, `per_request` and `image` nano-USD each.
 
     None means that the part is charged like its whole: `cached_input`, `cache_write`,
-    `input_audio` and `input_image` like `input`, `cache_write_1h` like `cache_write`, `reasoning`
-    and `output_audio` like `output`. `tiers` are in ascending order of their threshold.
+    `input_audio` and `input_image` like `input`, `cache_write_1h` like `cache_write`, `reasoning`,
+    `output_audio` and `output_image` like `output`. `tiers` are in ascending order of their
+    threshold.
+
+    Of `Units`, `characters` is for a million of them, `per_minute` for one of sound, `per_search`
+    for each `documents_per_search` documents, where one of more than `document_tokens` counts as
+    several. `per_generated_image` may depend on `Units.image_kind`, or its size or quality alone;
+    the dearest is for what is not named.
 
     `service_tiers` are the prices at which a provider serves the same model faster, slower or in
     batches, by the name it answers with; each is complete, and has none of its own.
@@ -124,8 +155,15 @@ class Price:
     input_image: int | None = None
     reasoning: int | None = None
     output_audio: int | None = None
+    output_image: int | None = None
     image: int = 0
     per_request: int = 0
+    per_generated_image: int | Mapping[str, int] = 0
+    per_minute: int = 0
+    characters: int = 0
+    per_search: int = 0
+    documents_per_search: int = 100
+    document_tokens: int | None = None
     tiers: tuple[Tier, ...] = ()
     service_tiers: Mapping[str, Price] = field(default_factory=lambda: _NO_TIERS)
     known_at: date | None = None
@@ -143,8 +181,10 @@ class Price:
         bands: list[_Band] = []
         for tier in (base, *self.tiers):
             bands.append(self._band(tier, bands[-1] if bands else None))
-        if min(self.per_request, self.image) < 0:
+        if min(self.image, *self._unit_prices) < 0:
             raise ValueError(f"a price cannot be negative: {self!r}")
+        if self.documents_per_search < 1 or self.document_tokens == 0:
+            raise ValueError(f"searches are of at least one document and token: {self!r}")
         for name, price in self.service_tiers.items():
             if name == AUTO or name in STANDARD_TIERS:
                 raise ValueError(f"the rates of the service tier {name!r} are those of the price")
@@ -160,8 +200,32 @@ class Price:
     @property
     def is_free(self) -> bool:
         """Whether nothing is ever charged, in whatever service tier."""
-        charges = self.dearest_input, self.dearest_output, self.image, self.per_request
+        charges = self.dearest_input, self.dearest_output, self.image, *self._unit_prices
         return not any(charges) and all(tier.is_free for tier in self.service_tiers.values())
+
+    @property
+    def charges_tokens(self) -> bool:
+        """Whether tokens are charged, in whatever service tier."""
+        prices = (self, *self.service_tiers.values())
+        return any(price.dearest_input or price.dearest_output for price in prices)
+
+    @property
+    def charges_output(self) -> bool:
+        """Whether tokens of output are charged, in whatever service tier."""
+        return any(price.dearest_output for price in (self, *self.service_tiers.values()))
+
+    @property
+    def charges_units(self) -> bool:
+        """Whether anything of `Units` is charged, in whatever service tier."""
+        return any(any(p._unit_prices[1:]) for p in (self, *self.service_tiers.values()))
+
+    @property
+    def _unit_prices(self) -> tuple[int, ...]:
+        images = self.per_generated_image
+        by_kind = (images,) if isinstance(images, int) else tuple(images.values())
+        if not by_kind:
+            raise ValueError("there is no kind of image that 'per_generated_image' has a price for")
+        return self.per_request, self.per_minute, self.characters, self.per_search, *by_kind
 
     def bounds(self, service_tier: str | None) -> bool:
         """Whether every rate is known that a request for this service tier may be billed at.
@@ -208,9 +272,10 @@ class Price:
         input_image = _either(self.input_image, tier.input)
         reasoning = _either(self.reasoning, tier.output)
         output_audio = _either(self.output_audio, tier.output)
+        output_image = _either(self.output_image, tier.output)
         caches = (cached_input, cache_write, cache_write_1h)
         inputs = (tier.input, *caches, input_audio, input_image)
-        outputs = (tier.output, reasoning, output_audio)
+        outputs = (tier.output, reasoning, output_audio, output_image)
         if min(*inputs, *outputs) < 0:
             raise ValueError(f"a price cannot be negative: {self!r}")
         if below is not None and tier.above_input_tokens <= below.above_input_tokens:
@@ -226,6 +291,7 @@ class Price:
             output=tier.output,
             reasoning=reasoning,
             output_audio=output_audio,
+            output_image=output_image,
             dearest_input=max(*inputs, below.dearest_input if below else 0),
             dearest_output=max(*outputs, below.dearest_output if below else 0),
         )
@@ -248,7 +314,8 @@ def cost_nanousd(price: Price, usage: Usage, *, service_tier: str | None = None)
         price = price.billed_at(service_tier)
     band = price._band_at(usage.input_tokens)
     total = _input_cost(price, band, usage) + _output_cost(price, band, usage)
-    return _per_token(total) + usage.images * price.image + price.per_request
+    cost = _per_token(total) + usage.images * price.image + price.per_request
+    return cost if usage.units is NO_UNITS else cost + _unit_cost(price, usage.units)
 
 
 def hold_nanousd(
@@ -258,17 +325,21 @@ def hold_nanousd(
     max_output_tokens: int,
     n: int = 1,
     images: int = 0,
+    units: Units = NO_UNITS,
     service_tier: str | None = None,
 ) -> int:
     """An upper bound, in nano-USD, of what an attempt can cost.
 
-    It holds for every usage of at most `input_bound_tokens` of input, `images` images and, over
-    all `n` answers, `n * max_output_tokens` of output, however the tokens divide into cached,
-    audio, reasoning; in every service tier that `Price.reachable` names for the one asked for.
-    Long-prompt tiers count only if the input bound can reach them.
+    It holds for every usage of at most `input_bound_tokens` of input, `images` images, `units`
+    (the images of any kind) and, over all `n` answers, `n * max_output_tokens` of output, however
+    the tokens divide into cached, audio, reasoning; in every service tier that `Price.reachable`
+    names for the one asked for. Long-prompt tiers count only if the input bound can reach them.
     """
     prices = price.reachable(service_tier) if price.service_tiers else (price,)
-    return max(_bound(each, input_bound_tokens, max_output_tokens * n, images) for each in prices)
+    if units.image_kind:
+        units = replace(units, image_kind="")
+    output = max_output_tokens * n
+    return max(_bound(each, input_bound_tokens, output, images, units) for each in prices)
 
 
 def parse_usd(value: int | float | str) -> int:
@@ -305,10 +376,38 @@ def format_usd(amount_nanousd: int) -> str:
     return f"{'-' if amount_nanousd < 0 else ''}${whole:,}.{decimals}"
 
 
-def _bound(price: Price, input_tokens: int, output_tokens: int, images: int) -> int:
+def _bound(price: Price, input_tokens: int, output_tokens: int, images: int, units: Units) -> int:
     band = price._band_at(input_tokens)
     total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
-    return _per_token(total) + images * price.image + price.per_request
+    pieces = images * price.image + price.per_request
+    cost = _per_token(total) + pieces
+    return cost if units is NO_UNITS else cost + _unit_cost(price, units)
+
+
+def _unit_cost(price: Price, units: Units) -> int:
+    """What the units cost, each kind rounded up; images of no known kind as the dearest."""
+    cost = units.generated_images * _image_price(price.per_generated_image, units.image_kind)
+    cost += -(-units.audio_seconds * price.per_minute // 60)
+    cost += -(-units.characters * price.characters // PER_TOKENS)
+    return cost + _searches(price, units) * price.per_search if price.per_search else cost
+
+
+def _image_price(prices: int | Mapping[str, int], kind: str) -> int:
+    if isinstance(prices, int):
+        return prices
+    size, _, quality = kind.partition("/")
+    named = (prices[key] for key in (kind, size, quality) if key in prices)
+    return next(named, max(prices.values()))
+
+
+def _searches(price: Price, units: Units) -> int:
+    """The searches, as the provider counts them or, as a token is at least one byte, at most."""
+    if units.searches is not None:
+        return units.searches
+    documents = len(units.document_bytes)
+    if price.document_tokens is not None:
+        documents = sum(max(1, -(-size // price.document_tokens)) for size in units.document_bytes)
+    return -(-documents // price.documents_per_search)
 
 
 def _input_cost(price: Price, band: _Band, usage: Usage) -> int:
@@ -337,9 +436,16 @@ def _output_cost(price: Price, band: _Band, usage: Usage) -> int:
     rest = usage.output_tokens
     audio = min(usage.output_audio_tokens, rest) if price.output_audio is not None else 0
     rest -= audio
+    image = min(usage.output_image_tokens, rest) if price.output_image is not None else 0
+    rest -= image
     reasoning = min(usage.reasoning_tokens, rest)
     rest -= reasoning
-    return rest * band.output + reasoning * band.reasoning + audio * band.output_audio
+    return (
+        rest * band.output
+        + reasoning * band.reasoning
+        + audio * band.output_audio
+        + image * band.output_image
+    )
 
 
 def _per_token(total: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from policies.base import Denial
 from proxy.clock import Clock
+from proxy.costs import OUTPUT
 from proxy.errors import (
     LONGEST_RETRY_S,
     ApiError,
@@ -79,6 +80,12 @@ def refused_money(
 
 
 def _unpriced(target: Target, unbounded: str | None) -> ApiError:
+    if target.price is not None and unbounded == OUTPUT:
+        return Forbidden(
+            f"the cost of an answer of {target.name!r} has no upper bound, so it is not used under "
+            "a hard budget; set 'max_output_tokens' for it in router.yaml",
+            param="model",
+        )
     if target.price is not None and unbounded:
         return Forbidden(
             f"the cost of {unbounded!r} has no upper bound, "

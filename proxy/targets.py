@@ -32,8 +32,17 @@ from proxy.pricing import AUTO, Price, parse_usd
 TEXT_CAPABILITIES: frozenset[Capability] = frozenset(
     {"chat", "tools", "json_schema", "logprobs", "n"}
 )
-# `nomic-embed-text`, `bge-m3`, `multilingual-e5-large`, `all-minilm`, `gte-large` ...
-_EMBEDDER = re.compile(r"embed|\b(bge|gte|e5|minilm)\b")
+# What models other than those for text are called, by what they do. The first that matches counts:
+# `bge-reranker-v2` is no `bge`.
+_KINDS: tuple[tuple[Capability, re.Pattern[str]], ...] = (
+    ("rerank", re.compile(r"rerank")),
+    # `nomic-embed-text`, `bge-m3`, `multilingual-e5-large`, `all-minilm`, `gte-large` ...
+    ("embeddings", re.compile(r"embed|\b(bge|gte|e5|minilm)\b")),
+    ("moderations", re.compile(r"\bmoderation\b")),
+    ("transcriptions", re.compile(r"whisper|transcribe")),
+    ("speech", re.compile(r"\btts\b")),
+    ("images", re.compile(r"\b(gpt-image|dall-e|imagen|stable-diffusion|flux)\b")),
+)
 # OpenAI's o1, o3, o4-mini, gpt-5 …, xAI's grok-4, Google's gemini-2.5 and later, Claude 5 (which
 # shows a summary of its thoughts, and thinks unasked).
 _HIDES_REASONING = re.compile(
@@ -65,6 +74,8 @@ class Target:
     demonstration: bool
     metric_name: str
     """The configured name behind which it is counted: bounded, whatever clients ask for."""
+    max_audio_seconds: int | None = None
+    """The longest sound that it takes; None if not known."""
     service_tier: str | None = None
     """What the account is billed at where a request leaves the tier open; None if not known."""
     speaks: Set[Endpoint] = frozenset({"chat", "embeddings"})
@@ -287,6 +298,7 @@ class _Maker:
             tiers=frozenset(target.tiers if target.tiers is not None else _tiers(known)),
             vector_space=self._vector_space(target, known, capabilities, model),
             image_tokens=target.image_tokens,
+            max_audio_seconds=target.max_audio_seconds,
             max_tokens_field=self.provider.max_tokens_field
             or adapter_registry.max_tokens_field(self.provider.adapter),
             stream_usage=_either(
@@ -300,7 +312,9 @@ class _Maker:
             demonstration=adapter is not None and adapter.demonstration,
             metric_name=metric_name or target.target,
             service_tier=self.provider.service_tier,
-            speaks=adapter_registry.speaks(self.provider.adapter, model),
+            speaks=self.provider.endpoints.speaks
+            if self.provider.endpoints is not None
+            else adapter_registry.speaks(self.provider.adapter, model),
             drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,
@@ -335,7 +349,7 @@ class _Maker:
             return frozenset(target.capabilities)
         if known is not None:
             return frozenset(known.capabilities)
-        return frozenset({"embeddings"}) if is_embedder(model) else TEXT_CAPABILITIES
+        return capabilities_by_name(model)
 
     def _vector_space(
         self,
@@ -354,9 +368,11 @@ def hides_reasoning(model: str) -> bool:
     return _HIDES_REASONING.search(model.lower()) is not None
 
 
-def is_embedder(model: str) -> bool:
-    """Whether a model that nobody describes makes embeddings, going by its name."""
-    return _EMBEDDER.search(model.lower()) is not None
+def capabilities_by_name(model: str) -> frozenset[Capability]:
+    """What a model that nobody describes is taken to do, going by its name."""
+    name = model.lower()
+    kind = next((kind for kind, pattern in _KINDS if pattern.search(name)), None)
+    return TEXT_CAPABILITIES if kind is None else frozenset({kind})
 
 
 def _tiers(known: catalog.Model | None) -> frozenset[str]:

@@ -14,6 +14,7 @@ import msgspec
 from adapters.base import Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers, chunks
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
@@ -156,6 +157,7 @@ class ChatRequest:
 
     endpoint: Endpoint = "chat"
     capability: Capability = "chat"
+    units: Units = NO_UNITS
 
     @property
     def input_tokens(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from adapters.base import AdapterError, Endpoint
 from policies.base import Capability
 from proxy.errors import ApiError
-from proxy.pricing import Usage
+from proxy.pricing import Units, Usage
 from proxy.wire.usage import ReportedCost
 
 
@@ -157,6 +157,10 @@ class Request(Protocol):
     def n(self) -> int: ...  # noqa: D102
     @property
     def images(self) -> int: ...  # noqa: D102
+    @property
+    def units(self) -> Units:
+        """The most there can be of what is billed by the piece; `NO_UNITS` for most requests."""
+
     @property
     def unbounded(self) -> str | None: ...  # noqa: D102
     @property

@@ -17,6 +17,7 @@ import msgspec
 from adapters.base import Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
@@ -76,6 +77,7 @@ class EmbeddingsRequest:
     n: int = 1
     unbounded: str | None = None
     images: int = 0
+    units: Units = NO_UNITS
     reasons: bool = False
     service_tier: str | None = None
 

@@ -203,7 +203,7 @@ def test_endpoints_are_those_of_the_publisher() -> None:
 
 
 def test_gemini_is_asked_in_its_own_dialect(tmp_path: Path) -> None:
-    chat = call("chat", GEMINI, messages=HI, service_tier="flex")
+    chat = call("chat", GEMINI, messages=HI)
     [request], [answer] = ask(tmp_path, whole(gemini({"text": "Hi"}, finish="STOP")), chat)
     assert asked_at(request) == f"google/models/{GEMINI}:generateContent"
     assert json.loads(request.body)["contents"] == [{"role": "user", "parts": [{"text": "Hi"}]}]

@@ -75,6 +75,34 @@ def _build(text: str, **environ: str) -> config.Config:
             "max_completion_tokens",
         ),
         ("providers: {up : {base_url: 'http://h', http2: 1}}", "providers.up.http2:", "bool"),
+        (
+            "providers:\n  up:\n    adapter: http\n    base_url: http://h\n    endpoints:\n"
+            "      chat:\n        path: /g\n        request:\n          p: '{{promt}}'\n"
+            "        response: {text: a.b}",
+            "router.yaml:9: providers.up.endpoints.chat.request.p:",
+            "prompt",
+        ),
+        (
+            "providers: {up: {adapter: http, base_url: 'http://h', endpoints: {chat: {path: /g}}}}",
+            "providers.up.endpoints.chat.request:",
+            "missing",
+        ),
+        (
+            "providers: {up: {adapter: http, base_url: 'http://h', endpoints: {chat: {path: /g, "
+            "request: {p: '{{prompt}}'}, response: {txt: a}}}}}",
+            "providers.up.endpoints.chat.response.txt:",
+            "text",
+        ),
+        (
+            "providers: {up: {adapter: http, base_url: 'http://h'}}",
+            "providers.up.endpoints:",
+            "http",
+        ),
+        (
+            "providers: {up: {base_url: 'http://h', endpoints: {}}}",
+            "providers.up.endpoints:",
+            "http",
+        ),
         ("providers: [up]", "providers:", "object"),
         ("providers: {up: {base_url: nowhere}}", "providers.up.base_url:", "http"),
         ("providers: {up: {base_url: 'http://u:p@h/v1'}}", "providers.up.base_url:", "api_key"),
@@ -90,6 +118,17 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "  - target: up/m", "targets[1]:", "taken"),
         (HEAD + "    price: {input: -1}", "targets[0].price.input:", "0"),
         (HEAD + "    price: {input: .nan}", "targets[0].price.input:", "finite"),
+        (HEAD + "    price: {per_minute: -1}", "targets[0].price.per_minute:", "0"),
+        (
+            HEAD + "    price: {per_generated_image: {}}",
+            "targets[0].price.per_generated_image:",
+            "empty",
+        ),
+        (
+            HEAD + "    price: {per_generated_image: {high: -1}}",
+            "targets[0].price.per_generated_image.high:",
+            "0",
+        ),
         (HEAD + "    price: {inputs: 1}", "targets[0].price.inputs:", "from, image, input, "),
         (
             HEAD + "    price: [{from: 2026-12-01, input: 1}, {input: 2}]",
@@ -369,3 +408,21 @@ def test_everything_is_frozen() -> None:
     with pytest.raises(AttributeError):
         _build("").discover = True  # type: ignore[misc]
     assert msgspec.structs.asdict(_build("").server)["port"] == 4000
+
+
+def test_prices_of_what_is_not_counted_in_tokens() -> None:
+    prices = (
+        "price: {per_generated_image: {1024x1024/high: 0.17, low: '0.01'}, per_minute: 0.006, "
+        "characters: 15, per_search: 0.002, document_tokens: 500}"
+    )
+    (target,) = _build(f"{HEAD}    {prices}").targets
+    assert isinstance(target.price, config.Price)
+    price = target.price.resolved()
+    assert price.per_generated_image == {"1024x1024/high": 170_000_000, "low": 10_000_000}
+    assert (price.per_minute, price.characters) == (6_000_000, 15_000_000_000)
+    assert (price.per_search, price.documents_per_search, price.document_tokens) == (
+        2_000_000,
+        100,
+        500,
+    )
+    assert not price.charges_tokens

@@ -12,6 +12,7 @@ from proxy.pricing import (
     MAX_PRICE_USD,
     Price,
     Tier,
+    Units,
     Usage,
     cost_nanousd,
     format_usd,
@@ -24,7 +25,9 @@ DOLLAR = 1_000_000_000
 rates = st.integers(0, 10**15)
 optional_rates = st.none() | rates
 counts = st.integers(0, 10**9)
-
+image_prices = st.dictionaries(
+    st.sampled_from(["1024x1024", "high", "1024x1024/high", "1024x1024/low"]), rates, min_size=1
+)
 
 TIER_NAMES = ("flex", "priority", "batch", "ultrafast")
 asked_tiers = st.none() | st.sampled_from(["auto", "default", "unheard-of", *TIER_NAMES])
@@ -45,6 +48,13 @@ def prices(draw: st.DrawFn, *, nested: bool = False) -> Price:
         output_audio=draw(optional_rates),
         image=draw(st.integers(0, 10**12)),
         per_request=draw(st.integers(0, 10**12)),
+        output_image=draw(optional_rates),
+        per_generated_image=draw(rates | image_prices),
+        per_minute=draw(rates),
+        characters=draw(rates),
+        per_search=draw(rates),
+        documents_per_search=draw(st.integers(1, 100)),
+        document_tokens=draw(st.none() | st.integers(1, 1000)),
         tiers=tuple(
             Tier(
                 above_input_tokens=threshold,
@@ -64,9 +74,21 @@ def prices(draw: st.DrawFn, *, nested: bool = False) -> Price:
 
 
 @st.composite
+def units(draw: st.DrawFn) -> Units:
+    return Units(
+        generated_images=draw(st.integers(0, 10)),
+        image_kind=draw(st.sampled_from(["", "1024x1024", "/high", "1024x1024/high", "8x8/best"])),
+        audio_seconds=draw(st.integers(0, 10**6)),
+        characters=draw(st.integers(0, 10**6)),
+        document_bytes=tuple(draw(st.lists(st.integers(0, 10**5), max_size=300))),
+    )
+
+
+@st.composite
 def usages(draw: st.DrawFn) -> Usage:
     """Parts are drawn freely: they may overlap and, from a faulty provider, exceed their whole."""
-    return Usage(**{each.name: draw(counts) for each in dataclasses.fields(Usage)})
+    names = {each.name for each in dataclasses.fields(Usage)} - {"units"}
+    return Usage(**{name: draw(counts) for name in names}, units=draw(units()))
 
 
 GPT_4O = Price(
@@ -235,6 +257,7 @@ def test_a_hold_covers_every_usage_within_its_bounds(
         max_output_tokens=-(-usage.output_tokens // n),
         n=n,
         images=usage.images,
+        units=usage.units,
         service_tier=asked,
     )
     leaves_it_open = asked in (None, "auto")
@@ -248,6 +271,67 @@ def test_a_hold_is_never_above_the_dearest_rates(price: Price, bound: int, maxim
     most = bound * price.dearest_input + maximum * price.dearest_output
     hold = hold_nanousd(price, input_bound_tokens=bound, max_output_tokens=maximum)
     assert hold <= -(-most // 1_000_000) + price.per_request
+
+
+NO_TOKENS = Price(input=0, output=0, source="test")
+IMAGES = {"1024x1024/high": 300, "1024x1024": 200, "low": 100, "4096x4096/high": 900}
+
+
+@pytest.mark.parametrize(
+    ("kind", "price"),
+    [
+        ("1024x1024/high", 300),
+        ("1024x1024/medium", 200),
+        ("1024x1024", 200),
+        ("512x512/low", 100),
+        ("/low", 100),
+        ("8x8/best", 900),
+        ("", 900),
+    ],
+)
+def test_an_image_costs_what_its_size_and_quality_say_or_the_dearest(kind: str, price: int) -> None:
+    charging = dataclasses.replace(NO_TOKENS, per_generated_image=IMAGES)
+    made = Units(generated_images=2, image_kind=kind)
+    assert cost_nanousd(charging, Usage(input_tokens=0, output_tokens=0, units=made)) == 2 * price
+    assert hold_nanousd(charging, input_bound_tokens=0, max_output_tokens=0, units=made) == 2 * 900
+
+
+@pytest.mark.parametrize(
+    ("prices", "units", "cost"),
+    [
+        ({"per_minute": 6_000_000}, Units(audio_seconds=90), 9_000_000),
+        ({"per_minute": 100}, Units(audio_seconds=1), 2),
+        ({"characters": 15 * DOLLAR}, Units(characters=1000), 15_000_000),
+        ({"characters": 1}, Units(characters=1), 1),
+        ({"per_search": 7}, Units(document_bytes=(1,)), 7),
+        ({"per_search": 7}, Units(document_bytes=(5000,) * 100), 7),
+        ({"per_search": 7}, Units(document_bytes=(1,) * 101), 14),
+        ({"per_search": 7, "documents_per_search": 10}, Units(document_bytes=(1,) * 11), 14),
+        ({"per_search": 7, "document_tokens": 500}, Units(document_bytes=(501,) * 51), 14),
+        ({"per_search": 7}, Units(document_bytes=(1,), searches=3), 21),
+    ],
+)
+def test_what_is_billed_by_the_piece(prices: dict[str, int], units: Units, cost: int) -> None:
+    price = dataclasses.replace(NO_TOKENS, **prices)
+    usage = Usage(input_tokens=0, output_tokens=0, units=units)
+    assert cost_nanousd(price, usage) == cost
+    assert cost_nanousd(NO_TOKENS, usage) == 0
+    assert price.charges_units and not price.charges_tokens and not price.is_free
+
+
+def test_images_have_a_rate_of_their_own_among_the_output() -> None:
+    price = dataclasses.replace(GPT_4O, output_image=parse_usd(40))
+    usage = Usage(input_tokens=0, output_tokens=30, output_image_tokens=20)
+    assert cost_nanousd(price, usage) == 20 * 40_000 + 10 * 10_000
+    assert price.dearest_output == parse_usd(40)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"per_generated_image": {}}, {"documents_per_search": 0}, {"document_tokens": 0}]
+)
+def test_a_price_of_nothing_countable_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"search|image"):
+        dataclasses.replace(NO_TOKENS, **wrong)
 
 
 def _flat(rate: int, **fields: Any) -> Price:
@@ -395,7 +479,13 @@ def test_a_free_target_costs_nothing(usage: Usage) -> None:
         {"input_audio": -1},
         {"reasoning": -1},
         {"output_audio": -1},
+        {"output_image": -1},
         {"per_request": -1},
+        {"per_generated_image": -1},
+        {"per_generated_image": {"high": 1, "low": -1}},
+        {"per_minute": -1},
+        {"characters": -1},
+        {"per_search": -1},
         {"tiers": (Tier(above_input_tokens=1, input=0, output=-1),)},
     ],
 )

@@ -15,7 +15,7 @@ from proxy.targets import (
     TargetTable,
     VirtualModel,
     build_table,
-    is_embedder,
+    capabilities_by_name,
 )
 from proxy.yaml_file import YamlFile
 
@@ -132,7 +132,25 @@ def test_tiers_are_the_catalogues_unless_the_file_has_any() -> None:
     ],
 )
 def test_embedders_are_told_by_their_names(model: str, embeds: bool) -> None:
-    assert is_embedder(model) == embeds
+    assert ("embeddings" in capabilities_by_name(model)) == embeds
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("BAAI/bge-reranker-v2-m3", "rerank"),
+        ("rerank-v3.5", "rerank"),
+        ("omni-moderation-latest", "moderations"),
+        ("whisper-1", "transcriptions"),
+        ("gpt-4o-mini-transcribe", "transcriptions"),
+        ("gpt-4o-mini-tts", "speech"),
+        ("tts-1-hd", "speech"),
+        ("gpt-image-2", "images"),
+        ("black-forest-labs/FLUX.1-schnell", "images"),
+    ],
+)
+def test_what_else_models_do_is_told_by_their_names(model: str, kind: str) -> None:
+    assert capabilities_by_name(model) == {kind}
 
 
 def test_names_asked_for_are_not_remembered_without_end() -> None:
