@@ -576,7 +576,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         if text is not None and not (text and text.isprintable()):
             raise file.error((*path, key), "must be printable text")
     if provider.region is not None and not _REGION.fullmatch(provider.region):
-        raise file.error((*path, "region"), f"{provider.region!r} is no region")
+        raise file.error((*path, "region"), "is no region; e.g. us-east-1")
     _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
