@@ -1,6 +1,7 @@
 """`bedrock`: Amazon Bedrock, signed with AWS credentials or with one of its API keys.
 
-Anthropic's models are invoked in their own dialect; all others go through Converse. Sources: Amazon
+Anthropic's models are invoked in their own dialect, and so are those that make
+embeddings; all others go through Converse. Sources: Amazon
 Bedrock's API reference, "InvokeModel", "InvokeModelWithResponseStream", "CountTokens" and
 "Converse"; its user guide, "Anthropic Claude Messages API" and "Use an Amazon Bedrock API key".
 """
@@ -33,6 +34,7 @@ from adapters.base import (
     UpstreamAuth,
     UpstreamError,
 )
+from adapters.bedrock_embeddings import EmbeddingsReader, embeds, to_embed
 from adapters.from_converse import ConverseReader
 from adapters.losses import invalid
 from adapters.over_http import Decoder, Dispatch, EventReader, HttpAdapter
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 VERSION = "bedrock-2023-05-31"
 
 _CLAUDE: Set[Endpoint] = frozenset({"chat", "messages", "count_tokens"})
+_VECTORS: Set[Endpoint] = frozenset({"embeddings"})
 _OTHERS: Set[Endpoint] = frozenset({"chat"})
 # Tokens are counted for a model, not for the regions that its requests may be sent to.
 _REGIONS = re.compile(r"^(us|us-gov|eu|apac|jp|au|ca|global)\.(?=anthropic\.)")
@@ -61,13 +64,15 @@ _ANTHROPIC_TYPES: Mapping[type[UpstreamError], str] = {
 
 def speaks(model: str) -> Set[Endpoint]:
     """The endpoints that a model can be asked at."""
-    return _CLAUDE if is_claude(model) else _OTHERS
+    if is_claude(model):
+        return _CLAUDE
+    return _VECTORS if embeds(model) else _OTHERS
 
 
 class Bedrock(HttpAdapter):
     """One region, and one way to be let in."""
 
-    speaks = _CLAUDE | _OTHERS
+    speaks = _CLAUDE | _VECTORS | _OTHERS
 
     def __init__(
         self,
@@ -113,6 +118,10 @@ class Bedrock(HttpAdapter):
         return replace(dispatch, headers={**dispatch.headers, **headers})
 
     def _translated(self, call: Call) -> Dispatch:
+        if call.endpoint not in speaks(call.model):
+            raise invalid("model", f"Amazon Bedrock does not have {call.model!r} for this")
+        if call.endpoint == "embeddings":
+            return _embed(call)
         if not is_claude(call.model):
             return _converse(call)
         members, dropped = members_of(call)
@@ -155,14 +164,22 @@ def _path(model: str, operation: str) -> str:
 
 
 def _converse(call: Call) -> Dispatch:
-    if call.endpoint != "chat":
-        raise invalid("model", f"Amazon Bedrock has {call.model!r} for chat only")
     translated = to_converse(call)
     return Dispatch(
         path=_path(call.model, "converse-stream" if call.stream else "converse"),
         body=translated.body,
         reader=ConverseReader(call.model),
         dropped=translated.dropped,
+    )
+
+
+def _embed(call: Call) -> Dispatch:
+    body, dropped = to_embed(call)
+    return Dispatch(
+        path=_path(call.model, "invoke"),
+        body=body,
+        reader=EmbeddingsReader(call.model),
+        dropped=dropped,
     )
 
 

@@ -406,6 +406,7 @@ def test_an_error_without_a_name_is_told_by_its_status() -> None:
 def test_only_claude_speaks_anthropics_dialect() -> None:
     assert "messages" in speaks(CLAUDE)
     assert speaks("amazon.nova-pro-v1:0") == {"chat"}
+    assert speaks("cohere.embed-v4:0") == {"embeddings"}
     assert registry.speaks("bedrock", "meta.llama4-maverick-17b-instruct-v1:0") == {"chat"}
 
 
@@ -414,3 +415,63 @@ def test_another_model_is_not_asked_in_it() -> None:
     assert request is None
     assert type(error) is base.BadRequest
     assert error.param == "model"
+
+
+# --- embeddings -----------------------------------------------------------------------------------
+
+TITAN, COHERE = "amazon.titan-embed-text-v2:0", "us.cohere.embed-v4:0"
+
+
+def test_titan_embeds_one_text() -> None:
+    asked = call("embeddings", TITAN, input=["a"], dimensions=256, encoding_format="base64")
+    said = {"embedding": [1.0], "inputTextTokenCount": 3, "embeddingsByType": {}}
+    request, answer = ask(asked, whole(said), api_key=API_KEY)
+    assert request is not None
+    assert clouds.path_of(request) == f"/model/{TITAN}/invoke"
+    assert json.loads(request.body) == {"inputText": "a", "dimensions": 256}
+    assert answer["data"] == [{"object": "embedding", "index": 0, "embedding": [1.0]}]
+    assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+@pytest.mark.parametrize("embeddings", [[[1.0], [2.0]], {"float": [[1.0], [2.0]]}])
+def test_cohere_embeds_many(embeddings: Any) -> None:
+    asked = call("embeddings", COHERE, input=["a", "b"], dimensions=256, input_type="search_query")
+    request, answer = ask(asked, whole({"embeddings": embeddings, "id": "1"}), api_key=API_KEY)
+    assert request is not None
+    assert json.loads(request.body) == {
+        "texts": ["a", "b"],
+        "input_type": "search_query",
+        "output_dimension": 256,
+    }
+    assert [item["embedding"] for item in answer["data"]] == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize(
+    ("model", "members", "param"),
+    [
+        (TITAN, {"input": ["a", "b"]}, "input"),
+        (TITAN, {"input": [1, 2]}, "input"),
+        (COHERE, {"input": [[1, 2]]}, "input"),
+        (TITAN, {"input": "a", "input_type": "search_query"}, "input_type"),
+    ],
+)
+def test_what_an_embedding_model_does_not_take_is_refused(
+    model: str, members: dict[str, Any], param: str
+) -> None:
+    request, error = ask(call("embeddings", model, **members), b"", api_key=API_KEY)
+    assert request is None
+    assert type(error) is base.Unsupported
+    assert error.param == param
+
+
+@pytest.mark.parametrize("said", [{}, {"embeddings": []}, {"embedding": "a"}, []])
+def test_an_answer_without_vectors_is_malformed(said: Any) -> None:
+    _, error = ask(call("embeddings", TITAN, input="a"), whole(said), api_key=API_KEY)
+    assert type(error) is base.MalformedAnswer
+
+
+def test_a_model_that_makes_no_vectors_is_not_asked_for_them() -> None:
+    for model in (CLAUDE, "amazon.nova-pro-v1:0"):
+        request, error = ask(call("embeddings", model, input="a"), b"", api_key=API_KEY)
+        assert request is None
+        assert type(error) is base.BadRequest
