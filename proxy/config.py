@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
+from adapters.base import Endpoint
 from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
@@ -39,6 +40,9 @@ _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 LONGEST_NAME = 256
+
+_ENDPOINTS = frozenset(get_args(Endpoint))
+"""Those of the capabilities that an adapter must have an endpoint for."""
 
 DEMONSTRATION = "tollway"
 """The provider that answers where there is no other."""
@@ -326,6 +330,19 @@ class Alerts(_Strict, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
 
 
+class Responses(_Strict, frozen=True):
+    """What is kept of responses, for `previous_response_id` and for whoever asks for them again."""
+
+    store: bool = True
+    """Off: nothing is kept, whatever requests ask for."""
+    days: _Positive = 30
+    """How long after its last use."""
+    total_mb: _Positive = 1024
+    """Of all together; those that were not used for longest go first."""
+    largest_mb: _Positive = 16
+    """Of one with its input; a larger one is not kept."""
+
+
 class Config(_Strict, frozen=True):
     """A whole configuration, checked."""
 
@@ -342,6 +359,7 @@ class Config(_Strict, frozen=True):
     drop_params: bool = False
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
+    responses: Responses = Responses()
 
 
 class _Top(_Strict, frozen=True):
@@ -354,6 +372,7 @@ class _Top(_Strict, frozen=True):
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
+    responses: Any = None
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -406,6 +425,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         unpriced=top.unpriced,
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
+        responses=_convert(file, ("responses",), top.responses or {}, Responses),
     )
     _check(file, config)
     return config
@@ -631,6 +651,12 @@ def _check_target(
         if name in names or name in config.models:
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
+    adapter = config.providers[provider].adapter
+    for i, capability in enumerate(target.capabilities or ()):
+        if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
+            raise file.error(
+                (*path, "capabilities", i), f"the adapter {adapter!r} has no {capability}"
+            )
     if isinstance(target.price, Price):
         _check_price(file, (*path, "price"), target.price)
     elif isinstance(target.price, list):
