@@ -8,6 +8,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,31 @@ def test_chat_is_invoked_in_anthropics_dialect() -> None:
     }
     assert answer["choices"][0]["message"]["content"] == "Hi"
     assert answer["usage"]["total_tokens"] == 5
+
+
+def test_what_clouds_would_have_to_fetch_is_refused_or_left_out_and_named() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    parts = [{"type": "text", "text": "Hi"}, image]
+    made = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for messages in (
+        [{"role": "user", "content": parts}],
+        [
+            *HI,
+            {"role": "assistant", "tool_calls": [made]},
+            {"role": "tool", "tool_call_id": "1", "content": parts},
+        ],
+    ):
+        asked = call("chat", messages=messages)
+        _, error = ask(asked, b"", api_key=API_KEY)
+        assert type(error) is base.Unsupported
+        assert error.param == "messages[].content[].image_url"
+        request = sent_for(replace(asked, drop_params=True))
+        assert b"example.com" not in request.body
+        assert b'"Hi"' in request.body
+
+
+def test_the_tier_of_all_requests_is_not_told() -> None:
+    assert b"service_tier" not in sent_for(chat(service_tier="default")).body
 
 
 def test_a_resource_name_is_one_part_of_the_path() -> None:
