@@ -41,6 +41,8 @@ LIMITS = {
 _ROUTES = {
     "/chat/completions": "chat",
     "/v1/chat/completions": "chat",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count_tokens",
     "/embeddings": "embeddings",
     "/v1/embeddings": "embeddings",
     "/moderations": "moderations",
