@@ -66,7 +66,7 @@ class OpenAICompatible(HttpAdapter):
     async def prepare(self, call: Call) -> Dispatch:
         """The call as it is, but for what this provider has otherwise or not at all."""
         rules = self._preset.rules.get(call.endpoint, UNCHANGED)
-        body, dropped = fit(call.body, rules, drop=call.drop_params)
+        body, dropped = fit(call, rules)
         return Dispatch(
             path=self.path_of(call),
             body=body,
@@ -80,6 +80,8 @@ class OpenAICompatible(HttpAdapter):
             return _Ranking()
         if endpoint == "responses":
             return ResponseEvents()
+        if endpoint in _LAST_EVENTS:
+            return _Events(_LAST_EVENTS[endpoint])
         return _READERS[self._preset.answers]() if endpoint == "chat" else Chunks()
 
     async def models(self) -> Sequence[str]:
@@ -144,6 +146,31 @@ class _Parts(Chunks):
 
     def read_body(self, body: bytes) -> bytes:
         return thoughts.joined(body)
+
+
+class _Events(Chunks):
+    """Events that have types, of which that of the last one is the end mark, and goes on too."""
+
+    def __init__(self, last: bytes) -> None:
+        super().__init__()
+        self._last = last
+
+    def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        ready = super().read_payloads(payloads)
+        self.is_done = self.is_done or any(self._is_last(payload) for payload in ready)
+        return ready
+
+    def _is_last(self, payload: bytes) -> bool:
+        # Where a text merely quotes the type, the quotes around it are escaped.
+        return b'"%b"' % self._last in payload
+
+
+# Source: OpenAI's API reference, the streaming events of each.
+_LAST_EVENTS: Mapping[Endpoint, bytes] = {
+    "images": b"image_generation.completed",
+    "transcriptions": b"transcript.text.done",
+    "speech": b"speech.audio.done",
+}
 
 
 class _Ranking(Chunks):

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
+from adapters.base import Endpoint
+from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import budgets, catalog, pricing, webhooks
@@ -37,6 +39,9 @@ _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 LONGEST_NAME = 256
+
+_ENDPOINTS = frozenset(get_args(Endpoint))
+"""Those of the capabilities that an adapter must have an endpoint for."""
 
 DEMONSTRATION = "tollway"
 """The provider that answers where there is no other."""
@@ -220,6 +225,8 @@ class Provider(_Strict, frozen=True):
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
+    endpoints: Endpoints | None = None
+    """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
 
@@ -566,6 +573,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         )
     if provider.base_url is None and adapter_registry.needs_base_url(provider.adapter):
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
+    _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
             _check_url(file, (*path, key), url)
@@ -575,6 +583,14 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     _check_unpriced(file, (*path, "unpriced"), provider.unpriced)
     if provider.api_key is not None and not provider.api_key.isprintable():
         raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
+
+
+def _check_endpoints(file: YamlFile, path: Path_, provider: Provider) -> None:
+    if (provider.adapter == "http") != (provider.endpoints is not None):
+        raise file.error(path, "are what 'adapter: http' needs, and no other has")
+    if provider.endpoints is not None:
+        for where, problem in provider.endpoints.problems():
+            raise file.error((*path, *where), problem)
 
 
 def _check_url(file: YamlFile, path: Path_, url: str) -> None:
@@ -611,6 +627,12 @@ def _check_target(
         if name in names or name in config.models:
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
+    adapter = config.providers[provider].adapter
+    for i, capability in enumerate(target.capabilities or ()):
+        if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
+            raise file.error(
+                (*path, "capabilities", i), f"the adapter {adapter!r} has no {capability}"
+            )
     if isinstance(target.price, Price):
         _check_price(file, (*path, "price"), target.price)
     elif isinstance(target.price, list):

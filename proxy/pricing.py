@@ -220,6 +220,12 @@ class Price:
         return any(any(p._unit_prices[1:]) for p in (self, *self.service_tiers.values()))
 
     @property
+    def fee(self) -> int:
+        """What a request costs besides tokens, where it asks for little: for comparisons."""
+        small = Units(generated_images=1, audio_seconds=60, characters=1_000, searches=1)
+        return self.per_request + _unit_cost(self, small)
+
+    @property
     def _unit_prices(self) -> tuple[int, ...]:
         images = self.per_generated_image
         by_kind = (images,) if isinstance(images, int) else tuple(images.values())
@@ -380,7 +386,8 @@ def _bound(price: Price, input_tokens: int, output_tokens: int, images: int, uni
     band = price._band_at(input_tokens)
     total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
     pieces = images * price.image + price.per_request
-    return _per_token(total) + pieces + _unit_cost(price, units)
+    cost = _per_token(total) + pieces
+    return cost if units is NO_UNITS else cost + _unit_cost(price, units)
 
 
 def _unit_cost(price: Price, units: Units) -> int:

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 import typer.main
 
 from adapters import registry as adapters
+from adapters import templates
+from adapters.base import Endpoint
 from policies import registry as policies
+from policies.base import Capability
 from proxy import cli, config
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
@@ -38,6 +42,10 @@ def _section(text: str, heading: str) -> str:
         ("`server`", config.Server),
         ("`providers.NAME`", config.Provider),
         ("`providers.NAME`", config.Deadlines),
+        ("`providers.NAME`", templates.ChatEndpoint),
+        ("`providers.NAME`", templates.StreamPlaces),
+        ("`providers.NAME`", templates.EmbeddingsEndpoint),
+        ("`providers.NAME`", templates.VectorPlaces),
         ("`targets[]`", config.Target),
         ("`targets[]`", config.Price),
         ("`targets[]`", config.PriceTier),
@@ -174,3 +182,10 @@ def test_example_configuration_of_the_readme_is_valid(
     for block in blocks:
         file.write_text(block)
         assert config.load(file, {"MY_SERVER_KEY": "x"}).providers
+
+
+def test_every_capability_and_endpoint_is_documented() -> None:
+    configuration = _section((DOCS / "configuration.md").read_text(), "`targets[]`")
+    assert not [name for name in get_args(Capability) if f"`{name}`" not in configuration]
+    admin = (DOCS / "admin.md").read_text()
+    assert not [name for name in get_args(Endpoint) if f"`{name}`" not in admin]

@@ -35,3 +35,15 @@ def _fresh_upstream(request: pytest.FixtureRequest) -> None:
         upstream: Upstream = request.getfixturevalue("upstream")
         upstream.calls.clear()
         upstream.scripts.clear()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The matrix of clients and providers, as far as it was run."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
+    found = [value for r in reports for name, value in r.user_properties if name == "matrix"]
+    if not found:
+        return
+    terminalreporter.section("clients and providers")
+    for client, failed in found:
+        lacks = ", ".join(f"{feature} of {provider}" for provider, feature in failed)
+        terminalreporter.write_line(f"{client}: {f'all but {lacks}' if lacks else 'everything'}")
