@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.anthropic_answer import ChatReader, MessagesReader
 from adapters.anthropic_failures import error_of
 from adapters.anthropic_request import to_messages
@@ -70,7 +70,7 @@ class Anthropic(HttpAdapter):
         request = {"model": call.model, **translated.members, "stream": call.stream}
         return Dispatch(
             path=path,
-            body=any_json.encode(request),
+            body=loose_json.encode(request),
             headers={**headers, "anthropic-version": self._version},
             reader=ChatReader(call.model),
             dropped=translated.dropped,

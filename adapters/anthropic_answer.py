@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import MalformedAnswer, UpstreamError
 from adapters.over_http import EventReader
 from adapters.sse import NamedPayload
@@ -150,10 +150,13 @@ class _Event(msgspec.Struct):
     error: _Error | None = None
 
 
+class _Typed(msgspec.Struct):
+    type: str
+
+
+_typed = msgspec.json.Decoder(_Typed)
 _event = msgspec.json.Decoder(_Event)
 _whole = msgspec.json.Decoder(_Whole)
-_string = msgspec.json.Decoder(str)
-_anything = msgspec.json.Decoder()
 
 
 def _read_event(payload: bytes) -> _Event:
@@ -173,10 +176,10 @@ def _read_whole(body: bytes) -> _Whole:
 def _convert(payload: bytes, kind: type[T]) -> T:
     """What a fast parser refuses: surrogates that stand alone, or what is no answer at all."""
     try:
-        value = any_json.decode(_anything, payload)
+        value = loose_json.decode(payload)
         if isinstance(value, dict) and isinstance(delta := value.get("delta"), dict):
             for name in _RAW.intersection(delta):
-                delta[name] = msgspec.Raw(any_json.encode(delta[name]))
+                delta[name] = msgspec.Raw(loose_json.encode(delta[name]))
         return msgspec.convert(value, kind)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
@@ -199,7 +202,11 @@ class MessagesReader(EventReader):
 
 
 def _kind(payload: bytes) -> bytes:
-    return _read_event(payload).type.encode(errors="replace")
+    """The type of an event without a name, whatever else it holds."""
+    try:
+        return loose_json.decode_as(_typed, payload).type.encode(errors="replace")
+    except (ValueError, RecursionError):
+        raise MalformedAnswer("the provider sent an event without a type") from None
 
 
 class ChatReader(EventReader):
@@ -212,10 +219,8 @@ class ChatReader(EventReader):
         self._usage = _Usage()
         self._blocks: dict[int, _Open] = {}
         self._calls = 0
-        self._before, self._after = b"", b""
-        # The pieces of text; so many of them are `_counted_characters` long.
-        self._texts: list[bytes] = []
-        self._counted_texts = self._counted_characters = 0
+        self._before, self._after = self._frame()
+        self._characters = 0  # of text, so far
 
     # --- whole ------------------------------------------------------------------------------------
 
@@ -241,7 +246,7 @@ class ChatReader(EventReader):
             "choices": [choice],
             "usage": usage.shown(),
         }
-        return any_json.encode({**completion, **_tier(usage)})
+        return loose_json.encode({**completion, **_tier(usage)})
 
     # --- stream -----------------------------------------------------------------------------------
 
@@ -280,14 +285,14 @@ class ChatReader(EventReader):
         self._head["id"] = message.id
         self._model = message.model or self._model
         self._usage.update(message.usage or _Usage())
-        self._frame()
+        self._before, self._after = self._frame()
 
-    def _frame(self) -> None:
+    def _frame(self) -> tuple[bytes, bytes]:
         """The bytes around the delta of every chunk."""
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         chunk = {**head, "choices": [{"index": 0, "delta": 0, "finish_reason": None}]}
-        before, delta, after = any_json.encode(chunk).rpartition(b'"delta":0')
-        self._before, self._after = before + delta[:-1], after
+        before, delta, after = loose_json.encode(chunk).rpartition(b'"delta":0')
+        return before + delta[:-1], after
 
     def _continue(self, event: _Event, ready: list[bytes]) -> None:
         delta = event.delta
@@ -296,7 +301,7 @@ class ChatReader(EventReader):
         kind = delta.type
         if kind == "text_delta":
             if text := _said(delta.text):
-                self._texts.append(text)
+                self._characters += _length(text)
                 ready.append(b'%b{"content":%b}%b' % (self._before, text, self._after))
         elif kind == "thinking_delta":
             if text := _said(delta.thinking):
@@ -315,10 +320,10 @@ class ChatReader(EventReader):
         block = event.content_block
         if block is None:
             return
-        self._blocks[event.index] = opened = _Open(block, texts_before=len(self._texts))
+        self._blocks[event.index] = opened = _Open(block, starts_at=self._characters)
         match block.type:
             case "text" if block.text:
-                self._texts.append(any_json.encode(block.text))
+                self._characters += len(block.text)
                 ready.append(self._chunk({"content": block.text}))
             case "thinking":
                 opened.signature = block.signature
@@ -333,23 +338,15 @@ class ChatReader(EventReader):
 
     def _end(self, opened: _Open, index: int, ready: list[bytes]) -> None:
         if opened.call is not None and not opened.has_arguments:
-            text = any_json.encode(_as_text(opened.block.input))
+            text = loose_json.encode(_as_text(opened.block.input))
             ready.append(self._arguments(opened.call, text))
         if (detail := _detail(opened.block, index, opened.signature)) is not None:
             # Its text went ahead, piece by piece.
             detail.pop("text", None)
             ready.append(self._chunk({"reasoning_details": [detail]}))
-        if citations := [*(opened.block.citations or ()), *opened.citations]:
-            start, end = self._length(opened.texts_before), self._length(len(self._texts))
-            if annotations := _annotations(citations, start, end):
-                ready.append(self._chunk({"annotations": annotations}))
-
-    def _length(self, texts: int) -> int:
-        """How many characters the first so many pieces of text have; asked in rising order."""
-        for text in self._texts[self._counted_texts : texts]:
-            self._counted_characters += len(any_json.decode(_string, text))
-        self._counted_texts = max(self._counted_texts, texts)
-        return self._counted_characters
+        citations = [*(opened.block.citations or ()), *opened.citations]
+        if annotations := _annotations(citations, opened.starts_at, self._characters):
+            ready.append(self._chunk({"annotations": annotations}))
 
     def _finish(self, event: _Event) -> list[bytes]:
         self._usage.update(event.usage or _Usage())
@@ -365,25 +362,23 @@ class ChatReader(EventReader):
         return self._before + entry + self._after
 
     def _chunk(self, delta: dict[str, Any], *, finish: str | None = None) -> bytes:
-        if not self._before:
-            self._frame()  # a stream without its first event
         after = self._after
         if finish is not None:
-            after = after.replace(_NULL, any_json.encode(finish), 1)
-        return self._before + any_json.encode(delta) + after
+            after = after.replace(_NULL, loose_json.encode(finish), 1)
+        return self._before + loose_json.encode(delta) + after
 
     def _last_chunk(self) -> bytes:
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}
         usage = {"choices": [], "usage": self._usage.shown(), **_tier(self._usage)}
-        return any_json.encode({**head, **usage})
+        return loose_json.encode({**head, **usage})
 
 
 @dataclass(slots=True)
 class _Open:
-    """A block that has begun; `call` numbers it among the tool calls."""
+    """A block that has begun, behind so many characters of text; `call` numbers a tool call."""
 
     block: _Block
-    texts_before: int
+    starts_at: int
     call: int | None = None
     has_arguments: bool = False
     signature: str = ""
@@ -396,6 +391,16 @@ def _said(text: msgspec.Raw) -> bytes | None:
     if not json or json[0] != _QUOTE:
         raise MalformedAnswer("the provider sent a text that is none")
     return json if len(json) > 2 else None
+
+
+def _length(text: bytes) -> int:
+    """How many characters a JSON text stands for."""
+    if text.isascii() and b"\\" not in text:
+        return len(text) - 2
+    try:
+        return len(loose_json.decode(text))
+    except ValueError:
+        raise MalformedAnswer("the provider sent a text that is not in UTF-8") from None
 
 
 def _message(answer: _Whole) -> dict[str, Any]:
@@ -470,11 +475,11 @@ def _tier(usage: _Usage) -> dict[str, str]:
 
 
 def _as_text(arguments: object) -> str:
-    return any_json.encode(arguments or {}).decode()
+    return loose_json.encode(arguments or {}).decode()
 
 
 def _error(error: _Error) -> bytes:
     """OpenAI's form of an error within a stream."""
     said = error.message or "the provider reported an error in its stream"
     shape = {"message": said, "type": error.type, "param": None, "code": error.type}
-    return any_json.encode({"error": shape})
+    return loose_json.encode({"error": shape})

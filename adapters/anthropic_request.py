@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.anthropic_models import EFFORTS, Model, model_of
 from adapters.anthropic_schema import closed
 from adapters.anthropic_turns import Message, turns_of
@@ -162,7 +162,7 @@ def to_messages(
 
 def _read(body: bytes) -> dict[str, Any]:
     try:
-        return any_json.decode(_object, body)
+        return loose_json.decode_as(_object, body)
     except (ValueError, RecursionError):
         raise invalid("body", "it is no JSON object") from None
 

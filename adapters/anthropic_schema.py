@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.losses import Losses
 
 Schema = dict[str, Any]
@@ -69,7 +69,7 @@ class _Closing:
         moved.pop("$id", None)
         if moved:
             self._losses.tell(self._path)
-            note = any_json.encode(moved).decode()
+            note = loose_json.encode(moved).decode()
             said = kept.get("description")
             kept["description"] = f"{said}\n\n{note}" if isinstance(said, str) and said else note
         return kept

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.anthropic_models import Model
 from adapters.base import Unsupported
 from adapters.losses import Losses, invalid
@@ -27,7 +27,6 @@ _IMAGES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _PDF = "application/pdf"
 _PDF_IN_BASE64 = "JVBERi"
 _NOT_IN_AN_ID = re.compile(r"[^a-zA-Z0-9_-]")
-_object = msgspec.json.Decoder(Block)
 # What `reasoning_details` of Anthropic's models are called, where they say whose they are.
 _OWN_FORMAT = "anthropic"
 
@@ -385,9 +384,10 @@ def _read_arguments(text: str) -> Block | None:
     if not text or text.isspace():
         return {}
     try:
-        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
+        value = loose_json.decode(text)
     except (ValueError, RecursionError):
         return None
+    return value if isinstance(value, dict) else None
 
 
 def _read_data_url(url: str, path: str) -> tuple[str, str]:

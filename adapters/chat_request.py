@@ -6,13 +6,14 @@ Tokens", for what goes beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from adapters import any_json
-from adapters.base import BadRequest, Call, Unsupported
+from adapters import loose_json
+from adapters.base import BadRequest, Call
+from adapters.losses import Losses, invalid
 
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -260,7 +261,7 @@ class ChatRequest(msgspec.Struct):
             return chosen.allowed_tools.mode, [f.name for f in allowed if f is not None]
         name = chosen.function.name if chosen.function else chosen.name
         if chosen.type != "function" or name is None:
-            raise invalid("a tool is chosen that is no function", "tool_choice")
+            raise invalid("tool_choice", "what is chosen is no function")
         return "required", [name]
 
 
@@ -296,29 +297,18 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
 }
 
 
-class Omissions:
-    """What a provider is not told: refused, or with `drop_params` left out and named."""
-
-    def __init__(self, provider: str, call: Call) -> None:
-        self._provider = provider
-        self._drops = call.drop_params
-        self.dropped: list[str] = []
-
-    def refuse(self, param: str, reason: str = "") -> None:
-        """Raise `Unsupported`, or leave the parameter out and return."""
-        if not self._drops:
-            raise refusal(self._provider, param, reason)
-        self.leave_out(param)
-
-    def leave_out(self, param: str) -> None:
-        """Name what is left out without harm."""
-        if param not in self.dropped:
-            self.dropped.append(param)
-
-
 def read(body: bytes) -> ChatRequest:
     """The request in a body; raises `BadRequest` that names the parameter of a wrong type."""
     return decode(_chat, body)
+
+
+def without_others(call: Call, carried: Set[str], provider: str) -> Losses:
+    """Refuse, or leave out, every member of a call that says something and is not carried."""
+    losses = Losses(drop_params=call.drop_params)
+    for name in names(call.body):
+        if name not in carried:
+            losses.refuse(name, f"{provider} has no such parameter")
+    return losses
 
 
 def names(body: bytes) -> list[str]:
@@ -326,7 +316,7 @@ def names(body: bytes) -> list[str]:
     try:
         found: Mapping[str, bytes | msgspec.Raw] = _members.decode(body)
     except msgspec.DecodeError:
-        found = {name: any_json.encode(v) for name, v in decode(_object, body).items()}
+        found = {name: loose_json.encode(v) for name, v in decode(_object, body).items()}
     return [name for name, text in found.items() if _says_something(name, bytes(text))]
 
 
@@ -339,40 +329,30 @@ def _says_something(name: str, text: bytes) -> bool:
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Read a body; raises `BadRequest`."""
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        raise invalid(message, path.rstrip("`").lstrip(".") or None) from None
+        if param := path.rstrip("`").lstrip("."):
+            raise invalid(param, message) from None
+        raise BadRequest(f"invalid request: {message}", status=400) from None
     except (ValueError, RecursionError):
-        raise invalid("the request is not the JSON it should be", None) from None
-
-
-def invalid(problem: str, param: str | None) -> BadRequest:
-    """The client's own fault."""
-    named = f"invalid value for {param!r}: {problem}" if param else problem
-    return BadRequest(named[:500], status=400, type="invalid_request_error", param=param)
+        raise BadRequest("the request is not the JSON it should be", status=400) from None
 
 
 def arguments(text: str, path: str) -> dict[str, Any]:
     """The arguments of a call as the object that other dialects have; raises `BadRequest`."""
     found = json_object(text) if text else {}
     if found is None:
-        raise invalid("the arguments of a function must be a JSON object", path)
+        raise invalid(path, "the arguments of a function must be a JSON object")
     return found
 
 
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text holds; None where it holds none."""
     try:
-        return any_json.decode(_object, text.encode("utf-8", "surrogatepass"))
+        return loose_json.decode_as(_object, text.encode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
-
-
-def refusal(provider: str, param: str, reason: str = "") -> Unsupported:
-    """What cannot be carried to a provider."""
-    because = f": {reason}" if reason else ""
-    return Unsupported(f"{provider} has no equal of {param!r}{because}", param=param)
 
 
 def data_url(url: str) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import (
     BadRequest,
     ContentRefused,
@@ -36,6 +36,7 @@ Json = dict[str, Any]
 # A reason that is in neither list broke the answer off: it becomes an error.
 FINISH_REASONS: Mapping[str, str] = {
     "STOP": "stop",
+    "FUNCTION_CALL": "tool_calls",  # not Google's, but others' that speak as it does
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
     "SAFETY": "content_filter",
@@ -241,7 +242,7 @@ _models = msgspec.json.Decoder(_Models)
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes, what: str) -> Any:
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except (ValueError, RecursionError):
         raise MalformedAnswer(f"the provider's {what} is not the JSON it should be") from None
 
@@ -297,7 +298,7 @@ class _Choice:
             "type": "function",
             "function": {
                 "name": called.name,
-                "arguments": any_json.encode(called.args or {}).decode(),
+                "arguments": loose_json.encode(called.args or {}).decode(),
             },
         }
         if part.thought_signature:
@@ -488,7 +489,7 @@ class ChatReader(EventReader):
             ready.append(self._chunk(candidate))
         if said.usage_metadata is not None and self.is_whole:
             usage = {"choices": [], "usage": _usage(said.usage_metadata)}
-            ready.append(any_json.encode({**self._head, **_tier(said.usage_metadata), **usage}))
+            ready.append(loose_json.encode({**self._head, **_tier(said.usage_metadata), **usage}))
 
     def _begin(self, said: _Response) -> None:
         self._head = {
@@ -497,7 +498,7 @@ class ChatReader(EventReader):
             "created": self._created,
             "model": said.model_version or "",
         }
-        self._text_head = any_json.encode(self._head)[:-1]
+        self._text_head = loose_json.encode(self._head)[:-1]
 
     def _chunk(self, candidate: _Candidate) -> bytes:
         choice = self._choices.get(candidate.index)
@@ -509,7 +510,7 @@ class ChatReader(EventReader):
             return b'%b,"choices":[{"index":%d,"delta":{"content":%b},"finish_reason":null}]}' % (
                 self._text_head,
                 candidate.index,
-                any_json.encode(text),
+                loose_json.encode(text),
             )
         else:
             delta = choice.say(candidate)
@@ -519,7 +520,7 @@ class ChatReader(EventReader):
         made["finish_reason"] = choice.finish(candidate)
         if choice.is_finished:
             made["native_finish_reason"] = candidate.finish_reason
-        return any_json.encode({**self._head, "choices": [made]})
+        return loose_json.encode({**self._head, "choices": [made]})
 
     def read_body(self, body: bytes) -> bytes:
         """Raises `MalformedAnswer`, `ContentRefused` and `UpstreamError`."""
@@ -535,7 +536,7 @@ class ChatReader(EventReader):
         answer["choices"] = [_whole(candidate) for candidate in said.candidates]
         if said.usage_metadata is not None:
             answer["usage"] = _usage(said.usage_metadata)
-        return any_json.encode({**answer, **_tier(said.usage_metadata)})
+        return loose_json.encode({**answer, **_tier(said.usage_metadata)})
 
 
 def _only_text(candidate: _Candidate) -> str | None:
@@ -588,7 +589,7 @@ class EmbeddingsReader(EventReader):
         if said.usage_metadata is not None and said.usage_metadata.prompt_token_count:
             tokens = said.usage_metadata.prompt_token_count
             answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return any_json.encode(answer)
+        return loose_json.encode(answer)
 
 
 def read_models(body: bytes) -> tuple[list[str], str | None]:
@@ -655,4 +656,4 @@ def _retry_delay(details: Sequence[Json]) -> int | None:
 
 def _error_payload(error: UpstreamError) -> bytes:
     said = {"message": error.message, "type": error.type, "param": None, "code": error.code}
-    return any_json.encode({"error": said})
+    return loose_json.encode({"error": said})

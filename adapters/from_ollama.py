@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import ContextExceeded, MalformedAnswer, UpstreamError
 from adapters.failures import error_family, read_error, upstream_error
 from adapters.lines import LineDecoder
@@ -74,7 +74,7 @@ _embedded = msgspec.json.Decoder(_Embedded)
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
 
@@ -134,7 +134,7 @@ class _LineReader(EventReader):
                 "created": int(time.time()),
                 "model": said.model,
             }
-            self._text_head = any_json.encode(self._head)[:-1]
+            self._text_head = loose_json.encode(self._head)[:-1]
 
     def _read_line(self, said: _Response, ready: list[bytes]) -> None:
         raise NotImplementedError
@@ -144,11 +144,11 @@ class _LineReader(EventReader):
 
     def _end(self, said: _Response, choice: Json) -> list[bytes]:
         """The last chunk, and the one with the usage."""
-        last = any_json.encode({**self._head, "choices": [choice]})
+        last = loose_json.encode({**self._head, "choices": [choice]})
         usage = _usage(said)
         if not usage:
             return [last]
-        return [last, any_json.encode({**self._head, "choices": [], **usage})]
+        return [last, loose_json.encode({**self._head, "choices": [], **usage})]
 
 
 class ChatReader(_LineReader):
@@ -166,7 +166,7 @@ class ChatReader(_LineReader):
         if self._has_role and (text := _only_text(said)) is not None:
             ready.append(
                 b'%b,"choices":[{"index":0,"delta":{"content":%b},"finish_reason":null}]}'
-                % (self._text_head, any_json.encode(text))
+                % (self._text_head, loose_json.encode(text))
             )
             return
         delta: Json = {} if self._has_role else {"role": "assistant", "content": ""}
@@ -181,7 +181,7 @@ class ChatReader(_LineReader):
         if said.done:
             ready += self._end(said, choice)
         else:
-            ready.append(any_json.encode({**self._head, "choices": [choice]}))
+            ready.append(loose_json.encode({**self._head, "choices": [choice]}))
 
     def _delta(self, said: _Response) -> Json:
         message = said.message or _Message()
@@ -196,7 +196,7 @@ class ChatReader(_LineReader):
 
     def _call(self, call: _Call) -> Json:
         index, self._calls = self._calls, self._calls + 1
-        arguments = any_json.encode(call.function.arguments or {}).decode()
+        arguments = loose_json.encode(call.function.arguments or {}).decode()
         return {
             "index": index,
             "id": call.id or f"call_{uuid4().hex[:24]}",
@@ -222,7 +222,7 @@ class ChatReader(_LineReader):
             "logprobs": _logprobs(said.logprobs) if said.logprobs else None,
             "finish_reason": self._finish(said),
         }
-        return any_json.encode({**self._head, "choices": [choice], **_usage(said)})
+        return loose_json.encode({**self._head, "choices": [choice], **_usage(said)})
 
 
 def _only_text(said: _Response) -> str | None:
@@ -244,7 +244,7 @@ class CompletionReader(_LineReader):
         if said.done:
             ready += self._end(said, choice)
         elif choice["text"] or said.logprobs:
-            ready.append(any_json.encode({**self._head, "choices": [choice]}))
+            ready.append(loose_json.encode({**self._head, "choices": [choice]}))
 
     def _choice(self, said: _Response) -> Json:
         finish = "length" if said.done_reason == "length" else "stop"
@@ -257,7 +257,7 @@ class CompletionReader(_LineReader):
 
     def _read_whole(self, said: _Response) -> bytes:
         self._begin(said, self._kind)
-        return any_json.encode({**self._head, "choices": [self._choice(said)], **_usage(said)})
+        return loose_json.encode({**self._head, "choices": [self._choice(said)], **_usage(said)})
 
 
 class EmbeddingsReader(EventReader):
@@ -274,7 +274,7 @@ class EmbeddingsReader(EventReader):
         if said.prompt_eval_count:
             tokens = said.prompt_eval_count
             answer["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return any_json.encode(answer)
+        return loose_json.encode(answer)
 
 
 def _usage(said: _Response) -> Json:
@@ -320,4 +320,4 @@ def _error(body: bytes) -> UpstreamError:
 
 def _error_payload(error: UpstreamError) -> bytes:
     said = {"message": error.message, "type": error.type, "param": None, "code": error.code}
-    return any_json.encode({"error": said})
+    return loose_json.encode({"error": said})

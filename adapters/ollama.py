@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from adapters import any_json
+from adapters import loose_json
 from adapters.base import AdapterError, Call, Deadlines, MalformedAnswer
 from adapters.from_ollama import ChatReader, CompletionReader, EmbeddingsReader
 from adapters.over_http import MAX_ANSWER_BYTES, Dispatch, HttpAdapter, Reader
@@ -124,7 +124,7 @@ class Ollama(HttpAdapter):
         response: Response = (
             await self._transport.get(path, {}, _ASIDE)
             if method == "GET"
-            else await self._transport.post(path, headers, any_json.encode(body), _ASIDE)
+            else await self._transport.post(path, headers, loose_json.encode(body), _ASIDE)
         )
         try:
             await self.check(response)
@@ -164,7 +164,7 @@ _show = msgspec.json.Decoder(_Show)
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
-        return any_json.decode(decoder, body)
+        return loose_json.decode_as(decoder, body)
     except (ValueError, RecursionError):
         raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
 

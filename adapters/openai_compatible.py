@@ -77,6 +77,8 @@ class OpenAICompatible(HttpAdapter):
     def _reader(self, endpoint: Endpoint) -> Chunks:
         if endpoint == "rerank":
             return _Ranking()
+        if endpoint in _LAST_EVENTS:
+            return _Events(_LAST_EVENTS[endpoint])
         return _READERS[self._preset.answers]() if endpoint == "chat" else Chunks()
 
     async def models(self) -> Sequence[str]:
@@ -141,6 +143,31 @@ class _Parts(Chunks):
 
     def read_body(self, body: bytes) -> bytes:
         return thoughts.joined(body)
+
+
+class _Events(Chunks):
+    """Events that have types, of which that of the last one is the end mark, and goes on too."""
+
+    def __init__(self, last: bytes) -> None:
+        super().__init__()
+        self._last = last
+
+    def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
+        ready = super().read_payloads(payloads)
+        self.is_done = self.is_done or any(self._is_last(payload) for payload in ready)
+        return ready
+
+    def _is_last(self, payload: bytes) -> bool:
+        # Where a text merely quotes the type, the quotes around it are escaped.
+        return b'"%b"' % self._last in payload
+
+
+# Source: OpenAI's API reference, the streaming events of each.
+_LAST_EVENTS: Mapping[Endpoint, bytes] = {
+    "images": b"image_generation.completed",
+    "transcriptions": b"transcript.text.done",
+    "speech": b"speech.audio.done",
+}
 
 
 class _Ranking(Chunks):

@@ -14,18 +14,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import any_json, chat_request
-from adapters.base import Call
+from adapters import chat_request, loose_json
+from adapters.base import Call, Unsupported
 from adapters.chat_request import (
     ChatRequest,
     Effort,
     Message,
-    Omissions,
     Part,
     ToolCall,
     data_url,
-    invalid,
 )
+from adapters.losses import Losses, invalid
 
 Json = dict[str, Any]
 
@@ -111,15 +110,12 @@ def to_generate(call: Call, *, has_ids: bool = True) -> Translated:
     `has_ids` says that function calls may have ids, which Vertex AI does not take. Raises
     `Unsupported` and `BadRequest`.
     """
-    omissions = Omissions("Gemini", call)
-    for name in chat_request.names(call.body):
-        if name not in _CARRIED:
-            omissions.refuse(name)
+    losses = chat_request.without_others(call, _CARRIED, "Gemini")
     asked = chat_request.read(call.body)
     extras = _extras_of(chat_request.decode(_extras, call.body))
-    body: Json = _Conversation(call.model, omissions, has_ids=has_ids).body(asked.messages)
-    body |= _tools(asked, omissions)
-    if config := _generation_config(asked, call.model, extras, omissions):
+    body: Json = _Conversation(call.model, losses, has_ids=has_ids).body(asked.messages)
+    body |= _tools(asked, losses)
+    if config := _generation_config(asked, call.model, extras, losses):
         body["generationConfig"] = config
     if extras.safety_settings:
         body["safetySettings"] = [_camel(setting) for setting in extras.safety_settings]
@@ -129,8 +125,8 @@ def to_generate(call: Call, *, has_ids: bool = True) -> Translated:
         if asked.service_tier in _TIERS:
             body["serviceTier"] = asked.service_tier
         else:
-            omissions.refuse("service_tier")
-    return Translated(any_json.encode(body), tuple(omissions.dropped))
+            losses.refuse("service_tier", "Gemini has no such service tier")
+    return Translated(loose_json.encode(body), tuple(losses.dropped))
 
 
 def _extras_of(given: _Extras) -> _Google:
@@ -178,9 +174,9 @@ class _Turn:
 class _Conversation:
     """Messages -> `contents` and `systemInstruction`."""
 
-    def __init__(self, model: str, omissions: Omissions, *, has_ids: bool) -> None:
+    def __init__(self, model: str, losses: Losses, *, has_ids: bool) -> None:
         self._is_older = _older(model) is not None
-        self._omissions = omissions
+        self._losses = losses
         self._has_ids = has_ids
         self._system: list[Json] = []
         self._turns: list[_Turn] = []
@@ -201,7 +197,7 @@ class _Conversation:
     def _add(self, message: Message, path: str) -> None:
         role = message.role
         if message.name and role not in ("tool", "function"):
-            self._omissions.leave_out("messages[].name")
+            self._losses.tell("messages[].name")
         if role in _LEADING_ROLES:
             self._system += self._texts(message, path)
         elif role == "user":
@@ -211,7 +207,7 @@ class _Conversation:
         elif role in ("tool", "function"):
             self._add_result(message, path)
         else:
-            raise invalid(f"{role!r} is no role", f"{path}.role")
+            raise invalid(f"{path}.role", f"{role[:100]!r} is no role")
 
     def _turn(self, kind: Literal["user", "model", "results"]) -> _Turn:
         if not self._turns or self._turns[-1].kind != kind:
@@ -224,7 +220,9 @@ class _Conversation:
             if part.type == "text":
                 texts.append({"text": part.text or ""})
             else:
-                self._omissions.refuse(f"{path}.content[{place}]", "instructions are text")
+                self._losses.refuse(
+                    f"{path}.content[{place}]", "Gemini's instructions are text alone"
+                )
         return texts
 
     def _parts(self, message: Message, path: str) -> list[Json]:
@@ -233,7 +231,7 @@ class _Conversation:
             where = f"{path}.content[{place}]"
             made = self._part(part, where)
             if made is None:
-                self._omissions.refuse(where, _why_not(part))
+                self._losses.refuse(where, _why_not(part))
             else:
                 found.append(made)
         return found
@@ -262,7 +260,7 @@ class _Conversation:
 
     def _add_answer(self, message: Message, path: str) -> None:
         if message.audio is not None:
-            self._omissions.refuse(f"{path}.audio", "what was said before is told as text")
+            self._losses.refuse(f"{path}.audio", "Gemini is told as text what was said before")
         parts = [part for part in self._parts(message, path) if part.get("text") != ""]
         if message.refusal:
             parts.append({"text": message.refusal})
@@ -281,16 +279,16 @@ class _Conversation:
             if detail.format == SIGNATURE_FORMAT and detail.data:
                 found[detail.id or ""] = detail.data
             elif detail.data or detail.signature:
-                self._omissions.leave_out("messages[].reasoning_details")
+                self._losses.tell("messages[].reasoning_details")
         if message.reasoning_content or message.reasoning:
-            self._omissions.leave_out("messages[].reasoning_content")
+            self._losses.tell("messages[].reasoning_content")
         return found
 
     def _calls(self, message: Message, signatures: Mapping[str, str], path: str) -> list[Json]:
         parts: list[Json] = []
         for place, call in enumerate(message.calls()):
             if call.function is None:
-                self._omissions.refuse(f"{path}.tool_calls[{place}]", "the call of no function")
+                self._losses.refuse(f"{path}.tool_calls[{place}]", "Gemini calls functions alone")
                 continue
             where = f"{path}.tool_calls[{place}].function.arguments"
             name, args = call.function.name, chat_request.arguments(call.function.arguments, where)
@@ -311,7 +309,7 @@ class _Conversation:
         given = message.tool_call_id or message.name or ""
         name = self._names.get(given) or message.name
         if name is None:
-            raise invalid(f"no call has the id {given!r}", f"{path}.tool_call_id")
+            raise invalid(f"{path}.tool_call_id", f"no call has the id {given[:100]!r}")
         texts, media = [], []
         for part in self._parts(message, path):
             if "text" in part:
@@ -331,8 +329,8 @@ class _Conversation:
 
 def _why_not(part: Part) -> str:
     if part.type in ("image_url", "video_url", "file"):
-        return "it takes data in base64 and https URLs"
-    return f"a part of type {part.type!r}"
+        return "Gemini takes data in base64, and https URLs"
+    return f"Gemini has no parts of type {part.type[:100]!r}"
 
 
 def _signature(call: ToolCall) -> str | None:
@@ -373,13 +371,13 @@ def _media_type(url: str) -> Json:
 # --- tools ----------------------------------------------------------------------------------------
 
 
-def _tools(asked: ChatRequest, omissions: Omissions) -> Json:
+def _tools(asked: ChatRequest, losses: Losses) -> Json:
     tools: list[Json] = []
     for place, tool in enumerate(asked.tools or ()):
         if tool.type in _OWN_TOOLS:
             tools.append({_OWN_TOOLS[tool.type]: {}})
         elif tool.type != "function" or tool.function is None:
-            omissions.refuse(f"tools[{place}]", f"a tool of type {tool.type!r}")
+            losses.refuse(f"tools[{place}]", f"Gemini has no tools of type {tool.type[:100]!r}")
     declarations = []
     for function in asked.declarations():
         declaration: Json = {"name": function.name, "description": function.description or ""}
@@ -389,7 +387,7 @@ def _tools(asked: ChatRequest, omissions: Omissions) -> Json:
     if declarations:
         tools.append({"functionDeclarations": declarations})
         if asked.parallel_tool_calls is False:
-            omissions.refuse("parallel_tool_calls")
+            losses.refuse("parallel_tool_calls", "Gemini may always make several calls")
     if not tools:
         return {}
     config = _calling_config(asked) if declarations else None
@@ -467,9 +465,7 @@ def _is_whole(schema: Json) -> bool:
 # --- generationConfig -----------------------------------------------------------------------------
 
 
-def _generation_config(
-    asked: ChatRequest, model: str, extras: _Google, omissions: Omissions
-) -> Json:
+def _generation_config(asked: ChatRequest, model: str, extras: _Google, losses: Losses) -> Json:
     config: Json = {
         "maxOutputTokens": asked.most_tokens,
         "candidateCount": asked.n if asked.n != 1 else None,
@@ -483,23 +479,23 @@ def _generation_config(
         "mediaResolution": extras.media_resolution,
     }
     if asked.seed is not None and not -_MOST_SEED <= asked.seed < _MOST_SEED:
-        omissions.refuse("seed", "a seed has 32 bits")
+        losses.refuse("seed", "Gemini's seed has 32 bits")
         config["seed"] = None
     if asked.logprobs:
         config["responseLogprobs"] = True
         config["logprobs"] = asked.top_logprobs or None
-    config |= _format(asked, omissions) | _modalities(asked, extras, omissions)
-    if thinking := _thinking(asked, model, extras, omissions):
+    config |= _format(asked, losses) | _modalities(asked, extras, losses)
+    if thinking := _thinking(asked, model, extras, losses):
         config["thinkingConfig"] = thinking
     return {name: value for name, value in config.items() if value is not None}
 
 
-def _format(asked: ChatRequest, omissions: Omissions) -> Json:
+def _format(asked: ChatRequest, losses: Losses) -> Json:
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return {}
     if wanted.type not in ("json_object", "json_schema"):
-        omissions.refuse("response_format")
+        losses.refuse("response_format", "Gemini has no such format")
         return {}
     schema = wanted.json_schema.schema if wanted.json_schema else None
     return {
@@ -508,28 +504,28 @@ def _format(asked: ChatRequest, omissions: Omissions) -> Json:
     }
 
 
-def _modalities(asked: ChatRequest, extras: _Google, omissions: Omissions) -> Json:
+def _modalities(asked: ChatRequest, extras: _Google, losses: Losses) -> Json:
     config: Json = {
         "imageConfig": _camel(extras.image_config) if extras.image_config else None,
         "speechConfig": _camel(extras.speech_config) if extras.speech_config else None,
     }
     wanted = asked.modalities or ["text"]
     if not _MODALITIES.issuperset(wanted):
-        omissions.refuse("modalities")
+        losses.refuse("modalities", "Gemini has no such modality")
         return config
     if wanted != ["text"]:
         config["responseModalities"] = [modality.upper() for modality in wanted]
     if asked.audio is None or "audio" not in wanted:
         return config
     if asked.audio.format not in (None, "pcm16"):
-        omissions.refuse("audio.format", "speech comes as pcm16")
+        losses.refuse("audio.format", "Gemini's speech comes as pcm16")
     if asked.audio.voice and not extras.speech_config:
         voice = {"prebuiltVoiceConfig": {"voiceName": asked.audio.voice}}
         config["speechConfig"] = {"voiceConfig": voice}
     return config
 
 
-def _thinking(asked: ChatRequest, model: str, extras: _Google, omissions: Omissions) -> Json:
+def _thinking(asked: ChatRequest, model: str, extras: _Google, losses: Losses) -> Json:
     """How much is thought, in the words of the model's generation, and whether it is shown."""
     if extras.thinking_config is not None:
         return _camel(extras.thinking_config)
@@ -545,10 +541,10 @@ def _thinking(asked: ChatRequest, model: str, extras: _Google, omissions: Omissi
         return {}
     if _older(model) and not _thinks_by_budget(model):
         if effort != "none":
-            omissions.refuse(param, f"{model!r} does not think")
+            losses.refuse(param, f"{model!r} does not think")
         return {}
     if effort == "none" and (_always_thinks(model) or not _thinks_by_budget(model)):
-        omissions.refuse(param, f"{model!r} always thinks")
+        losses.refuse(param, f"{model!r} always thinks")
         return {}
     shows = effort != "none" and not (reasoning and reasoning.exclude)
     config: Json = {"includeThoughts": True} if shows else {}
@@ -557,7 +553,7 @@ def _thinking(asked: ChatRequest, model: str, extras: _Google, omissions: Omissi
             budget = _BUDGETS[effort]
         return config | ({} if budget is None else {"thinkingBudget": budget})
     if effort is None and budget is not None:
-        omissions.leave_out("reasoning.max_tokens")  # only told by the level nearest to it
+        losses.tell("reasoning.max_tokens")  # only told by the level nearest to it
         effort = next((e for e in ("low", "medium") if budget <= _BUDGETS[e]), "high")
     level = "high" if effort in ("xhigh", "max") else effort
     return config | ({} if level is None else {"thinkingLevel": level.upper()})
@@ -579,10 +575,7 @@ _EMBEDDINGS_CARRIED = frozenset({"input", "dimensions", "task_type", "title", "e
 
 def to_batch_embed(call: Call, model: str) -> Translated:
     """The body of `batchEmbedContents`; `model` is its name with `models/` before it."""
-    omissions = Omissions("Gemini", call)
-    for name in chat_request.names(call.body):
-        if name not in _EMBEDDINGS_CARRIED:
-            omissions.refuse(name)
+    losses = chat_request.without_others(call, _EMBEDDINGS_CARRIED, "Gemini")
     asked = chat_request.decode(_embeddings, call.body)
     more: Json = {
         "outputDimensionality": asked.dimensions,
@@ -595,6 +588,6 @@ def to_batch_embed(call: Call, model: str) -> Translated:
     for text in texts:
         if not isinstance(text, str):
             # Without its input a request means nothing: `drop_params` cannot help.
-            raise chat_request.refusal("Gemini", "input", "it takes text, and no token ids")
+            raise Unsupported("Gemini embeds text, and no token ids", param="input")
         requests.append({"model": model, "content": {"parts": [{"text": text}]}, **more})
-    return Translated(any_json.encode({"requests": requests}), tuple(omissions.dropped))
+    return Translated(loose_json.encode({"requests": requests}), tuple(losses.dropped))

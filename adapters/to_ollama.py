@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import any_json, chat_request
-from adapters.base import Call
-from adapters.chat_request import ChatRequest, Declaration, Message, Omissions, Part, data_url
+from adapters import chat_request, loose_json
+from adapters.base import Call, Unsupported
+from adapters.chat_request import ChatRequest, Declaration, Message, Part, data_url
+from adapters.losses import Losses, invalid
 
 Json = dict[str, Any]
 
@@ -122,7 +123,7 @@ class Translated:
         """The JSON, with the context length that was chosen for it."""
         if context is not None:
             self.members["options"]["num_ctx"] = context
-        return any_json.encode(self.members)
+        return loose_json.encode(self.members)
 
 
 _sampling = msgspec.json.Decoder(Sampling)
@@ -130,34 +131,26 @@ _sampling = msgspec.json.Decoder(Sampling)
 
 def to_chat(call: Call) -> Translated:
     """The body of `/api/chat`; raises `Unsupported` and `BadRequest`."""
-    omissions = _refuse_others(call, _CARRIED)
+    losses = chat_request.without_others(call, _CARRIED, "Ollama")
     asked = chat_request.read(call.body)
     sampling = chat_request.decode(_sampling, call.body)
-    conversation = _Conversation(omissions)
+    conversation = _Conversation(losses)
     conversation.add_all(asked.messages)
     members: Json = {
         "model": call.model,
         "messages": conversation.messages,
         "stream": call.stream,
         **sampling.members(),
-        **_format(asked, omissions),
-        **_thinking(asked, sampling, omissions),
+        **_format(asked, losses),
+        **_thinking(asked, sampling, losses),
     }
-    if tools := [_tool(function) for function in _functions(asked, omissions)]:
+    if tools := [_tool(function) for function in _functions(asked, losses)]:
         members["tools"] = tools
     if asked.logprobs:
         members |= {"logprobs": True, "top_logprobs": asked.top_logprobs or 0}
-    text = conversation.text_bytes + (len(any_json.encode(tools)) if tools else 0)
+    text = conversation.text_bytes + (len(loose_json.encode(tools)) if tools else 0)
     needs = _needs(sampling, text, conversation.images)
-    return Translated(members, needs, omissions.dropped)
-
-
-def _refuse_others(call: Call, carried: frozenset[str]) -> Omissions:
-    omissions = Omissions("Ollama", call)
-    for name in chat_request.names(call.body):
-        if name not in carried:
-            omissions.refuse(name)
-    return omissions
+    return Translated(members, needs, losses.dropped)
 
 
 def _needs(sampling: Sampling, text_bytes: int, images: int = 0) -> int | None:
@@ -175,8 +168,8 @@ def _needs(sampling: Sampling, text_bytes: int, images: int = 0) -> int | None:
 class _Conversation:
     """Messages as Ollama has them: text, and beside it the bytes of images and sounds."""
 
-    def __init__(self, omissions: Omissions) -> None:
-        self._omissions = omissions
+    def __init__(self, losses: Losses) -> None:
+        self._losses = losses
         # Of the functions, by the ids of their calls, in the order of these.
         self._names: dict[str, str] = {}
         self.messages: list[Json] = []
@@ -196,7 +189,7 @@ class _Conversation:
     def _add(self, message: Message, path: str) -> None:
         role = _ROLES.get(message.role, message.role)
         if role not in ("system", "user", "assistant", "tool"):
-            raise chat_request.invalid(f"{message.role!r} is no role", f"{path}.role")
+            raise invalid(f"{path}.role", f"{message.role[:100]!r} is no role")
         made: Json = {"role": role, **self._content(message, path)}
         if role == "assistant":
             made |= self._answer(message, path)
@@ -206,7 +199,7 @@ class _Conversation:
             made |= {"tool_name": name} if name else {}
             made |= {"tool_call_id": given} if given else {}
         elif message.name:
-            self._omissions.leave_out("messages[].name")
+            self._losses.tell("messages[].name")
         self.text_bytes += len(made["content"].encode("utf-8", "replace"))
         self.messages.append(made)
 
@@ -218,7 +211,7 @@ class _Conversation:
             elif (data := _bytes_of(part)) is not None:
                 images.append(data)
             else:
-                self._omissions.refuse(f"{path}.content[{place}]", _why_not(part))
+                self._losses.refuse(f"{path}.content[{place}]", _why_not(part))
         for image in message.images or ():
             if (found := data_url(image.image_url.url)) is not None:
                 images.append(found[1])
@@ -230,16 +223,16 @@ class _Conversation:
     def _answer(self, message: Message, path: str) -> Json:
         made: Json = {}
         if message.audio is not None:
-            self._omissions.refuse(f"{path}.audio", "what was said before is told as text")
+            self._losses.refuse(f"{path}.audio", "Ollama is told as text what was said before")
         if thinking := message.reasoning_content or message.reasoning:
             made["thinking"] = thinking
             self.text_bytes += len(thinking.encode("utf-8", "replace"))
         if any(detail.data or detail.signature for detail in message.reasoning_details or ()):
-            self._omissions.leave_out("messages[].reasoning_details")
+            self._losses.tell("messages[].reasoning_details")
         calls = []
         for place, call in enumerate(message.calls()):
             if call.function is None:
-                self._omissions.refuse(f"{path}.tool_calls[{place}]", "the call of no function")
+                self._losses.refuse(f"{path}.tool_calls[{place}]", "Ollama calls functions alone")
                 continue
             name, text = call.function.name, call.function.arguments
             self._names[call.id] = name
@@ -261,25 +254,27 @@ def _bytes_of(part: Part) -> str | None:
 
 
 def _why_not(part: Part) -> str:
-    return "images are sent in base64" if part.type == "image_url" else f"a {part.type!r}"
+    if part.type == "image_url":
+        return "Ollama takes images in base64, and fetches none"
+    return f"Ollama has no parts of type {part.type[:100]!r}"
 
 
 # --- parameters -----------------------------------------------------------------------------------
 
 
-def _functions(asked: ChatRequest, omissions: Omissions) -> list[Declaration]:
+def _functions(asked: ChatRequest, losses: Losses) -> list[Declaration]:
     """The functions that may be called now; Ollama leaves it to the model whether one is."""
     for place, tool in enumerate(asked.tools or ()):
         if tool.type != "function" or tool.function is None:
-            omissions.refuse(f"tools[{place}]", f"a tool of type {tool.type!r}")
+            losses.refuse(f"tools[{place}]", f"Ollama has no tools of type {tool.type[:100]!r}")
     functions = list(asked.declarations())
     mode, names = asked.choice()
     if not functions or mode == "none":
         return []
     if mode == "required":
-        omissions.refuse("tool_choice", "whether a function is called is up to the model")
+        losses.refuse("tool_choice", "Ollama leaves it to the model whether it calls one")
     if asked.parallel_tool_calls is False:
-        omissions.refuse("parallel_tool_calls")
+        losses.refuse("parallel_tool_calls", "Ollama may always make several calls")
     return [function for function in functions if not names or function.name in names]
 
 
@@ -289,19 +284,19 @@ def _tool(function: Declaration) -> Json:
     return {"type": "function", "function": made}
 
 
-def _format(asked: ChatRequest, omissions: Omissions) -> Json:
+def _format(asked: ChatRequest, losses: Losses) -> Json:
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return {}
     if wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.schema:
         return {"format": wanted.json_schema.schema}
     if wanted.type not in ("json_object", "json_schema"):
-        omissions.refuse("response_format")
+        losses.refuse("response_format", "Ollama has no such format")
         return {}
     return {"format": "json"}
 
 
-def _thinking(asked: ChatRequest, sampling: Sampling, omissions: Omissions) -> Json:
+def _thinking(asked: ChatRequest, sampling: Sampling, losses: Losses) -> Json:
     if sampling.think is not None:
         return {"think": sampling.think}
     effort, reasoning = asked.reasoning_effort, asked.reasoning
@@ -310,9 +305,9 @@ def _thinking(asked: ChatRequest, sampling: Sampling, omissions: Omissions) -> J
         if reasoning.enabled is False:
             effort = "none"
         if reasoning.max_tokens:
-            omissions.leave_out("reasoning.max_tokens")
+            losses.tell("reasoning.max_tokens")
         if reasoning.exclude:
-            omissions.leave_out("reasoning.exclude")
+            losses.tell("reasoning.exclude")
         if effort is None and (reasoning.enabled or reasoning.max_tokens):
             return {"think": True}
     return {} if effort is None else {"think": _THINK.get(effort, effort)}
@@ -332,13 +327,13 @@ _completion = msgspec.json.Decoder(_Completion)
 
 def to_generate(call: Call) -> Translated:
     """The body of `/api/generate` for a completion; raises `Unsupported` and `BadRequest`."""
-    omissions = _refuse_others(call, _COMPLETION_CARRIED)
+    losses = chat_request.without_others(call, _COMPLETION_CARRIED, "Ollama")
     asked = chat_request.decode(_completion, call.body)
     sampling = chat_request.decode(_sampling, call.body)
     prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
     prompt = prompts[0] if len(prompts) == 1 else None
     if not isinstance(prompt, str):
-        raise chat_request.refusal("Ollama", "prompt", "it takes one text")
+        raise Unsupported("Ollama completes one text", param="prompt")
     members: Json = {
         "model": call.model,
         "prompt": prompt,
@@ -352,7 +347,7 @@ def to_generate(call: Call) -> Translated:
     if asked.logprobs:
         members |= {"logprobs": True, "top_logprobs": int(asked.logprobs)}
     size = len(prompt.encode("utf-8", "replace")) + len((asked.suffix or "").encode())
-    return Translated(members, _needs(sampling, size), omissions.dropped)
+    return Translated(members, _needs(sampling, size), losses.dropped)
 
 
 class _Embeddings(msgspec.Struct):
@@ -365,18 +360,18 @@ _embeddings = msgspec.json.Decoder(_Embeddings)
 
 def to_embed(call: Call) -> Translated:
     """The body of `/api/embed`; raises `Unsupported` and `BadRequest`."""
-    omissions = _refuse_others(call, _EMBEDDINGS_CARRIED)
+    losses = chat_request.without_others(call, _EMBEDDINGS_CARRIED, "Ollama")
     asked = chat_request.decode(_embeddings, call.body)
     sampling = chat_request.decode(_sampling, call.body)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     longest = 0
     for text in texts:
         if not isinstance(text, str):
-            raise chat_request.refusal("Ollama", "input", "it takes text, and no token ids")
+            raise Unsupported("Ollama embeds text, and no token ids", param="input")
         longest = max(longest, len(text.encode("utf-8", "replace")))
     members: Json = {"model": call.model, "input": texts, **sampling.members()}
     del members["shift"]
     if asked.dimensions is not None:
         members["dimensions"] = asked.dimensions
     needs = None if sampling.context else longest // _BYTES_PER_TOKEN + _TEMPLATE_TOKENS
-    return Translated(members, needs, omissions.dropped)
+    return Translated(members, needs, losses.dropped)

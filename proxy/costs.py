@@ -86,7 +86,7 @@ def bounds_of(
     most = bound(max_output_tokens=maximum, n=request.n)
     seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
     floor = min(most, cost_of(request, target, seen))
-    if not metered or request.endpoint in _UNCAPPED:
+    if not metered:
         return Bounds(most=most, floor=floor)
     base = bound(max_output_tokens=0)
     # Rounded up by itself: a sum of these is never less than the price of the whole.
@@ -100,7 +100,8 @@ def bounds_of(
 def is_metered(request: Request, target: Target) -> bool:
     """Whether the hold of an attempt can follow what flows: all that is billed is seen."""
     hides = request.reasons and target.hides_asked_reasoning
-    return request.stream and target.meterable and not hides
+    shows = request.stream and request.endpoint not in _UNCAPPED
+    return shows and target.meterable and not hides
 
 
 def default_maximum(request: Request, target: Target) -> int | None:
@@ -167,6 +168,9 @@ def taken(request: Request, target: Target, told: pricing.Usage | None) -> prici
     if not told.input_tokens and not told.output_tokens and target.price.charges_tokens:
         return None
     if told.units is NO_UNITS and request.units is not NO_UNITS and target.price.charges_units:
+        return None
+    units = told.units
+    if units.document_bytes and units.searches is None and target.price.document_tokens is not None:
         return None
     return told
 

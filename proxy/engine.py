@@ -107,6 +107,8 @@ class Engine:
         try:
             if request.stream:
                 await self._serve_stream(job, route)
+            elif request.endpoint == "speech":
+                await self._try_each(job, route, self._respond_pieces)
             else:
                 await self._try_each(job, route, self._respond_whole)
         finally:
@@ -253,6 +255,38 @@ class Engine:
         job.upstream_s += time.perf_counter() - tried.dispatched_at
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
         await job.exchange.reply(200, whole.body, self._headers(job), whole.content_type)
+
+    async def _respond_pieces(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+        """Relay what is no text as it comes.
+
+        A failure after the first piece ends the connection: bytes have no other way to tell.
+        """
+        kind, length = media_headers(answer.headers)
+        piece = await answer.pieces()
+        if not piece:
+            raise MalformedAnswer("the provider's answer is empty")
+        tried.first_token_s = time.perf_counter() - tried.dispatched_at
+        job.upstream_s += tried.first_token_s
+        facts, _ = job.request.read_whole(
+            sent.endpoint, b"", self._identity(job, tried), reads_cost=False
+        )
+        try:
+            await job.exchange.start(200, kind, [*length, *self._headers(job)])
+            while piece:
+                await job.exchange.write(piece)
+                piece = await answer.pieces()
+        except AdapterError as error:
+            self._attempts.settle_estimated(
+                job, tried, "broken", error.message, output_bytes=facts.output_bytes
+            )
+            raise from_upstream(error, tried.target.name) from None
+        except BaseException as error:
+            self._attempts.settle_estimated(
+                job, tried, *_cut_short(error), output_bytes=facts.output_bytes
+            )
+            raise
+        self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
+        await job.exchange.write(b"", more=False)
 
     async def _serve_stream(self, job: Job, route: Route) -> None:
         reply = StreamReply(
@@ -431,6 +465,21 @@ def _call(job: Job, tried: Tried) -> tuple[Sent, Call]:
         default_max_tokens=tried.default_max or target.max_output_tokens,
         drop_params=drops,
     )
+
+
+def media_headers(headers: Mapping[str, str]) -> tuple[bytes, HeaderList]:
+    """The content type of an answer that is no text, and its length if that is told.
+
+    Raises `MalformedAnswer` for one that is text: an error page, most likely.
+    """
+    kind = headers.get("content-type", "application/octet-stream")
+    if kind.startswith(("text/", "application/json")) or not kind.isascii():
+        raise MalformedAnswer(
+            f"the provider answered with {kind[:100]!r} where sound was asked for"
+        )
+    length = headers.get("content-length", "")
+    is_told = length.isdecimal() and "content-encoding" not in headers
+    return kind.encode(), [(b"content-length", length.encode())] if is_told else []
 
 
 def _cut_short(error: BaseException) -> tuple[Outcome, str]:

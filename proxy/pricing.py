@@ -380,7 +380,8 @@ def _bound(price: Price, input_tokens: int, output_tokens: int, images: int, uni
     band = price._band_at(input_tokens)
     total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
     pieces = images * price.image + price.per_request
-    return _per_token(total) + pieces + _unit_cost(price, units)
+    cost = _per_token(total) + pieces
+    return cost if units is NO_UNITS else cost + _unit_cost(price, units)
 
 
 def _unit_cost(price: Price, units: Units) -> int:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -43,7 +44,7 @@ from proxy.own_key import OwnKey
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
-from proxy.wire import chat, embeddings
+from proxy.wire import chat, embeddings, images, moderations, rerank, speech, transcriptions
 from proxy.wire.messages import request as messages
 
 try:
@@ -217,11 +218,6 @@ def build_app(
     )
     admin = AdminApi(books, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
-    max_body = server.max_body_mb << 20
-    chats = Inference(chat.parse, auth=auth, engine=engine, max_body=max_body)
-    vectors = Inference(embeddings.parse, auth=auth, engine=engine, max_body=max_body)
-    talks = Inference(messages.parse, auth=auth, engine=engine, max_body=max_body)
-    counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
     async def show_metrics(exchange: Exchange) -> None:
@@ -233,10 +229,10 @@ def build_app(
     def problem() -> str:
         return "" if ledger.is_connected else "the ledger cannot be reached"
 
+    max_body = server.max_body_mb << 20
+    counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
     routes: dict[str, Mapping[str, Endpoint]] = {
-        "/v1/chat/completions": {"POST": chats.post},
-        "/v1/embeddings": {"POST": vectors.post},
-        "/v1/messages": {"POST": talks.post},
+        **inference_routes(auth, engine, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
@@ -250,6 +246,25 @@ def build_app(
         rest_prefixes=ADMIN_PREFIXES,
         metrics=metrics,
     )
+
+
+def inference_routes(
+    auth: Auth, engine: Engine, *, max_body: int
+) -> dict[str, Mapping[str, Endpoint]]:
+    """The endpoints that cost money: what is asked of them is held, settled and written down."""
+    inference = partial(Inference, auth=auth, engine=engine, max_body=max_body)
+    ranked = inference(rerank.parse)
+    return {
+        "/v1/chat/completions": {"POST": inference(chat.parse).post},
+        "/v1/messages": {"POST": inference(messages.parse).post},
+        "/v1/embeddings": {"POST": inference(embeddings.parse).post},
+        "/v1/moderations": {"POST": inference(moderations.parse).post},
+        "/v1/images/generations": {"POST": inference(images.parse).post},
+        "/v1/audio/transcriptions": {"POST": inference(transcriptions.parse).post},
+        "/v1/audio/speech": {"POST": inference(speech.parse).post},
+        "/v1/rerank": {"POST": ranked.post},
+        "/v2/rerank": {"POST": ranked.post},
+    }
 
 
 def make_adapter(name: str, provider: Provider) -> Adapter:
@@ -288,8 +303,9 @@ def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:
 
 
 def log_to_stderr() -> None:
-    """Our own log from warnings on, one line each; uvicorn's from errors on."""
+    """Our own log from warnings on, one line each; the libraries' from errors on."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients send

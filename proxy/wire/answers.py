@@ -13,7 +13,9 @@ from proxy.wire.dialect import Facts
 from proxy.wire.surrogates import without_lone
 
 
-class _Answer(msgspec.Struct):
+class Answer(msgspec.Struct):
+    """What every answer may have, and ours look at."""
+
     usage: Any = None
     service_tier: Any = None
     error: Any = None
@@ -23,18 +25,18 @@ class _Choice(msgspec.Struct):
     message: dict[str, msgspec.Raw]
 
 
-class _ChatAnswer(_Answer):
+class _ChatAnswer(Answer):
     choices: list[_Choice] | None = None
 
 
-class _EmbeddingsAnswer(_Answer):
+class _EmbeddingsAnswer(Answer):
     data: list[dict[str, msgspec.Raw]] | None = None
 
 
 _chat = msgspec.json.Decoder(_ChatAnswer)
 _embeddings = msgspec.json.Decoder(_EmbeddingsAnswer)
 
-Answer = TypeVar("Answer", bound=_Answer)
+Kind = TypeVar("Kind", bound=Answer)
 
 
 def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:
@@ -42,7 +44,7 @@ def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:
 
     `reads_cost` says that this provider's own word of the cost counts.
     """
-    answer = _read(body, _chat)
+    answer = read(body, _chat)
     if not answer.choices:
         raise MalformedAnswer("the provider's answer has no choices")
     members = (raw for choice in answer.choices for raw in choice.message.values())
@@ -52,13 +54,13 @@ def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:
 
 def read_embeddings(body: bytes, *, reads_cost: bool = False) -> Facts:
     """Check an embeddings answer; raises like `read_chat`."""
-    answer = _read(body, _embeddings)
+    answer = read(body, _embeddings)
     if not answer.data:
         raise MalformedAnswer("the provider's answer has no embeddings")
     return _facts(answer, body, output_bytes=0, reads_cost=reads_cost)
 
 
-def _facts(answer: _Answer, body: bytes, *, output_bytes: int, reads_cost: bool) -> Facts:
+def _facts(answer: Answer, body: bytes, *, output_bytes: int, reads_cost: bool) -> Facts:
     return Facts(
         usage=wire_usage.reported(answer.usage),
         output_bytes=output_bytes,
@@ -67,7 +69,8 @@ def _facts(answer: _Answer, body: bytes, *, output_bytes: int, reads_cost: bool)
     )
 
 
-def _read(body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
+def read(body: bytes, decoder: msgspec.json.Decoder[Kind]) -> Kind:
+    """The answer; raises `MalformedAnswer`, or `UpstreamError` for an error in it."""
     try:
         if not body.isascii():
             body.decode()  # what is skipped over is not checked by the decoder
@@ -79,7 +82,7 @@ def _read(body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
     return answer
 
 
-def _decode(body: bytes, decoder: msgspec.json.Decoder[Answer]) -> Answer:
+def _decode(body: bytes, decoder: msgspec.json.Decoder[Kind]) -> Kind:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:

@@ -77,8 +77,8 @@ class EmbeddingsRequest:
     n: int = 1
     unbounded: str | None = None
     images: int = 0
-    reasons: bool = False
     units: Units = NO_UNITS
+    reasons: bool = False
     service_tier: str | None = None
 
     def input_bound(self, image_tokens: int) -> int:

@@ -136,6 +136,31 @@ def reported(usage: object) -> Usage | None:
     )
 
 
+def reported_media(usage: object) -> Usage | None:
+    """The usage object of an answer about images or sound, as `reported` reads that of a chat.
+
+    Source: OpenAI's API reference, "Create image" and "Create transcription".
+    """
+    if not isinstance(usage, dict):
+        return None
+    input_tokens, output_tokens = (
+        _count(usage.get("input_tokens")),
+        _count(usage.get("output_tokens")),
+    )
+    if not input_tokens or output_tokens is None:
+        return reported(usage)
+    into = usage.get("input_tokens_details") or usage.get("input_token_details")
+    out = usage.get("output_tokens_details")
+    return Usage(
+        input_tokens=input_tokens,
+        cached_tokens=min(_part(into, "cached_tokens"), input_tokens),
+        input_image_tokens=min(_part(into, "image_tokens"), input_tokens),
+        input_audio_tokens=min(_part(into, "audio_tokens"), input_tokens),
+        output_tokens=output_tokens,
+        output_image_tokens=min(_part(out, "image_tokens"), output_tokens),
+    )
+
+
 def estimated(input_tokens: int, output_bytes: int, output_events: int = 0) -> Usage:
     """What an answer without usage must have taken; at least one input token.
 

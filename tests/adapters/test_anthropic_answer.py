@@ -169,6 +169,12 @@ def test_successive_texts_differ_in_nothing_else() -> None:
     assert payloads[0].replace(b"abcde", b"fghij") == payloads[1]
 
 
+def test_a_stream_without_its_first_event_is_still_one_of_chunks() -> None:
+    chunks = [json.loads(payload) for payload in read(bytes_of(events(text("Hello"))[1:]))]
+    assert {chunk["model"] for chunk in chunks} == {MODEL}
+    assert gathered(chunks)["content"] == "Hello"
+
+
 def test_text_at_the_start_of_a_block_is_not_lost() -> None:
     stream = events(text(""))
     stream[2]["content_block"]["text"] = "He"
@@ -264,6 +270,7 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
         b"{}",
         b'{"type":"content_block_delta","delta":7}',
         b'{"type":"content_block_delta","delta":{"type":"text_delta","text":7}}',
+        b'{"type":"content_block_delta","delta":{"type":"text_delta","text":"\xff"}}',
         b'{"type":"content_block_delta","index":"0","delta":{"type":"text_delta"}}',
         b'{"type":"message_start","message":{"usage":{"input_tokens":"3"}}}',
     ],
@@ -420,6 +427,14 @@ def test_anthropics_events_pass_as_they_came_but_for_pings() -> None:
     stream = events(THINKING, tool_use(1, x=1))
     found = read(bytes_of(stream), reader=MessagesReader())
     assert [json.loads(payload) for payload in found] == [e for e in stream if e["type"] != "ping"]
+
+
+def test_events_of_any_shape_pass_but_not_without_a_type() -> None:
+    odd = b'{"type":"content_block_delta","index":"x","delta":"\\ud83d"}'
+    assert MessagesReader().read_payloads([odd]) == [odd]
+    for payload in (b"{}", b"[]", b"nonsense"):
+        with pytest.raises(MalformedAnswer):
+            MessagesReader().read_payloads([payload])
 
 
 def test_events_without_names_are_told_by_their_types() -> None:

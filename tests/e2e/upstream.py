@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import struct
 import threading
@@ -30,6 +31,15 @@ class Call:
     def body(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.raw)
         return value
+
+    @property
+    def model(self) -> str:
+        """The model that is asked for, in JSON or in a form."""
+        if not self.headers["content-type"].startswith("multipart/form-data"):
+            return str(self.body["model"])
+        found = re.search(rb'name="model"\r\n\r\n(.*?)\r\n', self.raw)
+        assert found, self.raw
+        return found[1].decode()
 
 
 class Line:
@@ -135,8 +145,7 @@ class Upstream:
                 with self._arrived:
                     self.calls.append(call)
                     self._arrived.notify_all()
-                model = call.body["model"]
-                await self.scripts.get(model, answer_ok)(call, Line(reader, writer))
+                await self.scripts.get(call.model, answer_ok)(call, Line(reader, writer))
                 call = None
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass

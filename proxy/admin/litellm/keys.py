@@ -43,6 +43,17 @@ _ROUTES = {
     "/v1/chat/completions": "chat",
     "/embeddings": "embeddings",
     "/v1/embeddings": "embeddings",
+    "/moderations": "moderations",
+    "/v1/moderations": "moderations",
+    "/images/generations": "images",
+    "/v1/images/generations": "images",
+    "/audio/transcriptions": "transcriptions",
+    "/v1/audio/transcriptions": "transcriptions",
+    "/audio/speech": "speech",
+    "/v1/audio/speech": "speech",
+    "/rerank": "rerank",
+    "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
 }
 _ALL_MODELS = ("all-proxy-models", "all-team-models")
 _SHORTEST_OWN_KEY = 20

@@ -13,6 +13,7 @@ import msgspec
 from adapters.base import Endpoint, Unsupported
 from policies.base import Capability
 from proxy.errors import InvalidRequest
+from proxy.pricing import Units
 from proxy.wire import answers, chat, chunks
 from proxy.wire.body import Body
 from proxy.wire.chat import ChatRequest
@@ -94,6 +95,16 @@ class MessagesRequest:
     def images(self) -> int:
         """The images in it."""
         return self.chat.images
+
+    @property
+    def units(self) -> Units:
+        """What is billed by the piece: nothing."""
+        return self.chat.units
+
+    @property
+    def reasons(self) -> bool:
+        """Whether it asks for thoughts."""
+        return self.chat.reasons
 
     @property
     def service_tier(self) -> str | None:
