@@ -56,6 +56,9 @@ CLIENTS = (
     Client("openai-node, chat", ("openai_node_chat.mjs",)),
     Client("AI SDK, openai-compatible", ("ai_sdk.mjs", "openai_compatible")),
     Client("AI SDK, openai chat", ("ai_sdk.mjs", "openai_chat")),
+    Client("anthropic-python", ("anthropic_python",)),
+    Client("anthropic-node", ("anthropic_node.mjs",)),
+    Client("AI SDK, anthropic", ("ai_sdk.mjs", "anthropic")),
 )
 
 Cell = tuple[str, str, str]
@@ -65,10 +68,19 @@ _UNREAD = "the client reads no reasoning from chat completions"
 _UNSIGNED = (
     "the client does not send back what signs the thoughts, so the turn goes on without them"
 )
+_OWN_TOOL = (
+    "the client does not know the model and asks for JSON as the call of a tool of its own, which "
+    "this provider cannot be bound to: tell it `structuredOutputMode: 'outputFormat'`"
+)
+_KEEPS_SIGNED = "the client sends thoughts back only where they are signed"
 EXPLAINED: Mapping[Cell, str] = {
     ("AI SDK, openai chat", "*", "reasoning"): _UNREAD,
     ("AI SDK, openai chat", "*", "reasoning_kept"): _UNREAD,
     ("AI SDK, openai-compatible", "anthropic", "reasoning_kept"): _UNSIGNED,
+    ("AI SDK, anthropic", "gemini", "structured_output"): _OWN_TOOL,
+    ("AI SDK, anthropic", "ollama", "structured_output"): _OWN_TOOL,
+    ("AI SDK, anthropic", "openai", "reasoning_kept"): _KEEPS_SIGNED,
+    ("AI SDK, anthropic", "ollama", "reasoning_kept"): _KEEPS_SIGNED,
 }
 """Why a feature is not to be had somewhere; `*` stands for any provider."""
 
