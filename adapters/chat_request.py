@@ -276,6 +276,7 @@ _HINTS = frozenset(
     {
         *("model", "stream", "stream_options", "user", "safety_identifier", "metadata", "usage"),
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "cache_control"),
+        "encoding_format",  # of vectors: whoever asked for another is given it all the same
     }
 )
 _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
@@ -294,6 +295,7 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
     "tools": (b"[]",),
     "functions": (b"[]",),
     "stop": (b"[]",),
+    "annotations": (b"[]",),
 }
 
 
@@ -317,10 +319,11 @@ def names(body: bytes) -> list[str]:
         found: Mapping[str, bytes | msgspec.Raw] = _members.decode(body)
     except msgspec.DecodeError:
         found = {name: loose_json.encode(v) for name, v in decode(_object, body).items()}
-    return [name for name, text in found.items() if _says_something(name, bytes(text))]
+    return [name for name, text in found.items() if says_something(name, bytes(text))]
 
 
-def _says_something(name: str, text: bytes) -> bool:
+def says_something(name: str, text: bytes) -> bool:
+    """Whether a member's value must be told: it is neither a hint nor what happens anyway."""
     if name in _HINTS or text == b"null":
         return False
     return text not in _AS_GOOD_AS_NONE.get(name, ())

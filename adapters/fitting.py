@@ -5,7 +5,6 @@ Members that need no change go on as the bytes they came in.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,37 +13,13 @@ from typing import Any
 
 import msgspec
 
-from adapters.base import BadRequest, Unsupported
+from adapters import loose_json
+from adapters.base import BadRequest, Call
+from adapters.chat_request import says_something
+from adapters.losses import Losses
 
 Members = dict[str, msgspec.Raw]
 
-# What says nothing of the answer; whoever does not know it is not told.
-_HINTS = frozenset(
-    {
-        "cache_control",
-        "encoding_format",  # of vectors: whoever asked for another is given it all the same
-        "metadata",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "stream_options",
-        "user",
-    }
-)
-# What asks for what happens anyway.
-_DEFAULTS: Mapping[str, tuple[bytes, ...]] = {
-    "annotations": (b"[]",),
-    "frequency_penalty": (b"0", b"0.0"),
-    "logit_bias": (b"{}",),
-    "logprobs": (b"false",),
-    "modalities": (b'["text"]',),
-    "n": (b"1",),
-    "parallel_tool_calls": (b"true",),
-    "presence_penalty": (b"0", b"0.0"),
-    "service_tier": (b'"auto"', b'"default"'),
-    "store": (b"false",),
-    "top_logprobs": (b"0",),
-}
 # A thought in the history has one of these names.
 _THOUGHT = ("reasoning_content", "reasoning")
 # Without these a message still means the same.
@@ -53,9 +28,10 @@ _ANYWHERE = frozenset({"cache_control", "extra_content"})
 OPTIONAL = frozenset({"audio", "function_call", "name", "refusal"}) | _ANYWHERE | _EXTRAS
 """The members of messages, some of their parts and tools too, that not every provider takes."""
 
+_NULL = msgspec.Raw(b"null")
+
 _members = msgspec.json.Decoder(Members)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,34 +75,36 @@ UNCHANGED = Rules()
 """Of a provider that takes everything as it is."""
 
 
-def fit(body: bytes, rules: Rules, *, drop: bool) -> tuple[bytes, Sequence[str]]:
-    """The body as this provider takes it, and the paths of what it is not told.
+def fit(call: Call, rules: Rules) -> tuple[bytes, Sequence[str]]:
+    """The body of a call as this provider takes it, and the paths of what it is not told.
 
     Raises `Unsupported` for what it does not have, unless such is to be dropped, and `BadRequest`
     where the body is no JSON object.
     """
-    if not rules.may_touch(body):
-        return body, ()
-    fitting = _Fitting(rules, drop=drop)
-    return fitting.fitted(body), tuple(fitting.dropped)
+    if not rules.may_touch(call.body):
+        return call.body, ()
+    losses = Losses(drop_params=call.drop_params)
+    return _Fitting(rules, losses).fitted(call.body), tuple(losses.dropped)
 
 
 class _Fitting:
     """One request on its way to a provider."""
 
-    def __init__(self, rules: Rules, *, drop: bool) -> None:
+    def __init__(self, rules: Rules, losses: Losses) -> None:
         self._rules = rules
-        self._drop = drop
-        self.dropped: list[str] = []
+        self._losses = losses
 
     def fitted(self, body: bytes) -> bytes:
         """The body to send; the very one that came where nothing needs a change."""
-        members = members_of(body)
+        members = _members_of(body)
+        if members is None:
+            raise BadRequest("the request is no JSON object", status=400)
         fitted: Members = {}
         for name, raw in members.items():
             own = self._rules.renames.get(name, name)
-            if own != name and own in members:
-                continue  # it stands there under the provider's own name already
+            # Of two names for the same the provider's own counts, unless it says nothing.
+            if own in fitted if own == name else bytes(members.get(own, _NULL)) != b"null":
+                continue
             if self._is_unknown(own, raw):
                 self._leave_out(name, name, raw)
             elif name in ("messages", "tools"):
@@ -144,12 +122,10 @@ class _Fitting:
         )
 
     def _leave_out(self, name: str, path: str, raw: msgspec.Raw) -> None:
-        value = bytes(raw)
-        if value == b"null" or name in _HINTS or value in _DEFAULTS.get(name, ()):
-            return
-        if not self._drop and name not in _EXTRAS:
-            raise Unsupported(f"it does not take {name!r}", param=path)
-        self.dropped.append(path)
+        if name in _EXTRAS and says_something(name, bytes(raw)):
+            self._losses.tell(path)
+        elif says_something(name, bytes(raw)):
+            self._losses.refuse(path, "this provider has no such parameter")
 
     def _fit_list(self, raw: msgspec.Raw, path: str) -> msgspec.Raw:
         """A list of messages, tools, tool calls or content parts; itself if all may stay."""
@@ -191,15 +167,9 @@ def _is_same(before: Members, after: Members) -> bool:
 
 def join(members: Members) -> bytes:
     """The JSON object with these members."""
-    return b"{%b}" % b",".join(b"%b:%b" % (_encode(key), raw) for key, raw in members.items())
-
-
-def members_of(body: bytes) -> Members:
-    """A request's parameters; raises `BadRequest` where it is no JSON object."""
-    members = _members_of(body)
-    if members is None:
-        raise BadRequest("the request is no JSON object", status=400)
-    return members
+    return b"{%b}" % b",".join(
+        b"%b:%b" % (loose_json.encode(key), raw) for key, raw in members.items()
+    )
 
 
 def _members_of(raw: bytes | msgspec.Raw) -> Members | None:
@@ -223,12 +193,11 @@ def _items_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
 
 
 def _with_lone_surrogates(raw: bytes | msgspec.Raw) -> Any:
-    """What the standard library reads and msgspec does not; None for what neither does."""
     try:
-        return json.loads(bytes(raw))
+        return loose_json.decode(bytes(raw))
     except (ValueError, RecursionError):
         return None
 
 
 def _raw(value: Any) -> msgspec.Raw:
-    return msgspec.Raw(json.dumps(value).encode())
+    return msgspec.Raw(loose_json.encode(value))

@@ -65,7 +65,7 @@ class OpenAICompatible(HttpAdapter):
     async def prepare(self, call: Call) -> Dispatch:
         """The call as it is, but for what this provider has otherwise or not at all."""
         rules = self._preset.rules.get(call.endpoint, UNCHANGED)
-        body, dropped = fit(call.body, rules, drop=call.drop_params)
+        body, dropped = fit(call, rules)
         return Dispatch(
             path=self.path_of(call),
             body=body,

@@ -34,7 +34,7 @@ class Preset:
     `base_url` is None where only the operator knows it. `max_tokens_field` caps the output;
     `stream_usage` is False where `stream_options` is refused (and usage comes unasked).
     `answers` tells how thoughts come: as `reasoning_content` or not at all, as `reasoning`, or as
-    parts of the content.
+    parts of the content. `meterable`: it stops a stream that is closed, and bills no more of it.
     """
 
     base_url: str | None = None
@@ -44,6 +44,7 @@ class Preset:
     stream_usage: bool = True
     rules: Mapping[Endpoint, Rules] = field(default_factory=dict)
     answers: Literal["plain", "reasoning", "parts"] = "plain"
+    meterable: bool = False
 
     @property
     def speaks(self) -> Set[Endpoint]:
@@ -254,15 +255,18 @@ PRESETS: Mapping[str, Preset] = {
         # vLLM docs, "OpenAI-Compatible Server" and "Reasoning Outputs": it ignores what it does not
         # know, and calls a thought `reasoning` since 0.12 (`reasoning_content` before).
         answers="reasoning",
+        meterable=True,
     ),
     "lm_studio": Preset(
         # LM Studio docs, "OpenAI Compatibility Endpoints": of the maxima only `max_tokens`.
         paths=_only("chat", "completions", "embeddings"),
         rules={"chat": Rules(renames=_OLDER_NAME)},
         answers="reasoning",
+        meterable=True,
     ),
     "llama_server": Preset(
         # llama.cpp, tools/server/README.md.
         paths=_only("chat", "completions", "embeddings", "rerank"),
+        meterable=True,
     ),
 }

@@ -18,6 +18,8 @@ from adapters.openai_compatible import OpenAICompatible
 from adapters.over_http import HttpAdapter
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
+from adapters.templated_http import TemplatedHttp
+from adapters.templates import Endpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class Settings:
     http2: bool = False
     ca_bundle: Path | None = None
     api_version: str | None = None
+    endpoints: Endpoints | None = None
     script: Path | None = None
 
     def __repr__(self) -> str:
@@ -83,6 +86,7 @@ def _openai_compatible(preset: Preset) -> Entry:
         make=_over_http(OpenAICompatible, preset=preset),
         speaks=preset.speaks,
         base_url=preset.base_url,
+        meterable=preset.meterable,
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
     )
@@ -90,6 +94,10 @@ def _openai_compatible(preset: Preset) -> Entry:
 
 def _azure(settings: Settings) -> Adapter:
     return _over_http(Azure, api_version=settings.api_version)(settings)
+
+
+def _http(settings: Settings) -> Adapter:
+    return _over_http(TemplatedHttp, endpoints=settings.endpoints or Endpoints())(settings)
 
 
 def _scripted(settings: Settings) -> Adapter:
@@ -110,6 +118,7 @@ BUILT_IN: Mapping[str, Entry] = {
     "ollama": Entry(
         make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
     ),
+    "http": Entry(make=_http, speaks=frozenset({"chat", "embeddings"})),
     "scripted": Entry(
         make=_scripted,
         speaks=Scripted.speaks,

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
+from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import budgets, catalog, pricing, webhooks
@@ -220,6 +221,8 @@ class Provider(_Strict, frozen=True):
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
+    endpoints: Endpoints | None = None
+    """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
 
@@ -550,6 +553,7 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         )
     if provider.base_url is None and adapter_registry.needs_base_url(provider.adapter):
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
+    _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
             _check_url(file, (*path, key), url)
@@ -559,6 +563,14 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     _check_unpriced(file, (*path, "unpriced"), provider.unpriced)
     if provider.api_key is not None and not provider.api_key.isprintable():
         raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
+
+
+def _check_endpoints(file: YamlFile, path: Path_, provider: Provider) -> None:
+    if (provider.adapter == "http") != (provider.endpoints is not None):
+        raise file.error(path, "are what 'adapter: http' needs, and no other has")
+    if provider.endpoints is not None:
+        for where, problem in provider.endpoints.problems():
+            raise file.error((*path, *where), problem)
 
 
 def _check_url(file: YamlFile, path: Path_, url: str) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from adapters import registry
 from adapters.base import AdapterError
+from adapters.presets import PRESETS
 from proxy import catalog
 from proxy.config import (
     DEMONSTRATION,
@@ -123,10 +124,14 @@ def _from_catalog(
     base_url = _value(environ, entry.base_url_env or "")
     if not base_url or _is_own(base_url, own_port):
         base_url = entry.address
+    base_url = base_url.rstrip("/")
+    is_elsewhere = entry.adapter in PRESETS and base_url != entry.address
     return Provider(
-        adapter=entry.adapter,
-        base_url=base_url.rstrip("/"),
+        # What is known of OpenAI says nothing of who answers at another address.
+        adapter="openai_compatible" if is_elsewhere else entry.adapter,
+        base_url=base_url,
         api_key=key,
+        max_tokens_field=registry.max_tokens_field(entry.adapter) if is_elsewhere else None,
         prices=entry.price_provider,
     )
 
@@ -140,11 +145,17 @@ def _is_own(url: str, own_port: int) -> bool:
         return False
 
 
+# What Ollama has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
+_LOCAL_ADAPTERS = {
+    "ollama": ("ollama", ""),
+    "lmstudio": ("lm_studio", "/v1"),
+    "llama-server": ("llama_server", "/v1"),
+}
+
+
 def _local(name: str, port: int) -> Provider:
-    # All three stop when the connection is closed (and charge nothing in any case). What Ollama
-    # has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
-    adapter, path = ("ollama", "") if name == "ollama" else ("openai_compatible", "/v1")
-    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}", meterable=True)
+    adapter, path = _LOCAL_ADAPTERS.get(name, ("openai_compatible", "/v1"))
+    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}")
 
 
 def _local_target(provider: str, model: str) -> Target:

@@ -312,7 +312,9 @@ class _Maker:
             demonstration=adapter is not None and adapter.demonstration,
             metric_name=metric_name or target.target,
             service_tier=self.provider.service_tier,
-            speaks=adapter_registry.speaks(self.provider.adapter),
+            speaks=self.provider.endpoints.speaks
+            if self.provider.endpoints is not None
+            else adapter_registry.speaks(self.provider.adapter),
             drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,

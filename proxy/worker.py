@@ -278,6 +278,7 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         http2=provider.http2,
         ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
         api_version=provider.api_version,
+        endpoints=provider.endpoints,
         script=Path(provider.script) if provider.script else None,
     )
     try:

@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from adapters import registry as adapters
+from adapters import templates
 from policies import registry as policies
 from proxy import cli, config
 from proxy.errors import HTTP
@@ -38,6 +39,10 @@ def _section(text: str, heading: str) -> str:
         ("`server`", config.Server),
         ("`providers.NAME`", config.Provider),
         ("`providers.NAME`", config.Deadlines),
+        ("`providers.NAME`", templates.ChatEndpoint),
+        ("`providers.NAME`", templates.StreamPlaces),
+        ("`providers.NAME`", templates.EmbeddingsEndpoint),
+        ("`providers.NAME`", templates.VectorPlaces),
         ("`targets[]`", config.Target),
         ("`targets[]`", config.Price),
         ("`targets[]`", config.PriceTier),

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
+import msgspec
+
 from adapters import registry
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter
@@ -19,6 +21,8 @@ from adapters.gemini import Gemini
 from adapters.ollama import Ollama
 from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
+from adapters.templated_http import TemplatedHttp
+from adapters.templates import Endpoints
 from tests.adapters.servers import Peer, ScriptedServer
 
 TEXT = "Once upon a time."
@@ -564,10 +568,94 @@ def _ollama(scene: Scene) -> Iterator[Adapter]:
         yield Ollama(base_url=server.url)
 
 
+# --- http -----------------------------------------------------------------------------------------
+
+_ENDPOINTS = msgspec.convert(
+    {
+        "chat": {
+            "path": "/generate",
+            "request": {"inputs": "{{prompt}}", "stream": "{{stream}}"},
+            "response": {
+                "text": "generated.text",
+                "finish_reason": "generated.reason",
+                "input_tokens": "usage.in",
+                "output_tokens": "usage.out",
+            },
+            "stream": {
+                "framing": "lines",
+                "text": "token",
+                "input_tokens": "usage.in",
+                "output_tokens": "usage.out",
+            },
+        },
+        "embeddings": {
+            "path": "/embed",
+            "request": {"texts": "{{inputs}}"},
+            "response": {"embeddings": "vectors.*.values", "input_tokens": "tokens"},
+        },
+    },
+    Endpoints,
+)
+
+
+def _line(value: object) -> bytes:
+    return piece(json.dumps(value).encode() + b"\n")
+
+
+def _generating(peer: Peer) -> None:
+    usage = {"in": 3, "out": 5}
+    if json.loads(peer.read_request().body)["stream"]:
+        peer.send(LINES + _line({"token": "Once upon"}))
+        peer.send(_line({"token": TEXT.removeprefix("Once upon")}))
+        peer.send(_line({"token": None, "usage": usage}) + END)
+        return
+    peer.send(whole({"generated": {"text": TEXT, "reason": "eos_token"}, "usage": usage}))
+
+
+def _embedding(peer: Peer) -> None:
+    texts = json.loads(peer.read_request().body)["texts"]
+    peer.send(whole({"vectors": [{"values": [1.0, 0.0]} for _ in texts], "tokens": 2}))
+
+
+def _token_then(then: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(LINES + _line({"token": "Once"}))
+        then(peer)
+
+    return answer
+
+
+_TEMPLATED: dict[Scene, Callable[[Peer], None]] = {
+    **_SERVED,
+    "text": _generating,
+    "embeddings": _embedding,
+    "cut": _token_then(lambda peer: peer.reset()),
+    "stall": _token_then(lambda peer: peer.is_gone()),
+    "error in the stream": _token_then(
+        lambda peer: peer.send(_line({"error": {"message": "no", "code": "c"}}) + END)
+    ),
+}
+
+
+@contextlib.contextmanager
+def _http(scene: Scene) -> Iterator[Adapter]:
+    if scene == "refused connection":
+        with ScriptedServer(lambda peer: None) as server:
+            url = server.url
+        yield TemplatedHttp(base_url=url, endpoints=_ENDPOINTS)
+        return
+    with ScriptedServer(_TEMPLATED[scene]) as server:
+        yield TemplatedHttp(base_url=server.url, endpoints=_ENDPOINTS)
+
+
+WITHOUT_TOOLS = {"http"}
+
 STAGES: dict[str, Stage] = {
     "scripted": _scripted,
     **{name: _preset(name) for name in ("openai_compatible", *PRESETS)},
     "gemini": _gemini,
     "anthropic": _anthropic,
     "ollama": _ollama,
+    "http": _http,
 }

@@ -12,7 +12,7 @@ import pytest
 
 from adapters import base, registry
 from adapters.base import Adapter, AdapterError, Answer, Call, Deadlines
-from tests.adapters.contract import CALL, MODEL, STAGES, TEXT, Scene
+from tests.adapters.contract import CALL, MODEL, STAGES, TEXT, WITHOUT_TOOLS, Scene
 
 T = TypeVar("T")
 
@@ -106,7 +106,9 @@ def test_a_whole_answer_says_the_same(name: str) -> None:
     assert body["usage"]["completion_tokens"] == 5
 
 
-@every_adapter
+@pytest.mark.parametrize(
+    "name", [n for n in STAGES if "chat" in registry.speaks(n) and n not in WITHOUT_TOOLS]
+)
 def test_tool_calls_come_in_both_kinds_of_answer(name: str) -> None:
     async def stream(adapter: Adapter) -> list[dict[str, Any]]:
         async with adapter.open(call(stream=True)) as answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -92,6 +93,18 @@ def ask(
     return Asked(seen[0], dropped, answered)
 
 
+def fitted(name: str, body: bytes, *, drop: bool = False) -> tuple[bytes, Sequence[str]]:
+    call = Call(
+        endpoint="chat",
+        model="m",
+        body=body,
+        stream=False,
+        deadlines=Deadlines(),
+        drop_params=drop,
+    )
+    return fit(call, PRESETS[name].rules["chat"])
+
+
 def chat(*messages: Json, **fields: Any) -> Json:
     return {"model": "m", "messages": list(messages or [USER]), **fields}
 
@@ -146,7 +159,7 @@ def test_a_server_of_which_nothing_is_known_gets_everything() -> None:
 @pytest.mark.parametrize("name", ["openai", "deepseek", "groq", "cerebras", "together"])
 def test_what_nobody_refuses_is_not_touched(name: str, body: Json) -> None:
     raw = json.dumps(body).encode()
-    assert fit(raw, PRESETS[name].rules["chat"], drop=False) == (raw, ())
+    assert fitted(name, raw) == (raw, ())
 
 
 _MEMBER = st.sampled_from(sorted(OPTIONAL | {"role", "content", "tool_calls", "x"}))
@@ -161,9 +174,9 @@ _JSON = st.recursive(
 @pytest.mark.parametrize("name", sorted(n for n in PRESETS if "chat" in PRESETS[n].rules))
 def test_any_json_for_messages_is_fitted_or_passed_on(name: str, messages: Any, tools: Any) -> None:
     body = json.dumps({"model": "m", "messages": messages, "tools": tools}).encode()
-    fitted, _ = fit(body, PRESETS[name].rules["chat"], drop=True)
-    again, dropped = fit(fitted, PRESETS[name].rules["chat"], drop=False)
-    assert json.loads(again) == json.loads(fitted)
+    once, _ = fitted(name, body, drop=True)
+    again, dropped = fitted(name, once)
+    assert json.loads(again) == json.loads(once)
     assert not dropped
 
 
@@ -172,7 +185,7 @@ def test_any_json_for_messages_is_fitted_or_passed_on(name: str, messages: Any, 
 )
 def test_a_body_that_is_no_object_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(base.BadRequest):
-        fit(body, PRESETS["openai"].rules["chat"], drop=False)
+        fitted("openai", body)
 
 
 # --- parameters -----------------------------------------------------------------------------------
@@ -183,6 +196,17 @@ def test_openai_is_told_the_newer_name_of_the_maximum(name: str) -> None:
     assert ask(name, chat(max_tokens=5)).body == chat(max_completion_tokens=5)
     both = chat(max_tokens=5, max_completion_tokens=4)
     assert ask(name, both).body == chat(max_completion_tokens=4)
+
+
+@pytest.mark.parametrize(
+    "maxima",
+    [
+        {"max_completion_tokens": 5, "max_tokens": None},
+        {"max_tokens": None, "max_completion_tokens": 5},
+    ],
+)
+def test_a_null_does_not_take_the_place_of_a_maximum(maxima: Json) -> None:
+    assert ask("mistral", chat(**maxima)).body == chat(max_tokens=5)
 
 
 @pytest.mark.parametrize("name", ["mistral", "deepseek", "together", "lm_studio", "perplexity"])
@@ -258,8 +282,9 @@ def test_numbers_and_texts_beside_a_change_stay_the_bytes_they_were() -> None:
 
 
 def test_a_lone_surrogate_survives_a_change() -> None:
-    asked = ask("openai", b'{"model":"m","messages":[{"content":"\\ud83d"}],"max_tokens":5}')
-    assert asked.raw.count(b"\\ud83d") == 1
+    body = b'{"model":"m","\\udc4b":1,"messages":[{"content":"\\ud83d"}],"max_tokens":5}'
+    asked = ask("openai", body)
+    assert asked.raw.count(b"\\ud83d") == asked.raw.count(b"\\udc4b") == 1
     assert asked.body["max_completion_tokens"] == 5
 
 

@@ -75,6 +75,34 @@ def _build(text: str, **environ: str) -> config.Config:
             "max_completion_tokens",
         ),
         ("providers: {up : {base_url: 'http://h', http2: 1}}", "providers.up.http2:", "bool"),
+        (
+            "providers:\n  up:\n    adapter: http\n    base_url: http://h\n    endpoints:\n"
+            "      chat:\n        path: /g\n        request:\n          p: '{{promt}}'\n"
+            "        response: {text: a.b}",
+            "router.yaml:9: providers.up.endpoints.chat.request.p:",
+            "prompt",
+        ),
+        (
+            "providers: {up: {adapter: http, base_url: 'http://h', endpoints: {chat: {path: /g}}}}",
+            "providers.up.endpoints.chat.request:",
+            "missing",
+        ),
+        (
+            "providers: {up: {adapter: http, base_url: 'http://h', endpoints: {chat: {path: /g, "
+            "request: {p: '{{prompt}}'}, response: {txt: a}}}}}",
+            "providers.up.endpoints.chat.response.txt:",
+            "text",
+        ),
+        (
+            "providers: {up: {adapter: http, base_url: 'http://h'}}",
+            "providers.up.endpoints:",
+            "http",
+        ),
+        (
+            "providers: {up: {base_url: 'http://h', endpoints: {}}}",
+            "providers.up.endpoints:",
+            "http",
+        ),
         ("providers: [up]", "providers:", "object"),
         ("providers: {up: {base_url: nowhere}}", "providers.up.base_url:", "http"),
         ("providers: {up: {base_url: 'http://u:p@h/v1'}}", "providers.up.base_url:", "api_key"),

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from adapters import registry
 from proxy import catalog
 from proxy.config import Config, Provider, Server
 from proxy.discovery import Found, discover
@@ -71,8 +72,14 @@ def test_the_operators_own_provider_wins() -> None:
 def test_a_base_url_of_the_environment_is_used() -> None:
     environ = {"OPENAI_API_KEY": " sk-1 ", "OPENAI_BASE_URL": "http://proxy/v1/"}
     found_config, _ = discover(_config(), catalog.load(), environ, {})
-    assert found_config.providers["openai"].base_url == "http://proxy/v1"
-    assert found_config.providers["openai"].api_key == "sk-1"
+    openai = found_config.providers["openai"]
+    assert openai.base_url == "http://proxy/v1"
+    assert openai.api_key == "sk-1"
+    # Nobody knows who answers there: only the maximum goes by the name that it has at OpenAI.
+    assert (openai.adapter, openai.max_tokens_field) == (
+        "openai_compatible",
+        "max_completion_tokens",
+    )
 
 
 def test_a_server_on_this_machine_is_asked_for_its_models(port: int) -> None:
@@ -152,7 +159,7 @@ def test_names_that_mean_more_than_a_model_are_left_out() -> None:
     ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
     with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
         found_config, _ = discover(_config(), catalog.load(), {}, {"lmstudio": server.port})
-    assert found_config.providers["lmstudio"].meterable
+    assert registry.BUILT_IN[found_config.providers["lmstudio"].adapter].meterable
     assert [(target.target, target.tiers) for target in found_config.targets] == [
         ("lmstudio/hf.co/a/b:Q4", ["local"]),
         ("lmstudio/bge-m3", []),

@@ -117,7 +117,7 @@ def test_a_limit_is_changed_without_the_others(desk: Desk) -> None:
         ("POST", "", {}, 400, "name"),
         ("POST", "", {"name": "x", "model": "auto"}, 400, "model"),
         ("POST", "", {"name": "x", "models": ["nobody"]}, 400, "models"),
-        ("POST", "", {"name": "x", "endpoints": ["images"]}, 400, "endpoints"),
+        ("POST", "", {"name": "x", "endpoints": ["imagery"]}, 400, "endpoints"),
         ("POST", "", {"name": "x", "networks": ["10.0.0.7/8"]}, 400, "networks"),
         ("POST", "", {"name": "x", "team_id": "t_none"}, 400, "team_id"),
         ("POST", "", {"name": "x", "expires_at": "soon"}, 400, "expires_at"),
