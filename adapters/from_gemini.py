@@ -449,8 +449,10 @@ class ChatReader(EventReader):
     A stream has no end mark: it is whole when each candidate that began has its finish reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "") -> None:
+        """`model` names it where the answer does not."""
         super().__init__()
+        self._model = model
         self._choices: dict[int, _Choice] = {}
         self._created = int(time.time())
         self._head: Json = {}
@@ -496,7 +498,7 @@ class ChatReader(EventReader):
             "id": f"chatcmpl-{said.response_id or uuid4().hex}",
             "object": "chat.completion.chunk",
             "created": self._created,
-            "model": said.model_version or "",
+            "model": said.model_version or self._model,
         }
         self._text_head = loose_json.encode(self._head)[:-1]
 

@@ -58,7 +58,7 @@ class Gemini(HttpAdapter):
         return Dispatch(
             path=f"/{quote(model)}:{method}",
             body=translated.body,
-            reader=ChatReader(),
+            reader=ChatReader(call.model),
             dropped=translated.dropped,
         )
 

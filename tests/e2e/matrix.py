@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.dialect_upstream import MODELS, Providers
+from tests.e2e.stand_ins import NPM, has_npm_peers
 from tests.e2e.tollway import Tollway, serving
 
 ROOT = Path(__file__).parents[2]
-NPM = Path(__file__).with_name("npm")
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- matrix: begin -->\n", "<!-- matrix: end -->\n"
 
@@ -129,11 +128,6 @@ def _configuration(providers: Providers) -> dict[str, Any]:
     }
 
 
-def has_node() -> bool:
-    """Whether the clients from npm can run."""
-    return shutil.which("node") is not None and (NPM / "node_modules").exists()
-
-
 def ask(client: Client, url: str, key: str) -> dict[Cell, str | None]:
     """What became of each cell of one client: None, or what went wrong."""
     name, *arguments = client.program
@@ -194,7 +188,7 @@ def unexpected(found: Mapping[Cell, str | None]) -> list[str]:
 
 
 def _main() -> int:
-    if not has_node():
+    if not has_npm_peers():
         print("Node.js or the npm packages are missing: `make .venv/.installed`")
         return 2
     wrong = []
