@@ -20,7 +20,7 @@ class Azure(OpenAICompatible):
     """A resource such as `https://NAME.openai.azure.com`, whose models are deployments.
 
     Without an `api_version` the current API is asked, which knows deployments by the request's
-    `model`; the dated ones have them in the path.
+    `model`; the dated ones have them in the path, but for that of `responses`.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class Azure(OpenAICompatible):
         path = super().path_of(call)
         if self._version is None:
             return _CURRENT + path
+        if call.endpoint == "responses":
+            return f"/openai{path}?api-version={self._version}"
         deployment = quote(call.model, safe="")
         return f"/openai/deployments/{deployment}{path}?api-version={self._version}"
 

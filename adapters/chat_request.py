@@ -6,8 +6,9 @@ Tokens", for what goes beyond it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import wraps
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
@@ -15,6 +16,7 @@ from adapters import loose_json
 from adapters.base import BadRequest, Call
 from adapters.losses import Losses, invalid
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -57,6 +59,10 @@ class Part(msgspec.Struct):
         """The address of its image or video."""
         found = self.image_url if self.type == "image_url" else self.video_url
         return found.url if isinstance(found, Url) else found
+
+    def detail(self) -> str | None:
+        """How closely its image is to be looked at."""
+        return self.image_url.detail if isinstance(self.image_url, Url) else None
 
 
 class Function(msgspec.Struct):
@@ -175,8 +181,6 @@ class Schema(msgspec.Struct):
     """The schema that an answer must be of."""
 
     schema: dict[str, Any] | None = None
-    name: str | None = None
-    strict: bool | None = None
 
 
 class Format(msgspec.Struct):
@@ -219,11 +223,9 @@ class ChatRequest(msgspec.Struct):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    min_p: float | None = None
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0)] | None = None
     reasoning_effort: Effort | None = None
@@ -286,6 +288,8 @@ _AS_GOOD_AS_NONE: Mapping[str, tuple[bytes, ...]] = {
     "service_tier": (b'"auto"', b'"default"'),
     "parallel_tool_calls": (b"true",),
     "n": (b"1",),
+    "best_of": (b"1",),
+    "echo": (b"false",),
     "logprobs": (b"false",),
     "top_logprobs": (b"0",),
     "modalities": (b'["text"]',),
@@ -340,6 +344,19 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise BadRequest(f"invalid request: {message}", status=400) from None
     except (ValueError, RecursionError):
         raise BadRequest("the request is not the JSON it should be", status=400) from None
+
+
+def bounded(translate: Callable[P, T]) -> Callable[P, T]:
+    """A translation that raises `BadRequest` for what is nested too deeply for it."""
+
+    @wraps(translate)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return translate(*args, **kwargs)
+        except RecursionError:
+            raise BadRequest("the request is nested too deeply", status=400) from None
+
+    return run
 
 
 def arguments(text: str, path: str) -> dict[str, Any]:

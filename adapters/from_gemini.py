@@ -75,7 +75,8 @@ FAMILIES: Mapping[str, type[UpstreamError]] = {
     "DEADLINE_EXCEEDED": Overloaded,
     "UNIMPLEMENTED": UpstreamError,
 }
-_BAD_KEYS = frozenset({"API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "ACCESS_TOKEN_EXPIRED"})
+_BAD_KEYS = ("API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "ACCESS_TOKEN_EXPIRED")
+_LONGEST_MESSAGE = 2000
 # What OpenAI's reference has for what can hardly be.
 _UNLIKELY = -9999.0
 _LANGUAGES = {"PYTHON": "python"}
@@ -355,12 +356,11 @@ class _Choice:
             self.is_finished = True
             is_call = reason == "STOP" and self.has_calls
             return "tool_calls" if is_call else FINISH_REASONS[reason]
-        because = f": {candidate.finish_message}" if candidate.finish_message else ""
         raise UpstreamError(
-            f"the model broke its answer off with {reason}{because}"[:2000],
+            _because("the model broke its answer off with", reason, candidate.finish_message),
             status=200,
             type="upstream_error",
-            code=reason,
+            code=_plain(reason),
         )
 
 
@@ -431,13 +431,22 @@ def _blocked(feedback: _Feedback | None) -> ContentRefused | None:
     """The error for a prompt that was blocked."""
     if feedback is None or feedback.block_reason in _NOT_BLOCKED:
         return None
-    because = f": {feedback.block_reason_message}" if feedback.block_reason_message else ""
+    reason = feedback.block_reason or ""
     return ContentRefused(
-        f"the provider blocked the prompt with {feedback.block_reason}{because}"[:2000],
+        _because("the provider blocked the prompt with", reason, feedback.block_reason_message),
         status=400,
         type="invalid_request_error",
         code="content_filter",
     )
+
+
+def _because(what: str, reason: str, message: str | None) -> str:
+    return _plain(f"{what} {reason}: {message}" if message else f"{what} {reason}")
+
+
+def _plain(text: str) -> str:
+    """Words of bounded length, without what cannot be encoded."""
+    return text[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
 
 
 # --- readers --------------------------------------------------------------------------------------
@@ -450,7 +459,7 @@ class ChatReader(EventReader):
     """
 
     def __init__(self, model: str = "") -> None:
-        """`model` names it where the answer does not."""
+        """`model` is its name where the answer does not tell it."""
         super().__init__()
         self._model = model
         self._choices: dict[int, _Choice] = {}
@@ -629,8 +638,8 @@ def _error(status: int, headers: Mapping[str, str], error: Json) -> UpstreamErro
     name, details = error.get("status"), error.get("details")
     found = [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
     said = Said(
-        message=read_error(msgspec.json.encode({"error": error})).message,
-        code=name if isinstance(name, str) else None,
+        message=read_error(loose_json.encode({"error": error})).message,
+        code=_plain(name) if isinstance(name, str) else None,
     )
     family = FAMILIES.get(said.code or "", BadRequest)
     if family is BadRequest:

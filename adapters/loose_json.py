@@ -6,7 +6,8 @@ Python's own parser takes them, and writes them as the escapes they were; fast o
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+import math
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -18,7 +19,7 @@ def decode(text: bytes | str) -> Any:
     try:
         return msgspec.json.decode(text)
     except ValueError:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_float=_finite, parse_constant=_refuse)
 
 
 def decode_as(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
@@ -39,8 +40,16 @@ def encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        plain = msgspec.to_builtins(value)
+        return json.dumps(plain, separators=(",", ":")).encode()
 
 
-def _refuse(name: str) -> None:
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")

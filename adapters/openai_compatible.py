@@ -14,6 +14,7 @@ from adapters.fitting import UNCHANGED, fit
 from adapters.over_http import Dispatch, EventReader, HttpAdapter
 from adapters.presets import PLAIN, Preset
 from adapters.ranking import cohere_ranking
+from adapters.response_events import ResponseEvents
 from adapters.sse import NamedPayload
 
 _DONE = b"[DONE]"
@@ -74,9 +75,11 @@ class OpenAICompatible(HttpAdapter):
             dropped=dropped,
         )
 
-    def _reader(self, endpoint: Endpoint) -> Chunks:
+    def _reader(self, endpoint: Endpoint) -> EventReader:
         if endpoint == "rerank":
             return _Ranking()
+        if endpoint == "responses":
+            return ResponseEvents()
         if endpoint in _LAST_EVENTS:
             return _Events(_LAST_EVENTS[endpoint])
         return _READERS[self._preset.answers]() if endpoint == "chat" else Chunks()

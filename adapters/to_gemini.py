@@ -44,7 +44,7 @@ _CARRIED = frozenset(
         *("top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "logprobs"),
         *("top_logprobs", "reasoning_effort", "reasoning", "include_reasoning", "modalities"),
         *("audio", "service_tier", "google", "extra_body", "cached_content", "safety_settings"),
-        "image_config",
+        *("thinking_config", "image_config", "speech_config", "media_resolution"),
     }
 )
 # Tools that Gemini has itself, by the type under which they may stand among `tools`.
@@ -67,13 +67,14 @@ _BUDGETS: Mapping[Effort, int] = {
 }
 _MODALITIES = frozenset({"text", "image", "audio"})
 
-_older = re.compile(r"gemini-(1|2)[.-]|gemma-|learnlm-|embedding").match
-_thinks_by_budget = re.compile(r"gemini-2\.5-|gemini-robotics-er-1\.5").match
-_always_thinks = re.compile(r"gemini-2\.5-pro").match
+# Names that tell nothing are those of the newest models.
+_older = re.compile(r"(?:^|/)(?:gemini-[12][.-]|gemma-|learnlm-)").search
+_thinks_by_budget = re.compile(r"(?:^|/)gemini-2\.5-").search
+_always_thinks = re.compile(r"(?:^|/)gemini-2\.5-pro").search
 _upper = re.compile(r"_([a-z])").sub
 
 
-class _Google(msgspec.Struct):
+class _Google(msgspec.Struct, forbid_unknown_fields=True):
     """Google's own members, which its "OpenAI compatibility" has in `extra_body.google`."""
 
     cached_content: str | None = None
@@ -84,11 +85,11 @@ class _Google(msgspec.Struct):
     media_resolution: str | None = None
 
 
-class _ExtraBody(msgspec.Struct):
+class _ExtraBody(msgspec.Struct, forbid_unknown_fields=True):
     google: _Google | None = None
 
 
-class _Extras(_Google):
+class _Extras(_Google, forbid_unknown_fields=False):
     google: _Google | None = None
     extra_body: _ExtraBody | None = None
 
@@ -104,16 +105,17 @@ class Translated:
     dropped: Sequence[str]
 
 
-def to_generate(call: Call, *, has_ids: bool = True) -> Translated:
+@chat_request.bounded
+def to_generate(call: Call, *, on_vertex: bool = False) -> Translated:
     """The body of `generateContent` for a chat request.
 
-    `has_ids` says that function calls may have ids, which Vertex AI does not take. Raises
+    Vertex AI takes no ids of function calls, and no service tier in the body. Raises
     `Unsupported` and `BadRequest`.
     """
     losses = chat_request.without_others(call, _CARRIED, "Gemini")
     asked = chat_request.read(call.body)
     extras = _extras_of(chat_request.decode(_extras, call.body))
-    body: Json = _Conversation(call.model, losses, has_ids=has_ids).body(asked.messages)
+    body: Json = _Conversation(call.model, losses, has_ids=not on_vertex).body(asked.messages)
     body |= _tools(asked, losses)
     if config := _generation_config(asked, call.model, extras, losses):
         body["generationConfig"] = config
@@ -122,7 +124,7 @@ def to_generate(call: Call, *, has_ids: bool = True) -> Translated:
     if extras.cached_content:
         body["cachedContent"] = extras.cached_content
     if asked.service_tier not in (None, "auto", "default"):
-        if asked.service_tier in _TIERS:
+        if asked.service_tier in _TIERS and not on_vertex:
             body["serviceTier"] = asked.service_tier
         else:
             losses.refuse("service_tier", "Gemini has no such service tier")
@@ -229,17 +231,19 @@ class _Conversation:
         found = []
         for place, part in enumerate(message.parts()):
             where = f"{path}.content[{place}]"
-            made = self._part(part, where)
+            made = self._part(part)
             if made is None:
                 self._losses.refuse(where, _why_not(part))
             else:
                 found.append(made)
         return found
 
-    def _part(self, part: Part, path: str) -> Json | None:
+    def _part(self, part: Part) -> Json | None:
         if part.type in ("text", "refusal"):
             return {"text": (part.text if part.type == "text" else part.refusal) or ""}
         if part.type in ("image_url", "video_url"):
+            if part.detail() not in (None, "auto"):
+                self._losses.tell("messages[].content[].image_url.detail")
             return None if (url := part.url()) is None else self._media(url)
         if part.type == "input_audio" and part.input_audio is not None:
             kind = f"audio/{part.input_audio.format}"
@@ -264,9 +268,11 @@ class _Conversation:
         parts = [part for part in self._parts(message, path) if part.get("text") != ""]
         if message.refusal:
             parts.append({"text": message.refusal})
-        for image in message.images or ():
+        for place, image in enumerate(message.images or ()):
             if (media := self._media(image.image_url.url)) is not None:
                 parts.append(media)
+            else:
+                self._losses.refuse(f"{path}.images[{place}]", _WHAT_IS_TAKEN)
         signatures = self._signatures(message)
         if parts and (signature := signatures.pop("", None)):
             parts[-1]["thoughtSignature"] = signature
@@ -317,19 +323,23 @@ class _Conversation:
             else:
                 media.append(part)
         response: Json = {**self._id(given), "name": name, "response": _result("".join(texts))}
-        parts: list[Json] = [{"functionResponse": response}]
-        if media and self._is_older:
-            parts += media
-        elif media:
-            response["parts"] = media
+        # Within a result newer models take bytes, older ones nothing.
+        within = [] if self._is_older else [part for part in media if "inlineData" in part]
+        if within:
+            response["parts"] = within
+        beside = [part for part in media if part not in within]
+        parts: list[Json] = [{"functionResponse": response}, *beside]
         turn = self._turn("results")
         turn.parts += parts
         turn.order += [self._order.get(given, len(self._order))] * len(parts)
 
 
+_WHAT_IS_TAKEN = "Gemini takes data in base64, and https URLs"
+
+
 def _why_not(part: Part) -> str:
     if part.type in ("image_url", "video_url", "file"):
-        return "Gemini takes data in base64, and https URLs"
+        return _WHAT_IS_TAKEN
     return f"Gemini has no parts of type {part.type[:100]!r}"
 
 
@@ -375,13 +385,14 @@ def _tools(asked: ChatRequest, losses: Losses) -> Json:
     tools: list[Json] = []
     for place, tool in enumerate(asked.tools or ()):
         if tool.type in _OWN_TOOLS:
-            tools.append({_OWN_TOOLS[tool.type]: {}})
+            if asked.choice()[0] != "none":
+                tools.append({_OWN_TOOLS[tool.type]: {}})
         elif tool.type != "function" or tool.function is None:
             losses.refuse(f"tools[{place}]", f"Gemini has no tools of type {tool.type[:100]!r}")
     declarations = []
     for function in asked.declarations():
         declaration: Json = {"name": function.name, "description": function.description or ""}
-        if function.parameters:
+        if function.parameters and _has_arguments(function.parameters):
             declaration["parametersJsonSchema"] = clean_schema(function.parameters)
         declarations.append(declaration)
     if declarations:
@@ -392,6 +403,13 @@ def _tools(asked: ChatRequest, losses: Losses) -> Json:
         return {}
     config = _calling_config(asked) if declarations else None
     return {"tools": tools, **({"toolConfig": {"functionCallingConfig": config}} if config else {})}
+
+
+def _has_arguments(schema: Json) -> bool:
+    """Whether there is anything to say of the arguments: an object without members may not be."""
+    says_nothing = {"$schema", "type", "title", "description", "required", "properties", "strict"}
+    others = {name: v for name, v in schema.items() if name not in says_nothing}
+    return bool(schema.get("properties")) or any(others.values())
 
 
 def _calling_config(asked: ChatRequest) -> Json | None:
@@ -438,7 +456,8 @@ def clean_schema(schema: Json) -> Json:
         else:
             cleaned[keyword] = _clean_value(keyword, value)
     reference = cleaned.get("$ref")
-    if reference is not None and any(not name.startswith("$") for name in cleaned):
+    stands_alone = all(name.startswith("$") for name in cleaned)
+    if reference is not None and not stands_alone and "anyOf" not in cleaned:
         del cleaned["$ref"]
         cleaned["anyOf"] = [{"$ref": reference}]
     return cleaned

@@ -119,6 +119,7 @@ class Translated:
     needs_context: int | None
     dropped: list[str]
 
+    @chat_request.bounded
     def body(self, context: int | None) -> bytes:
         """The JSON, with the context length that was chosen for it."""
         if context is not None:
@@ -129,6 +130,7 @@ class Translated:
 _sampling = msgspec.json.Decoder(Sampling)
 
 
+@chat_request.bounded
 def to_chat(call: Call) -> Translated:
     """The body of `/api/chat`; raises `Unsupported` and `BadRequest`."""
     losses = chat_request.without_others(call, _CARRIED, "Ollama")
@@ -206,15 +208,19 @@ class _Conversation:
     def _content(self, message: Message, path: str) -> Json:
         texts, images = [], []
         for place, part in enumerate(message.parts()):
+            if part.detail() not in (None, "auto"):
+                self._losses.tell("messages[].content[].image_url.detail")
             if part.type in ("text", "refusal"):
                 texts.append((part.text if part.type == "text" else part.refusal) or "")
             elif (data := _bytes_of(part)) is not None:
                 images.append(data)
             else:
                 self._losses.refuse(f"{path}.content[{place}]", _why_not(part))
-        for image in message.images or ():
+        for place, image in enumerate(message.images or ()):
             if (found := data_url(image.image_url.url)) is not None:
                 images.append(found[1])
+            else:
+                self._losses.refuse(f"{path}.images[{place}]", _NO_URLS)
         if message.refusal:
             texts.append(message.refusal)
         self.images += len(images)
@@ -253,9 +259,12 @@ def _bytes_of(part: Part) -> str | None:
     return found[1] if found else None
 
 
+_NO_URLS = "Ollama takes images in base64, and fetches none"
+
+
 def _why_not(part: Part) -> str:
     if part.type == "image_url":
-        return "Ollama takes images in base64, and fetches none"
+        return _NO_URLS
     return f"Ollama has no parts of type {part.type[:100]!r}"
 
 
@@ -325,6 +334,7 @@ class _Completion(msgspec.Struct):
 _completion = msgspec.json.Decoder(_Completion)
 
 
+@chat_request.bounded
 def to_generate(call: Call) -> Translated:
     """The body of `/api/generate` for a completion; raises `Unsupported` and `BadRequest`."""
     losses = chat_request.without_others(call, _COMPLETION_CARRIED, "Ollama")
@@ -344,7 +354,7 @@ def to_generate(call: Call) -> Translated:
         members["suffix"] = asked.suffix
     if sampling.think is not None:
         members["think"] = sampling.think
-    if asked.logprobs:
+    if asked.logprobs is not None and asked.logprobs is not False:
         members |= {"logprobs": True, "top_logprobs": int(asked.logprobs)}
     size = len(prompt.encode("utf-8", "replace")) + len((asked.suffix or "").encode())
     return Translated(members, _needs(sampling, size), losses.dropped)

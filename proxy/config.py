@@ -317,6 +317,19 @@ class Alerts(_Strict, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
 
 
+class Responses(_Strict, frozen=True):
+    """What is kept of responses, for `previous_response_id` and for whoever asks for them again."""
+
+    store: bool = True
+    """Off: nothing is kept, whatever requests ask for."""
+    days: _Positive = 30
+    """How long after its last use."""
+    total_mb: _Positive = 1024
+    """Of all together; those that were not used for longest go first."""
+    largest_mb: _Positive = 16
+    """Of one with its input; a larger one is not kept."""
+
+
 class Config(_Strict, frozen=True):
     """A whole configuration, checked."""
 
@@ -333,6 +346,7 @@ class Config(_Strict, frozen=True):
     drop_params: bool = False
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
+    responses: Responses = Responses()
 
 
 class _Top(_Strict, frozen=True):
@@ -345,6 +359,7 @@ class _Top(_Strict, frozen=True):
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
+    responses: Any = None
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -397,6 +412,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         unpriced=top.unpriced,
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
+        responses=_convert(file, ("responses",), top.responses or {}, Responses),
     )
     _check(file, config)
     return config

@@ -39,7 +39,7 @@ _FUNCTION_TOOLS = frozenset({"function", "custom"})
 _BOUNDED_MODALITIES = frozenset({"text", "audio"})
 # Parameters whose cost no length of the request bounds: searches and documents that are fetched
 # and billed, predicted text that is billed as output though it was refused, other models.
-_UNBOUNDED = (
+UNBOUNDED = (
     "web_search_options",  # OpenAI
     "prediction",
     "search_parameters",  # xAI
@@ -349,7 +349,7 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
             return f"tools[{index}].type"
     if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
         return "modalities"
-    return next((n for n in _UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+    return next((n for n in UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
 
 
 def _raw_texts(content: msgspec.Raw) -> list[msgspec.Raw]:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from adapters import base, from_gemini
 from adapters.base import Answer, Call, Deadlines, Endpoint
-from adapters.from_gemini import FAMILIES, FINISH_REASONS, ChatReader
+from adapters.from_gemini import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
 from adapters.gemini import Gemini
 from adapters.sse import EventDecoder
 from tests.adapters.contract import END, EVENTS, event, gemini, whole
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.shapes import damaged
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -192,6 +193,12 @@ def test_a_whole_answer_is_a_chat_completion() -> None:
             "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }
+
+
+def test_an_answer_without_a_name_has_the_one_that_was_asked() -> None:
+    answer = gemini({"text": "a"}, finish="STOP")
+    del answer["modelVersion"]
+    assert body_of(answer, call(model="asked"))["model"] == "asked"
 
 
 def test_thoughts_and_signatures_are_told_apart_from_the_text() -> None:
@@ -451,34 +458,64 @@ def test_however_the_bytes_are_cut_the_same_is_said(places: list[int]) -> None:
     assert said(sorted(places)) == said([])
 
 
-_any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    *("candidates", "content", "parts", "text", "index", "finishReason", "error"),
-                    *("functionCall", "args", "usageMetadata", "promptTokenCount"),
-                    *("promptFeedback", "groundingMetadata", "groundingChunks"),
+_ANSWERED: Json = {
+    "candidates": [
+        {
+            "content": {
+                "parts": [
+                    {"text": "a", "thoughtSignature": "s"},
+                    {"functionCall": {"name": "f", "args": {"a": 1}}},
+                    {"inlineData": {"mimeType": "image/png", "data": "A"}},
+                    {"executableCode": {"code": "a", "language": "PYTHON"}},
                 ]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
+            },
+            "finishReason": "STOP",
+            "index": 0,
+            "groundingMetadata": {
+                "groundingChunks": [{"web": {"uri": "a", "title": "b"}}],
+                "groundingSupports": [
+                    {"segment": {"startIndex": 1, "endIndex": 2}, "groundingChunkIndices": [0]}
+                ],
+            },
+            "citationMetadata": {"citationSources": [{"uri": "a", "startIndex": 1}]},
+            "logprobsResult": {
+                "chosenCandidates": [{"token": "a", "logProbability": -1}],
+                "topCandidates": [{"candidates": [{"token": "a"}]}],
+            },
+        }
+    ],
+    "usageMetadata": {
+        "promptTokenCount": 1,
+        "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 1}],
+    },
+    "promptFeedback": {"blockReason": ""},
+    "embeddings": [{"values": [1.0]}],
+    "models": [{"name": "a"}],
+}
+_FAILED: Json = {
+    "error": {
+        "code": 429,
+        "message": "a",
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [{"retryDelay": "5s", "reason": "a"}],
+    }
+}
 
 
-@given(_any_json)
+@given(damaged(_ANSWERED) | damaged(_FAILED))
 def test_no_shape_of_an_answer_is_more_than_a_failure(said: object) -> None:
     text = json.dumps(said).encode()
-    for read in (lambda: ChatReader().read_body(text), lambda: ChatReader().read_payloads([text])):
+    for read in (
+        ChatReader().read_body,
+        lambda text: ChatReader().read_payloads([text, text]),
+        EmbeddingsReader("m").read_body,
+        from_gemini.read_models,
+    ):
         try:
-            read()
+            read(text)
         except base.AdapterError as failure:
-            assert failure.message
+            assert failure.message.encode()
+    assert from_gemini.error_of(429, {}, text).message.encode()
 
 
 # --- errors ---------------------------------------------------------------------------------------

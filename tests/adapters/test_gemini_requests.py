@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Unsupported
 from adapters.to_gemini import Translated, clean_schema, to_batch_embed, to_generate
+from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]
 
@@ -171,10 +172,22 @@ def test_results_find_the_names_of_their_calls_and_keep_the_order_of_these() -> 
 
 def test_vertex_ai_has_no_ids() -> None:
     messages = [called(("a", "f", "{}")), {"role": "tool", "tool_call_id": "a", "content": "1"}]
-    body = json.loads(to_generate(call({"messages": messages}), has_ids=False).body)
+    body = json.loads(to_generate(call({"messages": messages}), on_vertex=True).body)
     assert body["contents"][0]["parts"][0]["functionCall"] == {"name": "f", "args": {}}
     response = body["contents"][1]["parts"][0]["functionResponse"]
     assert response == {"name": "f", "response": {"output": "1"}}
+
+
+def test_vertex_ai_has_its_tiers_elsewhere() -> None:
+    with pytest.raises(Unsupported) as caught:
+        to_generate(call({"messages": QUESTION, "service_tier": "flex"}), on_vertex=True)
+    assert caught.value.param == "service_tier"
+
+
+def test_how_closely_to_look_is_left_out_and_named() -> None:
+    image = {"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}
+    translated = translate({"messages": [{"role": "user", "content": [image]}]})
+    assert translated.dropped == ("messages[].content[].image_url.detail",)
 
 
 def test_the_one_call_of_the_older_dialect_has_its_result_by_its_name() -> None:
@@ -201,6 +214,22 @@ def test_an_image_that_a_function_gave_back_goes_along(model: str, place: str) -
         assert parts[0]["functionResponse"]["parts"] == [inline]
     else:
         assert parts[1] == inline
+
+
+def test_an_address_that_a_function_gave_back_stands_beside_its_result() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://a/b.png"}}
+    result = {"role": "tool", "tool_call_id": "a", "content": [image]}
+    parts = contents(called(("a", "f", "{}")), result)[1]["parts"]
+    assert "parts" not in parts[0]["functionResponse"]
+    assert parts[1]["fileData"]["fileUri"] == "https://a/b.png"
+
+
+def test_images_that_the_model_made_go_back() -> None:
+    message = {"role": "assistant", "content": "a", "images": [{"image_url": {"url": PNG}}]}
+    inline = {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}
+    assert contents(message)[0]["parts"] == [{"text": "a"}, inline]
+    message["images"] = [{"image_url": {"url": "http://a/b"}}]
+    assert refused({"messages": [message]}) == "messages[0].images[0]"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +318,7 @@ def test_thoughts_of_others_are_left_out_and_named() -> None:
             {"reasoning_effort": "medium"},
             {"includeThoughts": True, "thinkingBudget": 8192},
         ),
-        ("gemini-2.5-flash", {"reasoning_effort": "none"}, {"thinkingBudget": 0}),
+        ("models/gemini-2.5-flash", {"reasoning_effort": "none"}, {"thinkingBudget": 0}),
         ("gemini-2.5-flash", {"reasoning": {"enabled": False}}, {"thinkingBudget": 0}),
         (
             "gemini-2.5-pro",
@@ -412,6 +441,8 @@ def test_what_gemini_lacks_is_refused_or_left_out_and_named(members: Json, param
         ({"tools": {}}, "tools"),
         ({"reasoning_effort": "some"}, "reasoning_effort"),
         ({"google": []}, "google"),
+        ({"google": {"novelty": 1}}, "google"),
+        ({"extra_body": {"novelty": 1}}, "extra_body"),
         ({"tool_choice": {"type": "custom"}, "functions": [{"name": "f"}]}, "tool_choice"),
     ],
 )
@@ -474,9 +505,25 @@ def test_functions_are_declared_with_their_schemas() -> None:
     assert "toolConfig" not in body
 
 
+@pytest.mark.parametrize(
+    ("parameters", "is_told"),
+    [
+        ({"type": "object", "properties": {}}, False),
+        ({"type": "object", "properties": {}, "additionalProperties": False}, False),
+        ({"type": "object", "additionalProperties": True}, True),
+        ({"$ref": "#/$defs/T"}, True),
+    ],
+)
+def test_a_function_without_arguments_has_no_schema(parameters: Json, is_told: bool) -> None:
+    body = generated({"tools": [tool("f", parameters=parameters)]})
+    declared = body["tools"][0]["functionDeclarations"][0]
+    assert ("parametersJsonSchema" in declared) is is_told
+
+
 def test_googles_own_tools_are_asked_for_by_their_type() -> None:
     body = generated({"tools": [{"type": "google_search"}, {"type": "url_context"}]})
     assert body["tools"] == [{"googleSearch": {}}, {"urlContext": {}}]
+    assert "tools" not in generated({"tools": [{"type": "google_search"}], "tool_choice": "none"})
 
 
 @pytest.mark.parametrize(
@@ -568,11 +615,6 @@ def test_token_ids_cannot_be_embedded(tokens: object, drop_params: bool) -> None
 # --- any request ----------------------------------------------------------------------------------
 
 _text = st.text(max_size=8)
-_any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
-    max_leaves=6,
-)
 _content = (
     st.none() | _text | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": _text}))
 )
@@ -609,13 +651,63 @@ def test_every_call_is_followed_by_its_results(turns: list[tuple[str, Any]]) -> 
             assert [result["id"] for result in results] == [call["id"] for call in calls]
 
 
-@given(st.dictionaries(st.sampled_from(["messages", "tools", "stop", "n", "google"]), _any_json))
-def test_no_shape_of_a_request_is_more_than_a_refusal(members: Json) -> None:
-    body = json.dumps({"messages": QUESTION, **members}).encode()
+_ASKED: Json = {
+    "messages": [
+        {"role": "system", "content": "a"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "x"},
+                {"type": "image_url", "image_url": {"url": PNG, "detail": "auto"}},
+                {"type": "input_audio", "input_audio": {"data": "a", "format": "wav"}},
+                {"type": "file", "file": {"file_data": PNG}},
+            ],
+        },
+        called(("a", "f", "{}"))
+        | {
+            "images": [{"image_url": {"url": PNG}}],
+            "reasoning_details": [{"data": "x", "format": "google-gemini-v1"}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": "{}"},
+    ],
+    "tools": [tool("f", strict=True, parameters={"properties": {"a": {"$ref": "#", "const": 1}}})],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+    "reasoning": {"effort": "low", "max_tokens": 5},
+    "google": {"thinking_config": {"a": 1}, "image_config": {"a": {"b_c": 1}}},
+    "safety_settings": [{"a": 1}],
+    "audio": {"voice": "v"},
+    "modalities": ["audio"],
+    "stop": ["a"],
+    "seed": 1,
+}
+
+
+@given(damaged(_ASKED), st.booleans())
+def test_no_shape_of_a_request_is_more_than_a_refusal(asked: object, drop_params: bool) -> None:
     try:
-        to_generate(call(body, drop_params=True))
+        assert to_generate(call(asked, drop_params=drop_params)).body
     except (BadRequest, Unsupported) as refusal:
         assert refusal.message
+
+
+@given(damaged({"input": ["a"], "dimensions": 5, "task_type": "x"}))
+def test_no_shape_of_an_embeddings_request_is_more_than_a_refusal(asked: object) -> None:
+    try:
+        assert to_batch_embed(call(asked), "models/e").body
+    except (BadRequest, Unsupported) as refusal:
+        assert refusal.message
+
+
+@pytest.mark.parametrize("depth", [100, 300, 500, 900, 2000, 100_000])
+def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    schema = '{"items":' * depth + "{}" + "}" * depth
+    function = '{"type":"function","function":{"name":"f","parameters":' + schema + "}}"
+    body = '{"messages":[{"role":"user","content":"a"}],"tools":[' + function + "]}"
+    try:
+        assert to_generate(call(body.encode())).body
+    except BadRequest as refusal:
+        assert depth > 100 and refusal.status == 400
 
 
 def test_a_surrogate_that_stands_alone_survives() -> None:

@@ -28,7 +28,15 @@ def test_another_type_is_told_apart_from_what_is_no_json(text: bytes) -> None:
         loose_json.decode_as(DECODER, text)
 
 
-@pytest.mark.parametrize("text", [b"{", b'{"text":"\xff"}', b'{"text":"\\ud83d","number":NaN}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b'{"text":"\xff"}',
+        b'{"text":"\\ud83d","number":NaN}',
+        b'{"text":"\\ud83d","number":1e999}',
+    ],
+)
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 # of any kind but one
         loose_json.decode_as(DECODER, text)

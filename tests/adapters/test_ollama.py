@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
-from adapters.from_ollama import ChatReader
+from adapters.from_ollama import ChatReader, CompletionReader, EmbeddingsReader
 from adapters.lines import LineDecoder
 from adapters.ollama import Ollama, Shown
 from tests.adapters.contract import END, LINES, line, piece, whole
 from tests.adapters.servers import Peer, ScriptedServer
+from tests.adapters.shapes import damaged
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -254,30 +255,34 @@ def test_however_the_bytes_are_cut_the_same_is_said(places: list[int]) -> None:
     assert said(sorted(places)) == said([])
 
 
-_any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["message", "content", "tool_calls", "function", "name", "done", "error", "model"]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
-)
+_ANSWERED: Json = {
+    "model": "m",
+    "message": {
+        "content": "a",
+        "thinking": "b",
+        "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}, "id": "a"}],
+    },
+    "response": "a",
+    "logprobs": [{"token": "a", "logprob": -1, "bytes": [1], "top_logprobs": [{"token": "b"}]}],
+    "embeddings": [[1.0]],
+    **DONE,
+}
 
 
-@given(_any_json)
+@given(damaged(_ANSWERED) | damaged({"error": {"message": "a", "code": "b"}}))
 def test_no_shape_of_an_answer_is_more_than_a_failure(said: object) -> None:
     text = json.dumps(said).encode()
-    for read in (lambda: ChatReader().read_body(text), lambda: ChatReader().read_payloads([text])):
+    for read in (
+        ChatReader().read_body,
+        CompletionReader().read_body,
+        EmbeddingsReader().read_body,
+        lambda text: ChatReader().read_payloads([text, text]),
+        lambda text: CompletionReader().read_payloads([text]),
+    ):
         try:
-            read()
+            read(text)
         except base.AdapterError as failure:
-            assert failure.message
+            assert failure.message.encode()
 
 
 # --- the context of a model -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Endpoint, Unsupported
 from adapters.to_ollama import Translated, to_chat, to_embed, to_generate
+from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]
 
@@ -271,6 +272,13 @@ def test_a_completion_continues_a_text() -> None:
     }
 
 
+@pytest.mark.parametrize(("asked", "told"), [(0, 0), (2, 2), (None, None)])
+def test_a_completion_tells_likelihoods_if_asked(asked: int | None, told: int | None) -> None:
+    body = {"prompt": "a", "logprobs": asked, "echo": False, "best_of": 1, "n": 1}
+    made = json.loads(to_generate(call(body)).body(None))
+    assert made.get("top_logprobs") == told
+
+
 @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1]]])
 def test_a_completion_is_of_one_text(prompt: object) -> None:
     with pytest.raises(Unsupported) as caught:
@@ -316,19 +324,52 @@ def test_a_wrong_type_is_named(members: Json, param: str) -> None:
     assert caught.value.param == param
 
 
-_any_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=6,
-)
+_ASKED: Json = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "x"},
+                {"type": "image_url", "image_url": {"url": "data:a/b;base64,AAAA"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}],
+            "images": [{"image_url": {"url": "data:a/b;base64,AAAA"}}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": "5"},
+    ],
+    "tools": TOOLS,
+    "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": TOOLS}},
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+    "reasoning": {"effort": "low"},
+    "options": {"num_ctx": 5},
+    "stop": ["a"],
+    "keep_alive": "5m",
+    "logprobs": 1,
+    "prompt": "a",
+    "input": ["a"],
+}
 
 
-@given(st.dictionaries(st.sampled_from(["messages", "tools", "stop", "options"]), _any_json))
-def test_no_shape_of_a_request_is_more_than_a_refusal(members: Json) -> None:
+@given(damaged(_ASKED), st.booleans())
+def test_no_shape_of_a_request_is_more_than_a_refusal(asked: object, drop_params: bool) -> None:
+    for translate in (to_chat, to_generate, to_embed):
+        try:
+            assert translate(call(asked, drop_params=drop_params)).body(5)
+        except (BadRequest, Unsupported) as refusal:
+            assert refusal.message
+
+
+@pytest.mark.parametrize("depth", [100, 900, 2000, 100_000])
+def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    arguments = '{"a":' * depth + "1" + "}" * depth
+    calls = [{"id": "a", "function": {"name": "f", "arguments": arguments}}]
     try:
-        translate(members, drop_params=True)
-    except (BadRequest, Unsupported) as refusal:
-        assert refusal.message
+        assert chat({"messages": [{"role": "assistant", "tool_calls": calls}]})
+    except BadRequest as refusal:
+        assert depth > 100 and refusal.status == 400
 
 
 def test_a_surrogate_that_stands_alone_survives() -> None:

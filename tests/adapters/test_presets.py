@@ -500,7 +500,7 @@ def test_mistrals_parts_become_a_text_and_a_thought() -> None:
 
 
 @given(content=_JSON, choice=_JSON)
-def test_any_json_for_parts_is_read_or_passed_on(content: Any, choice: Any) -> None:
+def test_loose_json_for_parts_is_read_or_passed_on(content: Any, choice: Any) -> None:
     for choices in (choice, [choice, {"delta": {"content": [content]}}]):
         json.loads(joined(json.dumps({"content": [], "choices": choices}).encode()))
 
@@ -888,7 +888,7 @@ def test_the_parameter_that_a_validator_names_is_passed_on() -> None:
 
 
 @given(body=_JSON)
-def test_any_json_for_an_error_is_read(body: Any) -> None:
+def test_loose_json_for_an_error_is_read(body: Any) -> None:
     for shape in (body, {"error": body}, {"error": {"metadata": body, "message": body}}):
         read_error(json.dumps(shape).encode())
 

@@ -19,7 +19,7 @@ from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts, Identity
 from proxy.wire.messages import usage as messages_usage
 from proxy.wire.messages.failures import ANTHROPIC_FAILURES
-from proxy.wire.messages.writer import MESSAGE_STOP, ending, event
+from proxy.wire.messages.writer import MESSAGE_STOP, ending, event, message_id
 from proxy.wire.surrogates import without_lone
 
 
@@ -181,13 +181,17 @@ class MessageStream:
         is_whole = message.get("content") == [] and type(_output(counts)) is int
         if is_whole and type(message.get("id")) is str:
             return _named(said.type, payload)
-        head = {"id": f"msg_{self._identity.request_id}", "type": "message", "role": "assistant"}
-        counts = counts if isinstance(counts, dict) else {}
-        usage = {"input_tokens": 0, "output_tokens": 0, **_numbers(counts)}
-        model = {"model": self._identity.model}
-        return event(
-            said.type, {"message": {**head, **model, **message, "content": [], "usage": usage}}
-        )
+        found = counts if isinstance(counts, dict) else {}
+        usage = {"input_tokens": 0, "output_tokens": 0, **_known(found)}
+        head = {
+            "id": message_id(self._identity),
+            "type": "message",
+            "role": "assistant",
+            "model": self._identity.model,
+        }
+        end = {"stop_reason": None, "stop_sequence": None}
+        filled = {**head, **end, **_known(message), "content": [], "usage": usage}
+        return event(said.type, {"message": filled})
 
     def _start_block(self, said: _Event) -> None:
         if said.index != self._next or self._open is not None or said.content_block is None:
@@ -210,7 +214,7 @@ class MessageStream:
         # The official SDKs read both members without a look whether they are there.
         delta = {"stop_reason": said.delta.stop_reason if said.delta else None}
         count = _output(self._counts)
-        usage = {**_numbers(said.usage or {}), "output_tokens": count if count is not None else 0}
+        usage = {**_known(said.usage or {}), "output_tokens": count if count is not None else 0}
         return event(said.type, {"delta": {**delta, "stop_sequence": None}, "usage": usage})
 
     def _check_begun(self) -> None:
@@ -218,7 +222,7 @@ class MessageStream:
             raise MalformedAnswer("the provider's stream does not begin with a message")
 
     def _take_counts(self, counts: dict[str, Any], payload: bytes) -> None:
-        self._counts.update({name: n for name, n in counts.items() if n is not None})
+        self._counts.update(_known(counts))
         self.service_tier = wire_usage.service_tier(None, counts) or self.service_tier
         if self._reads_cost:
             self.cost = wire_usage.reported_cost(payload) or self.cost
@@ -228,8 +232,8 @@ def _output(counts: object) -> object:
     return counts.get("output_tokens") if isinstance(counts, dict) else None
 
 
-def _numbers(counts: dict[str, Any]) -> dict[str, Any]:
-    return {name: n for name, n in counts.items() if n is not None}
+def _known(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def _named(name: str, payload: bytes) -> bytes:

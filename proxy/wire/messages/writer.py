@@ -77,7 +77,7 @@ class _Block:
     """What stands before a piece, once the block has begun."""
     waiting: list[bytes] = field(default_factory=list)
     written: list[bytes] = field(default_factory=list)
-    """Of a tool call: the pieces that have left."""
+    """The pieces that have left."""
     signature: str | None = None
     looked_at: int = -1
     is_whole: bool = False
@@ -113,6 +113,8 @@ class MessageWriter:
         self._has_begun = False
         self._blocks: list[_Block] = []
         """The one that has begun, and those that wait for it to end."""
+        self._latest: _Block | None = None
+        """The one that the last piece belongs to."""
         self._ended: set[int | None] = set()
         self._index = 0
         self._output_bytes = 0
@@ -122,6 +124,7 @@ class MessageWriter:
     def write(self, chunk: Chunk) -> bytes:
         """The events for a chunk."""
         events = [] if self._has_begun else [self._begin(chunk)]
+        self._latest = None
         for choice in chunk["choices"]:
             if choice["index"] == 0:
                 self._take(choice["delta"])
@@ -133,25 +136,18 @@ class MessageWriter:
 
     def steady(self, chunk: Chunk) -> Callable[[bytes], bytes] | None:
         """What writes the further pieces of the block that this chunk continued."""
-        if len(self._blocks) != 1 or chunk["choices"][0]["index"] != 0:
-            return None
-        block = self._blocks[0]
-        if not block.head or block.is_sealed:
+        block = self._latest
+        if self._blocks != [block] or block is None or not block.head:
             return None
         head, pieces = block.head, block.written
-        if block.kind == "tool_use":
 
-            def write_piece(text: bytes) -> bytes:
-                pieces.append(text)
-                return b'%b%b"}}\n\n' % (head, text)
-
-            return write_piece
-
-        def write_text(text: bytes) -> bytes:
-            self._output_bytes += len(text)
+        def write_piece(text: bytes) -> bytes:
+            if not text:
+                return b""
+            pieces.append(text)
             return b'%b%b"}}\n\n' % (head, text)
 
-        return write_text
+        return write_piece
 
     def end(self, usage: Usage | None) -> bytes:
         """The end of the last block, why the answer ends, and what it took."""
@@ -207,6 +203,7 @@ class MessageWriter:
                 if not is_open:
                     self._open("thinking")
                 self._blocks[-1].signature = block["signature"]
+                self._latest = None
 
     def _add(self, kind: str, text: str) -> None:
         if not text:
@@ -215,6 +212,7 @@ class MessageWriter:
         if last is None or last.kind != kind or last.is_sealed:
             last = self._open(kind)
         last.waiting.append(_quoted(text))
+        self._latest = last
 
     def _open(self, kind: str) -> _Block:
         start: dict[str, Any] = {"type": kind, kind: ""}
@@ -246,6 +244,7 @@ class MessageWriter:
             block.start["name"] = function["name"]
         if arguments:
             block.waiting.append(_quoted(arguments))
+            self._latest = block
 
     # --- what leaves ---------------------------------------------------------------------------
 
@@ -264,6 +263,7 @@ class MessageWriter:
                 break
             events.append(event("content_block_stop", {"index": self._index}))
             self._index += 1
+            self._output_bytes += sum(map(len, block.written))
             self._ended.add(block.number)
             del self._blocks[0]
         return events
@@ -280,9 +280,7 @@ class MessageWriter:
         if block.waiting:
             text = b"".join(block.waiting)
             block.waiting.clear()
-            self._output_bytes += len(text)
-            if block.kind == "tool_use":
-                block.written.append(text)
+            block.written.append(text)
             events.append(b'%b%b"}}\n\n' % (block.head, text))
         if block.signature:
             delta = {"type": "signature_delta", "signature": block.signature}
