@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
+from adapters.base import Endpoint
 from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
@@ -38,6 +39,9 @@ _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 LONGEST_NAME = 256
+
+_ENDPOINTS = frozenset(get_args(Endpoint))
+"""Those of the capabilities that an adapter must have an endpoint for."""
 
 DEMONSTRATION = "tollway"
 """The provider that answers where there is no other."""
@@ -623,6 +627,12 @@ def _check_target(
         if name in names or name in config.models:
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
+    adapter = config.providers[provider].adapter
+    for i, capability in enumerate(target.capabilities or ()):
+        if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
+            raise file.error(
+                (*path, "capabilities", i), f"the adapter {adapter!r} has no {capability}"
+            )
     if isinstance(target.price, Price):
         _check_price(file, (*path, "price"), target.price)
     elif isinstance(target.price, list):

@@ -49,6 +49,9 @@ UNBOUNDED = (
     "data_sources",  # Azure
     "compound_custom",  # Groq
     "speed",  # Anthropic's fast mode, at several times the price
+    "cached_content",  # Google's stored prompts, here and in what its other parameters are in
+    "google",
+    "extra_body",
 )
 
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.

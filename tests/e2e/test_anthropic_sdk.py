@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from anthropic import Anthropic, AsyncAnthropic
 
-from tests.e2e.tollway import Tollway, serving
+from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
 from tests.proxy.wire.messages.grammar import read
 
@@ -463,3 +464,59 @@ def test_its_errors_keep_their_meaning(upstream: Upstream, client: Anthropic) ->
     assert limited.response.headers["retry-after"] == "7"
     assert _raises(anthropic.InternalServerError, ask).type == "api_error"
     assert "sk-ant" not in _raises(anthropic.InternalServerError, ask).message
+
+
+# --- money ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["openai_compatible", "anthropic"])
+def test_a_stream_that_a_budget_cuts_ends_for_the_sdk_as_at_its_maximum(
+    upstream: Upstream, tmp_path: Path, adapter: str
+) -> None:
+    async def endless(call: Call, line: Line) -> None:
+        await line.start_stream()
+        events = _events(stops=False)
+        if adapter == "anthropic":
+            for event in events:
+                await line.event(event)
+        while True:
+            delta = {"type": "text_delta", "text": "word "}
+            piece = {"type": "content_block_delta", "index": 1, "delta": delta}
+            await line.event(piece if adapter == "anthropic" else chunk({"content": "word "}))
+            await asyncio.sleep(0.002)
+
+    upstream.scripts["m1"] = endless
+    config = provider(upstream.base_url, "m1", adapter=adapter, meterable=True)
+    config["targets"][0]["max_output_tokens"] = 100_000
+    with serving(tmp_path, config) as tollway:
+        made = tollway.admin("POST", "/keys", {"name": "poor"})
+        budget = {"scope": f"key:{made['id']}", "window": "lifetime", "limit_usd": 0.003}
+        tollway.admin("POST", "/budgets", budget)
+        with Anthropic(base_url=tollway.url, api_key=made["key"], max_retries=0) as client:
+            asked: Any = {"model": "up/m1", "max_tokens": 50_000, "messages": HELLO}
+            events = list(client.messages.create(**asked, stream=True))
+        assert upstream.calls[0].closed.wait(5)
+        (row,) = tollway.rows(1)
+    *_, stop, end, last = events
+    assert (stop.type, last.type) == ("content_block_stop", "message_stop")
+    assert end.type == "message_delta" and end.delta.stop_reason == "max_tokens"
+    assert end.to_dict()["tollway"]["reason"] == "budget_exhausted"
+    assert end.usage.output_tokens == row["output_tokens"]
+    assert (row["outcome"], row["estimated"]) == ("capped", 1)
+    assert row["cost_nanousd"] <= 3_000_000
+
+
+def test_a_hard_budget_refuses_what_has_no_bounded_cost(
+    upstream: Upstream, server: Tollway
+) -> None:
+    made = server.admin("POST", "/keys", {"name": "careful"})
+    budget = {"scope": f"key:{made['id']}", "window": "lifetime", "limit_usd": 1}
+    server.admin("POST", "/budgets", budget)
+    search: Any = {"type": "web_search_20250305", "name": "web_search"}
+    with Anthropic(base_url=server.url, api_key=made["key"], max_retries=0) as client:
+        error = _raises(
+            anthropic.PermissionDeniedError,
+            lambda: client.messages.create(**CLAUDE, messages=HELLO, tools=[search]),
+        )
+    assert "tools[0]" in error.api_message
+    assert upstream.calls == []

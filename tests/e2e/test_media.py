@@ -346,7 +346,10 @@ def test_speech_falls_back_before_its_first_piece(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi"
         )
 
-    for first in (fail, page):
+    async def silence(call: Call, line: Line) -> None:
+        await line.send(b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: 0\r\n\r\n")
+
+    for first in (fail, page, silence):
         upstream.scripts |= {"tts-1": first, "tts-tokens": speaking}
         answer = client.audio.speech.with_raw_response.create(
             model="everything", voice="alloy", input="Hello"

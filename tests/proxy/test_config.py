@@ -118,6 +118,12 @@ def _build(text: str, **environ: str) -> config.Config:
         (HEAD + "  - target: up/m", "targets[1]:", "taken"),
         (HEAD + "    price: {input: -1}", "targets[0].price.input:", "0"),
         (HEAD + "    price: {input: .nan}", "targets[0].price.input:", "finite"),
+        (
+            "providers: {up: {adapter: scripted}}\n"
+            "targets: [{target: up/m, capabilities: [chat, images]}]",
+            "router.yaml:2: targets[0].capabilities[1]:",
+            "has no images",
+        ),
         (HEAD + "    price: {per_minute: -1}", "targets[0].price.per_minute:", "0"),
         (
             HEAD + "    price: {per_generated_image: {}}",
