@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -162,6 +163,39 @@ def test_aimock_calls_tools_and_is_told_what_they_say(aimock: Tollway, dialect: 
     turns = [*user("the weather"), message, *results]
     said = aimock.chat(dialect, messages=turns, tools=[TOOL]).json()
     assert said["choices"][0]["message"]["content"] == "It is warm."
+
+
+@through_aimock
+def test_aimock_answers_in_every_dialect_of_clients(aimock: Tollway, dialect: str) -> None:
+    """Responses are relayed to its OpenAI and messages to its Anthropic, translated elsewhere."""
+    expected = "Hello! “How” can I help you?"
+    with openai.OpenAI(base_url=f"{aimock.url}/v1", api_key="x", max_retries=0) as client:
+        assert client.responses.create(model=dialect, input="hello").output_text == expected
+        with client.responses.stream(model=dialect, input="hello") as stream:
+            assert stream.until_done().get_final_response().output_text == expected
+    with anthropic.Anthropic(base_url=aimock.url, api_key="x", max_retries=0) as other:
+        asked: Any = {"model": dialect, "max_tokens": 100, "messages": user("hello")}
+        [block] = other.messages.create(**asked).content
+        assert block.type == "text"
+        assert block.text == expected
+        with other.messages.stream(**asked) as messages:
+            assert messages.get_final_text() == expected
+
+
+@through_aimock
+def test_aimock_cut_off_shows_in_every_dialect_of_clients(aimock: Tollway, dialect: str) -> None:
+    with (
+        openai.OpenAI(base_url=f"{aimock.url}/v1", api_key="x", max_retries=0) as client,
+        pytest.raises(openai.APIError),
+        client.responses.stream(model=dialect, input="cut") as stream,
+    ):
+        stream.until_done()
+    with (
+        anthropic.Anthropic(base_url=aimock.url, api_key="x", max_retries=0) as other,
+        pytest.raises(anthropic.APIError),
+        other.messages.stream(model=dialect, max_tokens=100, messages=user("cut")) as messages,  # type: ignore[arg-type]
+    ):
+        messages.until_done()
 
 
 @through_aimock
