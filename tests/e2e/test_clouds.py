@@ -6,10 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,28 +13,26 @@ import httpx2
 import pytest
 
 from tests.adapters import clouds
-from tests.e2e.test_npm_peers import MODULES
+from tests.e2e import stand_ins
 from tests.e2e.tollway import Tollway, serving
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or not MODULES.exists(),
+    not stand_ins.has_npm_peers(),
     reason="Node.js or the npm packages are not installed (make test does it where npm is)",
 )
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 8, "total_tokens": 17}
 TEXT = "Hello! How can I help you today?"
-FIXTURES = {
-    "fixtures": [
-        {"match": {"userMessage": "hello"}, "response": {"content": TEXT, "usage": USAGE}},
-        {
-            "match": {"userMessage": "weather"},
-            "response": {
-                "toolCalls": [{"name": "get_weather", "arguments": {"location": "Paris"}}],
-                "usage": USAGE,
-            },
+FIXTURES: list[dict[str, Any]] = [
+    {"match": {"userMessage": "hello"}, "response": {"content": TEXT, "usage": USAGE}},
+    {
+        "match": {"userMessage": "weather"},
+        "response": {
+            "toolCalls": [{"name": "get_weather", "arguments": {"location": "Paris"}}],
+            "usage": USAGE,
         },
-    ]
-}
+    },
+]
 CLAUDE = "aws/us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 TARGETS = [CLAUDE, "aws/amazon.nova-pro-v1:0", "gcp/gemini-3-pro-preview"]
 TOOL = {
@@ -59,43 +53,24 @@ either_kind = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def tollway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
     folder = tmp_path_factory.mktemp("clouds")
-    (folder / "fixtures.json").write_text(json.dumps(FIXTURES))
-    log = folder / "aimock.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["node", MODULES / ".bin" / "llmock", "-p", "0", "-f", folder / "fixtures.json"],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while not (found := re.search(r"listening on (http://\S+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        url = found.group(1)
-        with clouds.TokenService().running(folder) as file:
-            gcp = {"adapter": "vertex", "region": "global", "project": "p", "base_url": url}
-            config = {
-                "providers": {
-                    "aws": {
-                        "adapter": "bedrock",
-                        "region": "us-east-1",
-                        "api_key": "ABSK-test-0123456789",
-                        "base_url": url,
-                    },
-                    "gcp": {**gcp, "credentials_file": str(file)},
-                },
-                "targets": [
-                    {"target": name, "price": {"input": 1, "output": 2}, "max_output_tokens": 100}
-                    for name in TARGETS
-                ],
-            }
-            with serving(folder, config) as running:
-                yield running
-    finally:
-        process.terminate()
-        process.wait(10)
+    with (
+        stand_ins.aimock(folder, FIXTURES) as url,
+        clouds.TokenService().running(folder) as file,
+    ):
+        aws = {"adapter": "bedrock", "region": "us-east-1", "api_key": "ABSK-test-0123456789"}
+        gcp = {"adapter": "vertex", "region": "global", "project": "p"}
+        config = {
+            "providers": {
+                "aws": {**aws, "base_url": url},
+                "gcp": {**gcp, "base_url": url, "credentials_file": str(file)},
+            },
+            "targets": [
+                {"target": name, "price": {"input": 1, "output": 2}, "max_output_tokens": 100}
+                for name in TARGETS
+            ],
+        }
+        with serving(folder, config) as running:
+            yield running
 
 
 def chunks_of(text: str) -> list[dict[str, Any]]:
