@@ -17,6 +17,7 @@ MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 
 PATHS: Mapping[Endpoint, str] = {
     "chat": "/chat/completions",
+    "responses": "/responses",
     "completions": "/completions",
     "embeddings": "/embeddings",
     "rerank": "/rerank",
@@ -25,6 +26,8 @@ PATHS: Mapping[Endpoint, str] = {
     "transcriptions": "/audio/transcriptions",
     "speech": "/audio/speech",
 }
+# Of servers of which nothing is known: most have no `responses`, and a chat says as much.
+_USUAL: Mapping[Endpoint, str] = {e: path for e, path in PATHS.items() if e != "responses"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class Preset:
     """
 
     base_url: str | None = None
-    paths: Mapping[Endpoint, str] = field(default_factory=lambda: PATHS)
+    paths: Mapping[Endpoint, str] = field(default_factory=lambda: _USUAL)
     models_path: str = "/models"
     max_tokens_field: MaxTokensField = "max_tokens"
     stream_usage: bool = True

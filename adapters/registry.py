@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from adapters import gemini, ollama
+from adapters import bedrock, gemini, ollama, vertex
 from adapters.anthropic import Anthropic
 from adapters.azure import Azure
 from adapters.base import Adapter, Endpoint
+from adapters.bedrock import Bedrock
 from adapters.gemini import Gemini
 from adapters.ollama import Ollama
 from adapters.openai_compatible import OpenAICompatible
@@ -20,6 +21,7 @@ from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.scripted import Scripted
 from adapters.templated_http import TemplatedHttp
 from adapters.templates import Endpoints
+from adapters.vertex import Vertex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,10 @@ class Settings:
     http2: bool = False
     ca_bundle: Path | None = None
     api_version: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    project: str | None = None
+    credentials_file: Path | None = None
     endpoints: Endpoints | None = None
     script: Path | None = None
 
@@ -45,15 +51,18 @@ class Settings:
 class Entry:
     """One adapter: how it is made, and whether its answers are made up.
 
-    `speaks` are the endpoints whose calls it takes; `base_url` is where its provider is, unless the
-    configuration says otherwise, and None where only the configuration can say. `meterable` says
-    that whatever it speaks to stops generating and billing a stream that is closed; where that
-    depends on the provider, it is False. `max_tokens_field` is the request's field for the maximum,
-    `stream_usage` whether `stream_options` may be sent.
+    `speaks` are the endpoints whose calls it takes, and `speaks_of` those for one model, where it
+    depends on that. `needs` are the settings it cannot do without. `base_url` is where its provider
+    is, unless the configuration says otherwise, and None where only the configuration can say.
+    `meterable` says that whatever it speaks to stops generating and billing a stream that is
+    closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
+    field for the maximum, `stream_usage` whether `stream_options` may be sent.
     """
 
     make: Callable[[Settings], Adapter]
     speaks: Set[Endpoint]
+    speaks_of: Callable[[str], Set[Endpoint]] | None = None
+    needs: Sequence[str] = ()
     base_url: str | None = None
     needs_base_url: bool = True
     demonstration: bool = False
@@ -96,6 +105,24 @@ def _azure(settings: Settings) -> Adapter:
     return _over_http(Azure, api_version=settings.api_version)(settings)
 
 
+def _bedrock(settings: Settings) -> Adapter:
+    assert settings.region is not None
+    make = _over_http(Bedrock, region=settings.region, profile=settings.profile)
+    return make(settings)
+
+
+def _vertex(settings: Settings) -> Adapter:
+    assert settings.region is not None
+    assert settings.project is not None
+    make = _over_http(
+        Vertex,
+        region=settings.region,
+        project=settings.project,
+        credentials_file=settings.credentials_file,
+    )
+    return make(settings)
+
+
 def _http(settings: Settings) -> Adapter:
     return _over_http(TemplatedHttp, endpoints=settings.endpoints or Endpoints())(settings)
 
@@ -114,6 +141,21 @@ BUILT_IN: Mapping[str, Entry] = {
         base_url="https://api.anthropic.com/v1",
     ),
     "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    # Both have an address for each region.
+    "bedrock": Entry(
+        make=_bedrock,
+        speaks=Bedrock.speaks,
+        speaks_of=bedrock.speaks,
+        needs=("region",),
+        needs_base_url=False,
+    ),
+    "vertex": Entry(
+        make=_vertex,
+        speaks=Vertex.speaks,
+        speaks_of=vertex.speaks,
+        needs=("region", "project"),
+        needs_base_url=False,
+    ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
         make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
@@ -134,9 +176,20 @@ def names() -> tuple[str, ...]:
     return (*BUILT_IN, *(point.name for point in entry_points(group="tollway.adapters")))
 
 
-def speaks(adapter: str) -> Set[Endpoint]:
-    """The endpoints whose calls an adapter takes; of another package's, those of plain chat."""
-    return BUILT_IN[adapter].speaks if adapter in BUILT_IN else frozenset({"chat", "embeddings"})
+def speaks(adapter: str, model: str | None = None) -> Set[Endpoint]:
+    """The endpoints whose calls an adapter takes, of a model if one is named.
+
+    Of another package's adapter, those of plain chat.
+    """
+    entry = BUILT_IN.get(adapter)
+    if entry is None:
+        return frozenset({"chat", "embeddings"})
+    return entry.speaks if model is None or entry.speaks_of is None else entry.speaks_of(model)
+
+
+def needs(adapter: str) -> Sequence[str]:
+    """The settings, besides a base URL, that an adapter cannot do without."""
+    return BUILT_IN[adapter].needs if adapter in BUILT_IN else ()
 
 
 def base_url(adapter: str) -> str | None:

@@ -43,7 +43,11 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A target as a policy sees it. Prices are nano-USD per million tokens; None is unknown."""
+    """A target as a policy sees it. Prices are nano-USD per million tokens; None is unknown.
+
+    `fee_nanousd` is what a request costs besides tokens: one that asks for a single image or
+    search, a minute of sound or a thousand characters.
+    """
 
     name: str
     capabilities: frozenset[Capability]
@@ -52,6 +56,7 @@ class Candidate:
     output_nanousd: int | None
     vector_space: str | None = None
     demonstration: bool = False
+    fee_nanousd: int = 0
 
     def cost_nanousd(self, question: Question) -> int | None:
         """Expected price of the question here, rounded up; None where no price is known."""
@@ -61,7 +66,7 @@ class Candidate:
         if expected_output is None:
             expected_output = DEFAULT_EXPECTED_OUTPUT
         total = question.input_tokens * self.input_nanousd + expected_output * self.output_nanousd
-        return -(-total // 1_000_000)
+        return -(-total // 1_000_000) + self.fee_nanousd
 
 
 # Chat answers average a few hundred tokens; only the ratio to the input matters for an ordering.

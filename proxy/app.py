@@ -32,12 +32,13 @@ class App:
         *,
         routes: Mapping[str, Mapping[str, Endpoint]],
         models: Models,
+        prefixes: Mapping[str, Mapping[str, Endpoint]],
         rest: Starlette,
         rest_prefixes: tuple[str, ...],
         metrics: Metrics,
     ) -> None:
         self._routes = routes
-        self._models = models
+        self._prefixes = {MODEL_PREFIX: {"GET": models.retrieve}, **prefixes}
         self._rest = rest
         self._rest_prefixes = rest_prefixes
         self._metrics = metrics
@@ -85,8 +86,9 @@ class App:
 
     def _find(self, path: str, method: str) -> Endpoint:
         methods = self._routes.get(path)
-        if methods is None and path.startswith(MODEL_PREFIX) and len(path) > len(MODEL_PREFIX):
-            methods = {"GET": self._models.retrieve}
+        if methods is None:
+            within = (p for p in self._prefixes if path.startswith(p) and len(path) > len(p))
+            methods = self._prefixes.get(next(within, ""))
         if methods is None:
             raise NotFound(f"there is no {method} {path[:200]!r} here")
         endpoint = methods.get("GET" if method == "HEAD" else method)

@@ -17,6 +17,10 @@ CATALOG = Path(__file__).with_name("catalog.yaml")
 TierName = Literal["auto", "best", "cheap", "fast", "embed"]
 """The virtual models that a known model can serve."""
 
+_KINDS: frozenset[Capability] = frozenset(
+    {"chat", "embeddings", "rerank", "moderations", "images", "transcriptions", "speech"}
+)
+
 Tokens = Annotated[int, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -24,25 +28,31 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model by the provider's own name for it.
 
-    `tiers` are the virtual models it serves. `max_output_tokens` is None for embedding models,
-    `vector_space` and `dimensions` are None for all others: vectors of different spaces must
-    never be mixed.
+    `tiers` are the virtual models it serves. Chat models have a `context_length` and
+    `max_output_tokens`, embedding models a `vector_space` and `dimensions`: vectors of different
+    spaces must never be mixed. `free`: the provider says that it charges nothing.
     """
 
     name: Text
     tiers: frozenset[TierName]
     capabilities: Annotated[frozenset[Capability], msgspec.Meta(min_length=1)]
-    context_length: Tokens
+    context_length: Tokens | None = None
     max_output_tokens: Tokens | None = None
     vector_space: Text | None = None
     dimensions: Tokens | None = None
+    free: bool = False
 
     def __post_init__(self) -> None:
-        embeds = "embeddings" in self.capabilities
-        if embeds == ("chat" in self.capabilities):
-            raise ValueError(f"model {self.name!r} must have one of chat and embeddings")
-        if embeds == (self.max_output_tokens is not None):
-            raise ValueError(f"model {self.name!r}: chat models alone have max_output_tokens")
+        kinds = self.capabilities & _KINDS
+        if len(kinds) != 1:
+            raise ValueError(
+                f"model {self.name!r} must have one of chat and embeddings, or another"
+            )
+        embeds, chats = "embeddings" in kinds, "chat" in kinds
+        if (chats and self.max_output_tokens is None) or (embeds and self.max_output_tokens):
+            raise ValueError(f"model {self.name!r}: chat models have max_output_tokens")
+        if (chats or embeds) and self.context_length is None:
+            raise ValueError(f"model {self.name!r}: a context_length is missing")
         if embeds != (self.vector_space is not None) or embeds != (self.dimensions is not None):
             raise ValueError(
                 f"model {self.name!r}: a vector_space and dimensions go with embeddings"

@@ -6,6 +6,7 @@ understood only where secrets and URLs stand. Reading a configuration touches no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
+from adapters.base import Endpoint
 from adapters.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
@@ -38,6 +40,9 @@ _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 LONGEST_NAME = 256
+
+_ENDPOINTS = frozenset(get_args(Endpoint))
+"""Those of the capabilities that an adapter must have an endpoint for."""
 
 DEMONSTRATION = "tollway"
 """The provider that answers where there is no other."""
@@ -202,6 +207,14 @@ class Provider(_Strict, frozen=True):
     ca_bundle: str | None = None
     api_version: str | None = None
     """For `adapter: azure`: the dated API to ask, with deployments in its paths."""
+    region: str | None = None
+    """For `bedrock` and `vertex`: the region that is asked."""
+    profile: str | None = None
+    """For `bedrock`: the profile in `~/.aws` that signs; unset, what Amazon's tools would take."""
+    project: str | None = None
+    """For `vertex`: the id of the project that is billed."""
+    credentials_file: str | None = None
+    """For `vertex`: the key file of a service account; unset, what Google's tools would take."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """By which it caps the output; unset, as the adapter says."""
     stream_usage: bool | None = None
@@ -317,6 +330,19 @@ class Alerts(_Strict, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
 
 
+class Responses(_Strict, frozen=True):
+    """What is kept of responses, for `previous_response_id` and for whoever asks for them again."""
+
+    store: bool = True
+    """Off: nothing is kept, whatever requests ask for."""
+    days: _Positive = 30
+    """How long after its last use."""
+    total_mb: _Positive = 1024
+    """Of all together; those that were not used for longest go first."""
+    largest_mb: _Positive = 16
+    """Of one with its input; a larger one is not kept."""
+
+
 class Config(_Strict, frozen=True):
     """A whole configuration, checked."""
 
@@ -333,6 +359,7 @@ class Config(_Strict, frozen=True):
     drop_params: bool = False
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
+    responses: Responses = Responses()
 
 
 class _Top(_Strict, frozen=True):
@@ -345,6 +372,7 @@ class _Top(_Strict, frozen=True):
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
+    responses: Any = None
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -397,9 +425,16 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         unpriced=top.unpriced,
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
+        responses=_convert(file, ("responses",), top.responses or {}, Responses),
     )
     _check(file, config)
     return config
+
+
+# They differ from one deployment to the next, as addresses do.
+_OF_CLOUDS = ("region", "profile", "project", "credentials_file")
+# It becomes a part of a host name.
+_REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str]) -> Provider:
@@ -407,7 +442,7 @@ def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str])
     if not isinstance(value, dict):
         raise file.error(path, "must be a mapping with an 'adapter' or a 'base_url'")
     value = dict(value)
-    for key in ("base_url", "api_key", "proxy"):
+    for key in ("base_url", "api_key", "proxy", *_OF_CLOUDS):
         value[key] = _expand(file, (*path, key), value.get(key), environ)
     if isinstance(value.get("headers"), dict):
         value["headers"] = {
@@ -553,6 +588,15 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         )
     if provider.base_url is None and adapter_registry.needs_base_url(provider.adapter):
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
+    for key in adapter_registry.needs(provider.adapter):
+        if not getattr(provider, key):
+            raise file.error((*path, key), f"is missing; {provider.adapter!r} needs it")
+    for key in _OF_CLOUDS:
+        text = getattr(provider, key)
+        if text is not None and not (text and text.isprintable()):
+            raise file.error((*path, key), "must be printable text")
+    if provider.region is not None and not _REGION.fullmatch(provider.region):
+        raise file.error((*path, "region"), "is no region; e.g. us-east-1")
     _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
@@ -607,6 +651,12 @@ def _check_target(
         if name in names or name in config.models:
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
+    adapter = config.providers[provider].adapter
+    for i, capability in enumerate(target.capabilities or ()):
+        if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
+            raise file.error(
+                (*path, "capabilities", i), f"the adapter {adapter!r} has no {capability}"
+            )
     if isinstance(target.price, Price):
         _check_price(file, (*path, "price"), target.price)
     elif isinstance(target.price, list):

@@ -48,6 +48,8 @@ from proxy.wire.dialect import Identity, Request, Sent, Upstream
 DROP_HEADER = b"x-tollway-drop-params"
 
 _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
+# The content types that servers send sound with.
+_SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -468,12 +470,12 @@ def _call(job: Job, tried: Tried) -> tuple[Sent, Call]:
 
 
 def media_headers(headers: Mapping[str, str]) -> tuple[bytes, HeaderList]:
-    """The content type of an answer that is no text, and its length if that is told.
+    """The content type of sound, and its length if that is told.
 
-    Raises `MalformedAnswer` for one that is text: an error page, most likely.
+    Raises `MalformedAnswer` for anything else: an error page, most likely.
     """
-    kind = headers.get("content-type", "application/octet-stream")
-    if kind.startswith(("text/", "application/json")) or not kind.isascii():
+    kind = headers.get("content-type", "application/octet-stream").lower()
+    if not kind.startswith(_SOUND) or not kind.isascii():
         raise MalformedAnswer(
             f"the provider answered with {kind[:100]!r} where sound was asked for"
         )

@@ -5,6 +5,7 @@
     |  |- UnsupportedEncoding a Content-Encoding we do not read
     |  |- BodyTooLarge
     |  |- BodyTooSlow
+    |  |- UnknownPrevious     the response or item that it builds on is not kept here
     |  |- ContextTooLong      no target's context holds the request
     |- MissingKey, WrongKey   who asks is unknown
     |- KeyExpired             the key was right, until its time was over
@@ -89,6 +90,10 @@ class BodyTooLarge(InvalidRequest):
 
 class BodyTooSlow(InvalidRequest):
     """The body stopped arriving."""
+
+
+class UnknownPrevious(InvalidRequest):
+    """The response or item that a request builds on is not kept here, or another key's."""
 
 
 class ContextTooLong(InvalidRequest):
@@ -209,6 +214,7 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     UnsupportedEncoding: (415, "invalid_request_error", "unsupported_encoding"),
     BodyTooLarge: (413, "invalid_request_error", "request_too_large"),
     BodyTooSlow: (408, "invalid_request_error", "request_timeout"),
+    UnknownPrevious: (400, "invalid_request_error", "previous_response_not_found"),
     ContextTooLong: (400, "invalid_request_error", "context_length_exceeded"),
     MissingKey: (401, "invalid_request_error", None),
     WrongKey: (401, "invalid_request_error", "invalid_api_key"),

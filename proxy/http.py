@@ -43,6 +43,7 @@ class Exchange:
     __slots__ = (
         "_receive",
         "_send",
+        "before_end",
         "began_at",
         "ended",
         "failures",
@@ -71,6 +72,8 @@ class Exchange:
         """How the client is told of what goes wrong: in its own dialect."""
         self.on_end: Callable[[], None] | None = None
         """Called when the exchange is over, whatever became of it."""
+        self.before_end: Callable[[], Awaitable[None]] | None = None
+        """Awaited before the last bytes of the reply leave."""
 
     def header(self, name: bytes) -> str | None:
         """A request header by its lower-case name."""
@@ -148,6 +151,8 @@ class Exchange:
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
         """Send a part of the body; waits while the client reads too slowly."""
+        if self.before_end is not None and not more:
+            await self.before_end()
         self.ended = not more
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 

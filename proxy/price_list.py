@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from proxy.price_book import PriceBook
+from proxy.pricing import Price, format_usd
 from proxy.targets import Target
 
 REFRESHED = "prices.json"
@@ -35,6 +36,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     cached_input: int | None = None
     output: int | None = None
     per_request: int | None = None
+    pieces: tuple[str, ...] = ()
+    """What is charged besides tokens and requests, in words."""
     service_tiers: tuple[str, ...] = ()
     source: str = ""
     as_of: date | None = None
@@ -95,8 +98,23 @@ def _row(target: Target, today: date) -> Row:
         cached_input=price.input if price.cached_input is None else price.cached_input,
         output=price.output,
         per_request=price.per_request,
+        pieces=tuple(_pieces(price)),
         service_tiers=tuple(price.service_tiers),
         source=price.source,
         as_of=price.as_of,
         age_days=None if vouched_at is None else (today - vouched_at).days,
     )
+
+
+def _pieces(price: Price) -> Iterator[str]:
+    images = price.per_generated_image
+    by_kind = {"": images} if isinstance(images, int) else images
+    for kind, amount in by_kind.items():
+        if amount:
+            yield f"{format_usd(amount)} an image{' of ' if kind else ''}{kind}"
+    if price.per_minute:
+        yield f"{format_usd(price.per_minute)} a minute"
+    if price.characters:
+        yield f"{format_usd(price.characters)} a million characters"
+    if price.per_search:
+        yield f"{format_usd(price.per_search)} a search"

@@ -220,6 +220,12 @@ class Price:
         return any(any(p._unit_prices[1:]) for p in (self, *self.service_tiers.values()))
 
     @property
+    def fee(self) -> int:
+        """What a request costs besides tokens, where it asks for little: for comparisons."""
+        small = Units(generated_images=1, audio_seconds=60, characters=1_000, searches=1)
+        return self.per_request + _unit_cost(self, small)
+
+    @property
     def _unit_prices(self) -> tuple[int, ...]:
         images = self.per_generated_image
         by_kind = (images,) if isinstance(images, int) else tuple(images.values())

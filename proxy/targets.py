@@ -120,6 +120,7 @@ class Target:
             output_nanousd=self.price.output if self.price else None,
             vector_space=self.vector_space,
             demonstration=self.demonstration,
+            fee_nanousd=self.price.fee if self.price else 0,
         )
 
     @cached_property
@@ -268,8 +269,8 @@ class _Maker:
         return self.provider.prices or self.name
 
     def knows(self, model: str) -> bool:
-        """Whether the price book has this model at this provider."""
-        return self.book.find(self._prices, model, self.today) is not None
+        """Whether the catalogue or the price book has this model at this provider."""
+        return model in self.known or self.book.find(self._prices, model, self.today) is not None
 
     def make(self, model: str) -> Target:
         """A target that is configured only by `provider/*`."""
@@ -314,7 +315,7 @@ class _Maker:
             service_tier=self.provider.service_tier,
             speaks=self.provider.endpoints.speaks
             if self.provider.endpoints is not None
-            else adapter_registry.speaks(self.provider.adapter),
+            else adapter_registry.speaks(self.provider.adapter, model),
             drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,
@@ -340,6 +341,9 @@ class _Maker:
         in_force = [each for each in prices if each.since is None or each.since <= self.today]
         if in_force:
             return in_force[-1].resolved()
+        known = self.known.get(model)
+        if known is not None and known.free:
+            return Price.free(source="catalogue")
         return self.book.find(self._prices, model, self.today) or _price_of_unpriced(self.unpriced)
 
     def _capabilities(

@@ -41,11 +41,25 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.response_store import ResponseStore
+from proxy.responses import PREFIX as RESPONSES_PREFIX
+from proxy.responses import Responses
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
-from proxy.wire import chat, embeddings, images, moderations, rerank, speech, transcriptions
+from proxy.wire import (
+    chat,
+    completions,
+    embeddings,
+    images,
+    moderations,
+    rerank,
+    speech,
+    transcriptions,
+)
 from proxy.wire.messages import request as messages
+
+_logger = logging.getLogger("tollway")
 
 try:
     import uvloop
@@ -106,9 +120,15 @@ async def _serve(
         name: make_adapter(name, provider) for name, provider in plan.config.providers.items()
     }
     log = RequestLog(on=server_settings.access_log)
+    store = make_store(plan)
+    tidying = (
+        asyncio.create_task(store.tidy_always(_warn_of_store))
+        if store is not None and number == 0
+        else None
+    )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, adapters, metrics, log),
+            build_app(plan, ledger, adapters, metrics, log, store),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -133,8 +153,9 @@ async def _serve(
     finally:
         await server.end_tasks()
         log.flush()
-        if delivering is not None:
-            delivering.cancel()
+        for task in (delivering, tidying):
+            if task is not None:
+                task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SETTLEMENTS_S):
                 await ledger.drained()
@@ -143,6 +164,8 @@ async def _serve(
             await adapter.aclose()
         if alerts is not None:
             await alerts.aclose()
+        if store is not None:
+            store.close()
 
 
 def say_ready(descriptor: int) -> None:
@@ -185,6 +208,7 @@ def build_app(
     adapters: Mapping[str, Adapter],
     metrics: Metrics,
     log: RequestLog,
+    store: ResponseStore | None,
 ) -> App:
     """Put the parts together."""
     server = plan.config.server
@@ -230,9 +254,10 @@ def build_app(
         return "" if ledger.is_connected else "the ledger cannot be reached"
 
     max_body = server.max_body_mb << 20
+    responses = Responses(auth=auth, engine=engine, store=store, max_body=max_body)
     counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
     routes: dict[str, Mapping[str, Endpoint]] = {
-        **inference_routes(auth, engine, max_body=max_body),
+        **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
@@ -242,6 +267,13 @@ def build_app(
     return App(
         routes=routes,
         models=models,
+        prefixes={
+            RESPONSES_PREFIX: {
+                "GET": responses.show,
+                "DELETE": responses.delete,
+                "POST": responses.cancel,
+            }
+        },
         rest=admin.application(),
         rest_prefixes=ADMIN_PREFIXES,
         metrics=metrics,
@@ -249,7 +281,7 @@ def build_app(
 
 
 def inference_routes(
-    auth: Auth, engine: Engine, *, max_body: int
+    auth: Auth, engine: Engine, responses: Responses, *, max_body: int
 ) -> dict[str, Mapping[str, Endpoint]]:
     """The endpoints that cost money: what is asked of them is held, settled and written down."""
     inference = partial(Inference, auth=auth, engine=engine, max_body=max_body)
@@ -257,6 +289,8 @@ def inference_routes(
     return {
         "/v1/chat/completions": {"POST": inference(chat.parse).post},
         "/v1/messages": {"POST": inference(messages.parse).post},
+        "/v1/responses": {"POST": responses.create},
+        "/v1/completions": {"POST": inference(completions.parse).post},
         "/v1/embeddings": {"POST": inference(embeddings.parse).post},
         "/v1/moderations": {"POST": inference(moderations.parse).post},
         "/v1/images/generations": {"POST": inference(images.parse).post},
@@ -278,6 +312,12 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         http2=provider.http2,
         ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
         api_version=provider.api_version,
+        region=provider.region,
+        profile=provider.profile,
+        project=provider.project,
+        credentials_file=(
+            Path(provider.credentials_file).expanduser() if provider.credentials_file else None
+        ),
         endpoints=provider.endpoints,
         script=Path(provider.script) if provider.script else None,
     )
@@ -285,6 +325,24 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         return registry.make(provider.adapter, settings)
     except (ValueError, OSError, ImportError) as error:
         raise StartError(f"providers.{name}: {error}") from None
+
+
+def make_store(plan: Plan) -> ResponseStore | None:
+    """What keeps responses, if anything is to be kept."""
+    settings = plan.config.responses
+    if not settings.store:
+        return None
+    return ResponseStore(
+        plan.data.path,
+        days=settings.days,
+        total_bytes=settings.total_mb << 20,
+        largest_bytes=settings.largest_mb << 20,
+        clock=SystemClock(),
+    )
+
+
+def _warn_of_store(error: Exception) -> None:
+    _logger.warning("old responses could not be removed: %s", error)
 
 
 def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -14,7 +15,9 @@ import typer.main
 
 from adapters import registry as adapters
 from adapters import templates
+from adapters.base import Endpoint
 from policies import registry as policies
+from policies.base import Capability
 from proxy import cli, config
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
@@ -51,6 +54,7 @@ def _section(text: str, heading: str) -> str:
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
+        ("`responses`", config.Responses),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
@@ -178,3 +182,10 @@ def test_example_configuration_of_the_readme_is_valid(
     for block in blocks:
         file.write_text(block)
         assert config.load(file, {"MY_SERVER_KEY": "x"}).providers
+
+
+def test_every_capability_and_endpoint_is_documented() -> None:
+    configuration = _section((DOCS / "configuration.md").read_text(), "`targets[]`")
+    assert not [name for name in get_args(Capability) if f"`{name}`" not in configuration]
+    admin = (DOCS / "admin.md").read_text()
+    assert not [name for name in get_args(Endpoint) if f"`{name}`" not in admin]

@@ -59,6 +59,7 @@ def _print(rows: list[price_list.Row]) -> None:
         "",
         "source",
         "from",
+        "besides",
         numbers=("input", "cached", "output", "per request", "days old"),
     )
     for row in rows:
@@ -68,6 +69,7 @@ def _print(rows: list[price_list.Row]) -> None:
             "" if row.state == "ok" else row.state,
             row.source,
             "" if row.as_of is None else str(row.as_of),
+            ", ".join(row.pieces),
             *("" if amount is None else format_usd(amount) for amount in amounts),
             "" if row.age_days is None else str(row.age_days),
             style="yellow" if row.state in ("stale", "unpriced") else None,

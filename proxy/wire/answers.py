@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,7 +11,7 @@ from adapters.base import MalformedAnswer
 from proxy.wire import failures
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts
-from proxy.wire.surrogates import without_lone
+from proxy.wire.surrogates import encode, without_lone
 
 
 class Answer(msgspec.Struct):
@@ -31,6 +32,21 @@ class _ChatAnswer(Answer):
 
 class _EmbeddingsAnswer(Answer):
     data: list[dict[str, msgspec.Raw]] | None = None
+
+
+class _FullChoice(msgspec.Struct):
+    message: dict[str, Any]
+    logprobs: Any = None
+    finish_reason: Any = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_FullChoice]
+    id: Any = None
+    created: Any = None
+    model: Any = None
+    usage: Any = None
+    service_tier: Any = None
 
 
 _chat = msgspec.json.Decoder(_ChatAnswer)
@@ -58,6 +74,48 @@ def read_embeddings(body: bytes, *, reads_cost: bool = False) -> Facts:
     if not answer.data:
         raise MalformedAnswer("the provider's answer has no embeddings")
     return _facts(answer, body, output_bytes=0, reads_cost=reads_cost)
+
+
+def as_chunk(body: bytes) -> bytes:
+    """A chat completion as the one chunk of a stream; raises `MalformedAnswer`.
+
+    What writes streams in another dialect so writes whole answers too.
+    """
+    try:
+        answer = msgspec.convert(json.loads(body), _Completion)
+    except (ValueError, RecursionError):
+        raise MalformedAnswer("the provider's answer is not the JSON it should be") from None
+    choices = [
+        {
+            "index": index,
+            "delta": _as_delta(choice.message),
+            "logprobs": choice.logprobs,
+            "finish_reason": choice.finish_reason or "stop",
+        }
+        for index, choice in enumerate(answer.choices)
+    ]
+    return encode(
+        {
+            "id": answer.id,
+            "created": answer.created,
+            "model": answer.model,
+            "choices": choices,
+            "usage": answer.usage,
+            "service_tier": answer.service_tier,
+        }
+    )
+
+
+def _as_delta(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its calls numbered, as those of a stream are."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    numbered = [
+        {**call, "index": index} if isinstance(call, dict) else call
+        for index, call in enumerate(calls)
+    ]
+    return {**message, "tool_calls": numbered}
 
 
 def _facts(answer: Answer, body: bytes, *, output_bytes: int, reads_cost: bool) -> Facts:

@@ -39,7 +39,7 @@ _FUNCTION_TOOLS = frozenset({"function", "custom"})
 _BOUNDED_MODALITIES = frozenset({"text", "audio"})
 # Parameters whose cost no length of the request bounds: searches and documents that are fetched
 # and billed, predicted text that is billed as output though it was refused, other models.
-_UNBOUNDED = (
+UNBOUNDED = (
     "web_search_options",  # OpenAI
     "prediction",
     "search_parameters",  # xAI
@@ -49,6 +49,9 @@ _UNBOUNDED = (
     "data_sources",  # Azure
     "compound_custom",  # Groq
     "speed",  # Anthropic's fast mode, at several times the price
+    "cached_content",  # Google's stored prompts, here and in what its other parameters are in
+    "google",
+    "extra_body",
 )
 
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
@@ -349,7 +352,7 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
             return f"tools[{index}].type"
     if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
         return "modalities"
-    return next((n for n in _UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+    return next((n for n in UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
 
 
 def _raw_texts(content: msgspec.Raw) -> list[msgspec.Raw]:

@@ -33,6 +33,7 @@ from proxy.pricing import Usage
 from proxy.wire import failures
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Identity
+from proxy.wire.surrogates import encode as _encode
 
 Chunk = dict[str, Any]
 
@@ -662,13 +663,6 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def _encode(value: object) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _raise_error(chunk: Chunk) -> None:

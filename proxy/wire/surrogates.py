@@ -6,7 +6,10 @@ parsers take them; fast ones, and everything that needs UTF-8, do not.
 
 from __future__ import annotations
 
+import json
 import re
+
+import msgspec
 
 # A pair of backslashes is matched so that what follows it is not taken for an escape.
 _ESCAPE = re.compile(
@@ -16,6 +19,14 @@ _ESCAPE = re.compile(
 _REPLACEMENT = rb"\ufffd"
 
 
-def without_lone(json: bytes) -> bytes:
+def without_lone(text: bytes) -> bytes:
     """The JSON with every lone surrogate escape made U+FFFD: same length, same structure."""
-    return _ESCAPE.sub(lambda found: _REPLACEMENT if found[1] else found[0], json)
+    return _ESCAPE.sub(lambda found: _REPLACEMENT if found[1] else found[0], text)
+
+
+def encode(value: object) -> bytes:
+    """The JSON of a value whose texts may have lone surrogates, which are escaped then."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()

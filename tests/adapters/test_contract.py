@@ -26,7 +26,7 @@ every_adapter = pytest.mark.parametrize(
     "name", [name for name in registry.BUILT_IN if "chat" in registry.speaks(name)]
 )
 every_embedder = pytest.mark.parametrize(
-    "name", [name for name in registry.BUILT_IN if "embeddings" in registry.speaks(name)]
+    "name", [name for name in registry.BUILT_IN if "embeddings" in registry.speaks(name, MODEL)]
 )
 either_kind = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 

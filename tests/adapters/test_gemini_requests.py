@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Unsupported
-from adapters.to_gemini import Translated, clean_schema, to_batch_embed, to_generate
+from adapters.gemini_request import Translated, clean_schema, to_batch_embed, to_generate
 from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]
@@ -116,6 +116,10 @@ def test_neighbours_of_one_role_are_one_turn() -> None:
             {"fileData": {"fileUri": "https://youtu.be/x"}},
         ),
         (
+            {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}},
+            {"inlineData": {"mimeType": "video/mp4", "data": "AAAA"}},
+        ),
+        (
             {"type": "input_audio", "input_audio": {"data": "QQ==", "format": "mp3"}},
             {"inlineData": {"mimeType": "audio/mp3", "data": "QQ=="}},
         ),
@@ -135,6 +139,9 @@ def test_what_is_no_text_goes_along(part: Json, expected: Json) -> None:
         {"type": "image_url", "image_url": {"url": "http://a/b.png"}},
         {"type": "image_url", "image_url": {"url": "data:image/png,raw"}},
         {"type": "image_url"},
+        {"type": "image_url", "image_url": {"url": "https://a/b.mp4"}},
+        {"type": "image_url", "image_url": {"url": "https://www.youtube.com/watch?v=x"}},
+        {"type": "image_url", "image_url": {"url": "data:video/mp4;base64,AAAA"}},
         {"type": "file", "file": {"file_id": "file-1"}},
         {"type": "novelty"},
     ],

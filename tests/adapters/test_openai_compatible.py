@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from adapters import base
-from adapters.base import Answer, Call, Deadlines
+from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.openai_compatible import OpenAICompatible
 from tests.adapters.contract import DONE, END, EVENTS, chunk, event, head, piece, whole
 from tests.adapters.servers import Peer, Request, ScriptedServer
@@ -237,6 +237,66 @@ def test_a_stream_that_ends_with_the_connection_needs_its_mark_too() -> None:
 def test_events_before_the_end_mark_in_one_piece_are_all_delivered() -> None:
     body = b"".join(b'data: {"n":%d}\n\n' % n for n in range(5)) + b"data: [DONE]\n\n"
     assert [json.loads(p)["n"] for p in stream_of(piece(body), END)] == [0, 1, 2, 3, 4]
+
+
+LAST_EVENTS: list[tuple[Endpoint, str]] = [
+    ("images", "image_generation.completed"),
+    ("transcriptions", "transcript.text.done"),
+    ("speech", "speech.audio.done"),
+]
+
+
+def typed(endpoint: Endpoint) -> Call:
+    return Call(endpoint=endpoint, model="m", body=b"{}", stream=True, deadlines=Deadlines())
+
+
+@pytest.mark.parametrize(("endpoint", "last"), LAST_EVENTS)
+@pytest.mark.parametrize("rest", [(), (DONE, END), (END,)], ids=["open", "mark", "end"])
+def test_a_stream_of_typed_events_ends_with_its_last(
+    endpoint: Endpoint, last: str, rest: tuple[bytes, ...]
+) -> None:
+    quoted = {"type": "delta", "delta": f'"{last}"'}
+    parts = (EVENTS, event(quoted), event({"type": last}), *rest)
+    found = talk(answering(*parts), typed(endpoint), payloads_of)
+    assert [json.loads(payload)["type"] for payload in found] == ["delta", last]
+
+
+@pytest.mark.parametrize(("endpoint", "last"), LAST_EVENTS)
+def test_a_stream_of_typed_events_without_its_last_is_lost(endpoint: Endpoint, last: str) -> None:
+    parts = (EVENTS, event({"type": "delta", "delta": f'"{last}"'}), END)
+    with pytest.raises(base.ConnectionLost):
+        talk(answering(*parts), typed(endpoint), payloads_of)
+
+
+def test_a_form_keeps_its_content_type() -> None:
+    seen: list[Request] = []
+    asked = Call(
+        endpoint="transcriptions",
+        model="m",
+        body=b"--x--\r\n",
+        content_type="multipart/form-data; boundary=x",
+        stream=False,
+        deadlines=Deadlines(),
+    )
+    talk(answering(whole({}), seen=seen), asked, body_of)
+    assert seen[0].line == "POST /v1/audio/transcriptions HTTP/1.1"
+    assert seen[0].headers["content-type"] == asked.content_type
+    assert seen[0].body == asked.body
+
+
+def test_sound_comes_in_pieces() -> None:
+    async def pieces_of(answer: Answer) -> bytes:
+        found = b""
+        while received := await answer.pieces():
+            found += received
+        return found
+
+    asked = Call(endpoint="speech", model="m", body=b"{}", stream=False, deadlines=Deadlines())
+    sound = head(content_type="audio/mpeg", transfer_encoding="chunked")
+    parts = (sound, piece(b"\xff\xf3"), piece(b"\x00"), END)
+    assert talk(answering(*parts), asked, pieces_of) == b"\xff\xf3\x00"
+    with pytest.raises(base.ConnectionLost):
+        talk(answering(*parts[:-1]), asked, pieces_of)
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,26 @@ def test_speech_that_breaks_off_breaks_the_connection(
     assert (row["outcome"], row["cost_nanousd"]) == ("broken", 5 * 15_000)
 
 
+def test_speech_that_nobody_hears_is_settled(
+    upstream: Upstream, media: Tollway, client: OpenAI
+) -> None:
+    async def script(call: Call, line: Line) -> None:
+        await line.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        await line.chunk(SOUND)
+        await line.until_closed()
+
+    upstream.scripts["tts-1"] = script
+    with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="alloy", input="Hello"
+    ) as answer:
+        assert next(answer.iter_bytes())
+    assert upstream.wait_for_calls(1)[0].closed.wait(10)
+    row = media.rows()[-1]
+    assert (row["outcome"], row["cost_nanousd"]) == ("client_gone", 5 * 15_000)
+
+
 def test_speech_falls_back_before_its_first_piece(
     upstream: Upstream, media: Tollway, client: OpenAI
 ) -> None:
@@ -326,7 +346,10 @@ def test_speech_falls_back_before_its_first_piece(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nhi"
         )
 
-    for first in (fail, page):
+    async def silence(call: Call, line: Line) -> None:
+        await line.send(b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: 0\r\n\r\n")
+
+    for first in (fail, page, silence):
         upstream.scripts |= {"tts-1": first, "tts-tokens": speaking}
         answer = client.audio.speech.with_raw_response.create(
             model="everything", voice="alloy", input="Hello"

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from policies.base import Capability
+from proxy.responses import Responses
 from proxy.worker import inference_routes
 from tests.e2e.tollway import Tollway, serving
 from tests.e2e.upstream import Upstream
@@ -16,6 +17,9 @@ from tests.e2e.upstream import Upstream
 # A body for each endpoint: what it needs besides `model`, and what of it has no bound.
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9},
+    "/v1/responses": {"input": "Hello"},
+    "/v1/completions": {"prompt": "Hello"},
     "/v1/embeddings": {"input": "Hello"},
     "/v1/moderations": {"input": "Hello"},
     "/v1/images/generations": {"prompt": "a toll gate"},
@@ -25,7 +29,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v2/rerank": {"query": "toll", "documents": ["a"]},
 }
 FORMS = {"/v1/audio/transcriptions": {"file": ("talk.mp3", b"ID3")}}
-PATHS = list(inference_routes(cast(Any, None), cast(Any, None), max_body=1))
+_NONE = cast(Any, None)
+_RESPONSES = Responses(auth=_NONE, engine=_NONE, store=_NONE, max_body=1)
+PATHS = list(inference_routes(_NONE, _NONE, _RESPONSES, max_body=1))
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,13 @@ def test_cheapest_counts_input_and_expected_output() -> None:
     assert [choice.target for choice in long_answer] == ["writer", "reader", "unknown"]
 
 
+def test_cheapest_counts_what_a_request_costs_besides_tokens() -> None:
+    free = {"input_nanousd": 0, "output_nanousd": 0}
+    found = [_candidate(name, **free, fee_nanousd=fee) for name, fee in (("a", 9), ("b", 4))]
+    choices = registry.make("cheapest").decide(_question(), found)
+    assert [choice.target for choice in choices] == ["b", "a"]
+
+
 def test_cheapest_keeps_the_configured_order_of_equals() -> None:
     found = [_candidate(name) for name in "bac"]
     choices = registry.make("cheapest").decide(_question(), found)

@@ -121,3 +121,29 @@ def test_a_snapshot_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
     book, warning = price_list.load(tmp_path)
     assert book.source == PACKAGED.source
     assert "directory" in warning
+
+
+def test_what_is_charged_besides_tokens_is_told() -> None:
+    text = """\
+providers:
+  acme: {base_url: "http://a/v1"}
+targets:
+  - {target: acme/whisper, price: {per_minute: 0.006}}
+  - {target: acme/tts, price: {characters: 15}}
+  - {target: acme/rerank, price: {per_search: 0.002}}
+  - {target: acme/flux, price: {per_generated_image: 0.04}}
+  - {target: acme/dall-e, price: {per_generated_image: {hd: 0.08, standard: 0.04}}}
+"""
+    table = build_table(
+        config.build(YamlFile.parse(text, "router.yaml"), {}),
+        catalog.load(),
+        PACKAGED,
+        today=TODAY,
+    )
+    assert [row.pieces for row in price_list.rows(table.targets.values(), TODAY)] == [
+        ("$0.006 a minute",),
+        ("$15.00 a million characters",),
+        ("$0.002 a search",),
+        ("$0.04 an image",),
+        ("$0.08 an image of hd", "$0.04 an image of standard"),
+    ]

@@ -319,6 +319,20 @@ def test_what_is_billed_by_the_piece(prices: dict[str, int], units: Units, cost:
     assert price.charges_units and not price.charges_tokens and not price.is_free
 
 
+@pytest.mark.parametrize(
+    ("prices", "fee"),
+    [
+        ({"per_request": 5}, 5),
+        ({"per_minute": 5}, 5),
+        ({"per_search": 5}, 5),
+        ({"per_generated_image": {"low": 5, "high": 9}}, 9),
+        ({"characters": 5_000}, 5),
+    ],
+)
+def test_the_fee_is_for_comparisons(prices: dict[str, Any], fee: int) -> None:
+    assert dataclasses.replace(NO_TOKENS, **prices).fee == fee
+
+
 def test_images_have_a_rate_of_their_own_among_the_output() -> None:
     price = dataclasses.replace(GPT_4O, output_image=parse_usd(40))
     usage = Usage(input_tokens=0, output_tokens=30, output_image_tokens=20)

@@ -17,6 +17,7 @@ from proxy.targets import (
     build_table,
     capabilities_by_name,
 )
+from proxy.wire import moderations
 from proxy.yaml_file import YamlFile
 
 BASE = """\
@@ -427,3 +428,14 @@ def test_a_cheaper_self_never_changes_the_space_of_embeddings() -> None:
     full = _virtual(_table(text), "embed")
     (tier,) = full.downgrades
     assert full.vector_space == tier.model.vector_space == "openai/text-embedding-3-small"
+
+
+def test_openais_moderations_are_known_to_be_free() -> None:
+    table = _table("""\
+providers: {openai: {adapter: openai, api_key: k}}
+targets: [{target: openai/*}]
+""")
+    target = _target(table, moderations.DEFAULT_MODEL)
+    assert target.name == "openai/omni-moderation-latest"
+    assert target.is_free
+    assert target.capabilities == {"moderations"}

@@ -168,6 +168,8 @@ def test_needs_follow_from_the_fields(fields: dict[str, Any], needs: set[str]) -
         ({"enable_search": True}, "enable_search"),
         ({"speed": "fast"}, "speed"),
         ({"data_sources": [{"type": "azure_search"}]}, "data_sources"),
+        ({"cached_content": "cachedContents/1"}, "cached_content"),
+        ({"google": {"cached_content": "cachedContents/1"}}, "google"),
         ({"modalities": ["text", "image"]}, "modalities"),
         ({"tools": [{"function": {"name": "f"}}, {"type": "web_search"}]}, "tools[1].type"),
         (

@@ -71,6 +71,7 @@ _MODALITIES = frozenset({"text", "image", "audio"})
 _older = re.compile(r"(?:^|/)(?:gemini-[12][.-]|gemma-|learnlm-)").search
 _thinks_by_budget = re.compile(r"(?:^|/)gemini-2\.5-").search
 _always_thinks = re.compile(r"(?:^|/)gemini-2\.5-pro").search
+_film = re.compile(r"https://(?:[\w-]+\.)?(?:youtube\.com|youtu\.be)/", re.IGNORECASE).match
 _upper = re.compile(r"_([a-z])").sub
 
 
@@ -244,22 +245,14 @@ class _Conversation:
         if part.type in ("image_url", "video_url"):
             if part.detail() not in (None, "auto"):
                 self._losses.tell("messages[].content[].image_url.detail")
-            return None if (url := part.url()) is None else self._media(url)
+            made = None if (url := part.url()) is None else _media(url)
+            return made if part.type == "video_url" or _may_be_image(made) else None
         if part.type == "input_audio" and part.input_audio is not None:
             kind = f"audio/{part.input_audio.format}"
             return {"inlineData": {"mimeType": kind, "data": part.input_audio.data}}
         if part.type == "file" and part.file is not None:
             url = part.file.file_data or part.file.file_id
-            return None if url is None else self._media(url)
-        return None
-
-    def _media(self, url: str) -> Json | None:
-        """Bytes in the request, or what Google fetches: its own files, videos on YouTube, and, but
-        for the models of version 2.0 and before, whatever is public ("File input methods")."""
-        if (data := data_url(url)) is not None:
-            return {"inlineData": {"mimeType": data[0], "data": data[1]}}
-        if url.startswith(("https://", "gs://")):
-            return {"fileData": {"fileUri": url, **_media_type(url)}}
+            return None if url is None else _media(url)
         return None
 
     def _add_answer(self, message: Message, path: str) -> None:
@@ -269,7 +262,7 @@ class _Conversation:
         if message.refusal:
             parts.append({"text": message.refusal})
         for place, image in enumerate(message.images or ()):
-            if (media := self._media(image.image_url.url)) is not None:
+            if (media := _media(image.image_url.url)) is not None:
                 parts.append(media)
             else:
                 self._losses.refuse(f"{path}.images[{place}]", _WHAT_IS_TAKEN)
@@ -334,7 +327,29 @@ class _Conversation:
         turn.order += [self._order.get(given, len(self._order))] * len(parts)
 
 
-_WHAT_IS_TAKEN = "Gemini takes data in base64, and https URLs"
+def _media(url: str) -> Json | None:
+    """Bytes in the request, or what Google fetches.
+
+    That is its own files, videos on YouTube, and, but for the models of version 2.0 and before,
+    whatever is public ("File input methods").
+    """
+    if (data := data_url(url)) is not None:
+        return {"inlineData": {"mimeType": data[0], "data": data[1]}}
+    if url.startswith(("https://", "gs://")):
+        return {"fileData": {"fileUri": url, **_media_type(url)}}
+    return None
+
+
+def _may_be_image(media: Json | None) -> bool:
+    """Whether it costs no more than an image: a film or a book would, under whatever name."""
+    if media is None:
+        return False
+    (held,) = media.values()
+    is_film = _film(held.get("fileUri", "")) is not None
+    return not is_film and held.get("mimeType", "image/").lower().startswith("image/")
+
+
+_WHAT_IS_TAKEN = "Gemini takes data in base64 and https URLs, and as images only such"
 
 
 def _why_not(part: Part) -> str:

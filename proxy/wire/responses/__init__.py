@@ -1,0 +1,1 @@
+"""OpenAI's Responses dialect: requests become chats, canonical chat streams its events."""
