@@ -35,11 +35,11 @@ from adapters.base import (
     UpstreamError,
 )
 from adapters.bedrock_embeddings import EmbeddingsReader, embeds, to_embed
-from adapters.from_converse import ConverseReader
+from adapters.converse_answer import ConverseReader
+from adapters.converse_request import converse_request
 from adapters.losses import invalid
 from adapters.over_http import Decoder, Dispatch, EventReader, HttpAdapter
 from adapters.sse import NamedPayload
-from adapters.to_converse import to_converse
 
 if TYPE_CHECKING:
     from adapters.aws_signing import Signer
@@ -164,7 +164,7 @@ def _path(model: str, operation: str) -> str:
 
 
 def _converse(call: Call) -> Dispatch:
-    translated = to_converse(call)
+    translated = converse_request(call)
     return Dispatch(
         path=_path(call.model, "converse-stream" if call.stream else "converse"),
         body=translated.body,

@@ -14,15 +14,15 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import anthropic_failures, chat_request, from_gemini, loose_json
+from adapters import anthropic_failures, chat_request, gemini_answer, loose_json
 from adapters.anthropic_answer import ChatReader as ClaudeReader
 from adapters.anthropic_answer import MessagesReader
 from adapters.anthropic_elsewhere import betas_of, is_claude, members_of
 from adapters.base import Call, Endpoint, MalformedAnswer, Unsupported, UpstreamError
-from adapters.from_gemini import ChatReader
+from adapters.gemini_answer import ChatReader
+from adapters.gemini_request import to_generate
 from adapters.losses import invalid
 from adapters.over_http import Dispatch, EventReader, HttpAdapter
-from adapters.to_gemini import to_generate
 
 if TYPE_CHECKING:
     from adapters.google_tokens import Tokens
@@ -146,7 +146,7 @@ class Vertex(HttpAdapter):
         """The error in Anthropic's words or in Google's: both may come from either's models."""
         if b'"type":"error"' in body[:_HEAD_BYTES].replace(b" ", b""):
             return anthropic_failures.error_of(status, headers, body)
-        return from_gemini.error_of(status, headers, body)
+        return gemini_answer.error_of(status, headers, body)
 
     async def models(self) -> Sequence[str]:
         """None: a project has no list of what its region's publishers offer it."""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from adapters import base
 from adapters.aws_event_stream import EventStreamDecoder
 from adapters.base import AdapterError, BadRequest, Call, Deadlines, MalformedAnswer, Unsupported
-from adapters.from_converse import BROKEN, FINISH_REASONS, ConverseReader
-from adapters.to_converse import to_converse
+from adapters.converse_answer import BROKEN, FINISH_REASONS, ConverseReader
+from adapters.converse_request import converse_request
 from tests.adapters import clouds
 from tests.adapters.test_bedrock import service
 
@@ -38,7 +38,7 @@ def call(model: str = NOVA, *, drop_params: bool = False, **members: Any) -> Cal
 
 def sent(*messages: dict[str, Any], model: str = NOVA, **members: Any) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(
-        to_converse(call(model, messages=list(messages) or HI, **members)).body
+        converse_request(call(model, messages=list(messages) or HI, **members)).body
     )
     return body
 
@@ -63,7 +63,7 @@ def test_hints_are_left_out_in_silence() -> None:
         "presence_penalty": 0,
         "service_tier": "auto",
     }
-    made = to_converse(call(messages=HI, **hints))
+    made = converse_request(call(messages=HI, **hints))
     assert json.loads(made.body) == {"messages": ASKED}
     assert not made.dropped
 
@@ -126,9 +126,9 @@ def test_media_go_as_data() -> None:
 def test_what_is_no_data_is_refused_by_its_place(part: dict[str, Any]) -> None:
     message = {"role": "user", "content": [{"type": "text", "text": "Hi"}, part]}
     with pytest.raises(Unsupported) as caught:
-        to_converse(call(messages=[message]))
+        converse_request(call(messages=[message]))
     assert caught.value.param == "messages[0].content[1]"
-    made = to_converse(call(messages=[message], drop_params=True))
+    made = converse_request(call(messages=[message], drop_params=True))
     assert json.loads(made.body)["messages"] == ASKED
     assert made.dropped == ("messages[0].content[1]",)
 
@@ -179,7 +179,7 @@ def test_thoughts_go_back_where_they_are_signed() -> None:
 
 def test_thoughts_without_a_signature_are_left_out_and_named() -> None:
     answer = {"role": "assistant", "content": "Ho", "reasoning_content": "Hm"}
-    made = to_converse(call(messages=[*HI, answer]))
+    made = converse_request(call(messages=[*HI, answer]))
     assert json.loads(made.body)["messages"][1]["content"] == [{"text": "Ho"}]
     assert made.dropped == ("messages[1].reasoning_content",)
 
@@ -282,9 +282,9 @@ def test_a_service_tier() -> None:
 )
 def test_what_cannot_be_carried_is_refused_or_left_out_and_named(param: str, value: Any) -> None:
     with pytest.raises(Unsupported) as caught:
-        to_converse(call(messages=HI, **{param: value}))
+        converse_request(call(messages=HI, **{param: value}))
     assert caught.value.param == param
-    made = to_converse(call(messages=HI, drop_params=True, **{param: value}))
+    made = converse_request(call(messages=HI, drop_params=True, **{param: value}))
     assert made.dropped == (param,)
     assert json.loads(made.body) == {"messages": ASKED}
 
@@ -315,7 +315,7 @@ def test_what_cannot_be_carried_is_refused_or_left_out_and_named(param: str, val
 )
 def test_a_wrong_request_is_the_clients_fault(members: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        to_converse(call(**members))
+        converse_request(call(**members))
     assert caught.value.param == param
 
 
@@ -344,7 +344,7 @@ def test_any_request_is_translated_or_refused(
     messages: Any, members: dict[str, Any], drop_params: bool
 ) -> None:
     try:
-        made = to_converse(call(messages=messages, drop_params=drop_params, **members))
+        made = converse_request(call(messages=messages, drop_params=drop_params, **members))
     except (BadRequest, Unsupported) as refused:
         assert refused.message
         return

@@ -95,7 +95,7 @@ class Translated:
 
 
 @chat_request.bounded
-def to_converse(call: Call) -> Translated:
+def converse_request(call: Call) -> Translated:
     """The body of `Converse` and `ConverseStream`; raises `Unsupported` and `BadRequest`."""
     losses = chat_request.without_others(call, _CARRIED, "Converse")
     asked = chat_request.read(call.body)
