@@ -40,6 +40,8 @@ class Signer:
         """Raises `ValueError` for a profile that is not there. Keys are looked for when needed."""
         self._region = region
         self._session = Session(profile=profile)
+        # Whoever is asked for keys is asked there too.
+        self._session.set_config_variable("region", region)
         if profile is not None:
             try:
                 self._session.get_scoped_config()

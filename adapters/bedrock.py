@@ -1,9 +1,11 @@
 """`bedrock`: Amazon Bedrock, signed with AWS credentials or with one of its API keys.
 
-Anthropic's models are invoked in their own dialect, and so are those that make
-embeddings; all others go through Converse. Sources: Amazon
-Bedrock's API reference, "InvokeModel", "InvokeModelWithResponseStream", "CountTokens" and
-"Converse"; its user guide, "Anthropic Claude Messages API" and "Use an Amazon Bedrock API key".
+Anthropic's models are invoked in their own dialect, and so are those that make embeddings; all
+others, and those whose names do not tell, go through Converse.
+
+Sources: Amazon Bedrock's API reference, "InvokeModel", "InvokeModelWithResponseStream",
+"CountTokens" and "Converse"; its user guide, "Anthropic Claude Messages API" and "Use an Amazon
+Bedrock API key".
 """
 
 from __future__ import annotations

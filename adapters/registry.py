@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from adapters import bedrock, gemini, ollama, vertex
-from adapters.anthropic import Anthropic
-from adapters.azure import Azure
 from adapters.base import Adapter, Endpoint
-from adapters.bedrock import Bedrock
-from adapters.gemini import Gemini
-from adapters.ollama import Ollama
-from adapters.openai_compatible import OpenAICompatible
-from adapters.over_http import HttpAdapter
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
-from adapters.scripted import Scripted
-from adapters.templated_http import TemplatedHttp
 from adapters.templates import Endpoints
-from adapters.vertex import Vertex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +41,8 @@ class Settings:
 class Entry:
     """One adapter: how it is made, and whether its answers are made up.
 
-    `speaks` are the endpoints whose calls it takes, and `speaks_of` those for one model, where it
-    depends on that. `needs` are the settings it cannot do without. `base_url` is where its provider
+    `speaks` are the endpoints whose calls it takes; `speaks_of` tells those of one model, where
+    that matters. `needs` are the settings it cannot do without. `base_url` is where its provider
     is, unless the configuration says otherwise, and None where only the configuration can say.
     `meterable` says that whatever it speaks to stops generating and billing a stream that is
     closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
@@ -71,28 +61,31 @@ class Entry:
     stream_usage: bool = True
 
 
-def _over_http(
-    adapter: Callable[..., HttpAdapter], **constant: Any
-) -> Callable[[Settings], Adapter]:
-    """How an adapter is made that needs nothing but an address, credentials and a way there."""
+_ACCOUNT = ("base_url", "api_key", "headers", "proxy", "http2", "ca_bundle")
+
+
+def _load(place: str) -> Any:
+    """What stands at `module:name`. Adapters are imported when a provider needs them, and not
+    before: together they take longer than everything else at the start.
+    """
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _over_http(place: str, *takes: str, **constant: Any) -> Callable[[Settings], Adapter]:
+    """How an adapter over HTTP is made: of an account, and what else it takes of the settings."""
 
     def make(settings: Settings) -> Adapter:
-        return adapter(
-            base_url=settings.base_url,
-            api_key=settings.api_key,
-            headers=settings.headers,
-            proxy=settings.proxy,
-            http2=settings.http2,
-            ca_bundle=settings.ca_bundle,
-            **constant,
-        )
+        given = {name: getattr(settings, name) for name in (*_ACCOUNT, *takes)}
+        adapter: Adapter = _load(place)(**given, **constant)
+        return adapter
 
     return make
 
 
 def _openai_compatible(preset: Preset) -> Entry:
     return Entry(
-        make=_over_http(OpenAICompatible, preset=preset),
+        make=_over_http("adapters.openai_compatible:OpenAICompatible", preset=preset),
         speaks=preset.speaks,
         base_url=preset.base_url,
         meterable=preset.meterable,
@@ -101,69 +94,63 @@ def _openai_compatible(preset: Preset) -> Entry:
     )
 
 
-def _azure(settings: Settings) -> Adapter:
-    return _over_http(Azure, api_version=settings.api_version)(settings)
-
-
-def _bedrock(settings: Settings) -> Adapter:
-    assert settings.region is not None
-    make = _over_http(Bedrock, region=settings.region, profile=settings.profile)
-    return make(settings)
-
-
-def _vertex(settings: Settings) -> Adapter:
-    assert settings.region is not None
-    assert settings.project is not None
-    make = _over_http(
-        Vertex,
-        region=settings.region,
-        project=settings.project,
-        credentials_file=settings.credentials_file,
-    )
-    return make(settings)
-
-
-def _http(settings: Settings) -> Adapter:
-    return _over_http(TemplatedHttp, endpoints=settings.endpoints or Endpoints())(settings)
-
-
 def _scripted(settings: Settings) -> Adapter:
-    return Scripted.from_file(settings.script) if settings.script else Scripted.demonstrating()
+    scripted = _load("adapters.scripted:Scripted")
+    adapter: Adapter = (
+        scripted.from_file(settings.script) if settings.script else scripted.demonstrating()
+    )
+    return adapter
+
+
+def _speaks_of(place: str) -> Callable[[str], Set[Endpoint]]:
+    return lambda model: frozenset(_load(place)(model))
 
 
 BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": _openai_compatible(PLAIN),
     **{name: _openai_compatible(preset) for name, preset in PRESETS.items()},
-    "azure": replace(_openai_compatible(PRESETS["azure"]), make=_azure),
+    "azure": replace(
+        _openai_compatible(PRESETS["azure"]), make=_over_http("adapters.azure:Azure", "api_version")
+    ),
     "anthropic": Entry(
-        make=_over_http(Anthropic),
-        speaks=Anthropic.speaks,
+        make=_over_http("adapters.anthropic:Anthropic"),
+        speaks=frozenset({"chat", "messages", "count_tokens"}),
         base_url="https://api.anthropic.com/v1",
     ),
-    "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    "gemini": Entry(
+        make=_over_http("adapters.gemini:Gemini"),
+        speaks=frozenset({"chat", "embeddings"}),
+        base_url="https://generativelanguage.googleapis.com/v1beta",
+    ),
     # Both have an address for each region.
     "bedrock": Entry(
-        make=_bedrock,
-        speaks=Bedrock.speaks,
-        speaks_of=bedrock.speaks,
+        make=_over_http("adapters.bedrock:Bedrock", "region", "profile"),
+        speaks=frozenset({"chat", "messages", "count_tokens", "embeddings"}),
+        speaks_of=_speaks_of("adapters.bedrock:speaks"),
         needs=("region",),
         needs_base_url=False,
     ),
     "vertex": Entry(
-        make=_vertex,
-        speaks=Vertex.speaks,
-        speaks_of=vertex.speaks,
+        make=_over_http("adapters.vertex:Vertex", "region", "project", "credentials_file"),
+        speaks=frozenset({"chat", "messages", "count_tokens", "embeddings"}),
+        speaks_of=_speaks_of("adapters.vertex:speaks"),
         needs=("region", "project"),
         needs_base_url=False,
     ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
-        make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
+        make=_over_http("adapters.ollama:Ollama"),
+        speaks=frozenset({"chat", "completions", "embeddings"}),
+        base_url="http://127.0.0.1:11434",
+        meterable=True,
     ),
-    "http": Entry(make=_http, speaks=frozenset({"chat", "embeddings"})),
+    "http": Entry(
+        make=_over_http("adapters.templated_http:TemplatedHttp", "endpoints"),
+        speaks=frozenset({"chat", "embeddings"}),
+    ),
     "scripted": Entry(
         make=_scripted,
-        speaks=Scripted.speaks,
+        speaks=frozenset({"chat", "embeddings"}),
         needs_base_url=False,
         demonstration=True,
         meterable=True,

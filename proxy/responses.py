@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -16,7 +16,7 @@ from proxy.auth import Auth, Caller
 from proxy.engine import Engine
 from proxy.errors import EndpointForbidden, InvalidRequest, NotFound, UnknownPrevious
 from proxy.http import Exchange
-from proxy.response_store import Kept, ResponseStore
+from proxy.response_store import Kept, ResponseStore, TooLong
 from proxy.wire.responses import request as wire
 from proxy.wire.responses.response import FAILURES, response_id
 from proxy.wire.surrogates import without_lone
@@ -110,7 +110,10 @@ class Responses:
         """The items of all that the response continues: what went in and what came out."""
         if asked.previous is None:
             return ()
-        chain = await self._store.chain(asked.previous, caller.key_id) if self._store else None
+        try:
+            chain = await self._store.chain(asked.previous, caller.key_id) if self._store else None
+        except TooLong:
+            raise _too_long("previous_response_id") from None
         if chain is None:
             raise UnknownPrevious(
                 f"Previous response with id {asked.previous[:100]!r} not found.",
@@ -128,11 +131,15 @@ class Responses:
         if not references:
             return {}
         known = _by_id(history)
-        for name in references.values():
+        size = 0
+        for index, name in references.items():
             if name not in known and self._store is not None:
                 kept = await self._store.find_item(name, caller.key_id)
                 if kept is not None:
                     known |= _by_id(_output(kept.response))
+                    size += len(kept.response)
+                    if size > self._store.chain_bytes:
+                        raise _too_long(f"input[{index}]")
         for index, name in references.items():
             if name not in known:
                 raise UnknownPrevious(
@@ -162,7 +169,7 @@ class Responses:
         try:
             if not await store.put(kept):
                 _logger.warning("response %s is too large to be kept", kept.id)
-        except sqlite3.Error as error:  # the answer is whole, and goes out all the same
+        except (sqlite3.Error, OSError) as error:  # the answer is whole, and goes out all the same
             _logger.warning("response %s is not kept: %s", kept.id, error)
 
 
@@ -170,7 +177,14 @@ def _path(exchange: Exchange) -> tuple[str, str, str]:
     """The id in a path, and what follows it."""
     path: str = exchange.scope["path"]
     name, slash, rest = path.removeprefix(PREFIX).partition("/")
-    return unquote(name), slash, rest
+    return name, slash, rest
+
+
+def _too_long(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"what {param!r} stands for is larger than a request may be (server.max_body_mb)",
+        param=param,
+    )
 
 
 def _unknown(name: str) -> NotFound:

@@ -337,6 +337,7 @@ def make_store(plan: Plan) -> ResponseStore | None:
         days=settings.days,
         total_bytes=settings.total_mb << 20,
         largest_bytes=settings.largest_mb << 20,
+        chain_bytes=plan.config.server.max_body_mb << 20,
         clock=SystemClock(),
     )
 

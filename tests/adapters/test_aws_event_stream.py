@@ -9,6 +9,7 @@ import struct
 from zlib import crc32
 
 import pytest
+from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,15 @@ def test_headers_of_any_kind_are_read_or_malformed(headers: bytes) -> None:
 def test_headers_of_every_type_are_stepped_over() -> None:
     stream = clouds.message(OTHERS + EVENT, b"{}")
     assert names_and_payloads(stream, []) == [(b"chunk", b"{}")]
+
+
+def test_what_these_tests_send_is_what_amazons_own_decoder_takes() -> None:
+    buffer = EventStreamBuffer()
+    buffer.add_data(clouds.message(OTHERS + EVENT, b"{}") + clouds.exception("x", "no"))
+    first, second = buffer
+    assert (first.headers[":event-type"], first.payload) == ("chunk", b"{}")
+    assert first.headers["a"] is True
+    assert second.headers[":exception-type"] == "x"
 
 
 def test_a_message_that_is_cut_off_is_none() -> None:

@@ -7,6 +7,7 @@ import base64
 import gzip
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import botocore
 import pytest
 
 from adapters import aws_failures, base, registry
+from adapters.aws_signing import Signer
 from adapters.base import AdapterError, Call, Deadlines, Endpoint
 from adapters.bedrock import Bedrock, speaks
 from tests.adapters import clouds
@@ -156,6 +158,39 @@ def test_a_profile_signs_with_its_own_keys(monkeypatch: pytest.MonkeyPatch, tmp_
     assert request is not None
     assert "Credential=AKIAMINE/" in request.headers["authorization"]
     assert request.headers["authorization"].endswith(clouds.signature(request, SECRET))
+
+
+@pytest.mark.parametrize(("expires_in", "renews"), [(30, True), (3600, False)])
+def test_keys_are_renewed_before_they_expire(tmp_path: Path, expires_in: int, renews: bool) -> None:
+    count = tmp_path / "count"
+    script = tmp_path / "give.py"
+    script.write_text(
+        f"""
+import datetime, json, pathlib
+count = pathlib.Path({str(count)!r})
+count.write_text((count.read_text() if count.exists() else "") + "x")
+expires = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds={expires_in})
+print(json.dumps({{
+    "Version": 1,
+    "AccessKeyId": "AKIA" + str(len(count.read_text())),
+    "SecretAccessKey": {SECRET!r},
+    "SessionToken": "t" * 20,
+    "Expiration": expires.isoformat(),
+}}))
+"""
+    )
+    (tmp_path / "config").write_text(
+        f"[profile mine]\ncredential_process = {sys.executable} {script}\n"
+    )
+
+    async def play() -> list[str]:
+        signer = Signer(region="us-east-1", profile="mine")
+        signed = [await signer.headers("https://h/", b"", "application/json") for _ in range(2)]
+        await signer.aclose()
+        return [headers["authorization"].split("/")[0] for headers in signed]
+
+    first, second = asyncio.run(play())
+    assert (first != second) == renews
 
 
 def test_a_profile_that_is_not_there_is_found_at_the_start() -> None:

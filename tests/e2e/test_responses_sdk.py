@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from openai import APIError, BadRequestError, NotFoundError, OpenAI
+from openai import APIError, BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
@@ -240,6 +240,28 @@ def test_tools_of_openai_go_to_openai_alone(native: Tollway, upstream: Upstream)
         extra_headers={"x-tollway-drop-params": "true"},
     )
     assert dropped.headers["x-tollway-dropped-params"] == "tools[0].type"
+
+
+def test_a_hard_budget_refuses_what_has_no_bound_where_it_would_be_sent(
+    native: Tollway, upstream: Upstream
+) -> None:
+    upstream.scripts["m2"] = chat_answer
+    made = native.admin("POST", "/keys", {"name": "bounded"})
+    budget = {"scope": f"key:{made['id']}", "limit_usd": 1, "window": "day"}
+    native.admin("POST", "/budgets", budget)
+    client = client_of(native, made["key"])
+    search: Any = [{"type": "web_search"}]
+    with pytest.raises(PermissionDeniedError):
+        client.responses.create(model="up/m1", input="hi", tools=search)
+    answer = client.responses.create(
+        model="plain/m2",
+        input="hi",
+        tools=search,
+        max_output_tokens=100,
+        extra_headers={"x-tollway-drop-params": "true"},
+    )
+    assert answer.output_text == "Hello there"
+    assert len(upstream.calls) == 1
 
 
 def test_completions_of_a_server_pass(native: Tollway, upstream: Upstream) -> None:

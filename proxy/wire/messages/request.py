@@ -5,7 +5,7 @@ Source: Anthropic's API reference, "Create a Message".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -111,6 +111,10 @@ class MessagesRequest:
     def service_tier(self) -> str | None:
         """The service tier asked for, as chat names it."""
         return self.chat.service_tier
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """What a chat cannot say is left out of it, and costs nothing."""
+        return self.unbounded if self.endpoint in speaks else self.chat.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, in whichever of the two dialects it is sent."""

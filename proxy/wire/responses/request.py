@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Create a model response".
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -240,6 +240,10 @@ class ResponsesRequest:
     def user(self) -> str | None:
         """See `proxy.wire.dialect.Request`."""
         return self.chat.user
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """What a chat cannot say is left out of it, and costs nothing."""
+        return self.unbounded if self.endpoint in speaks else self.chat.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, whichever way it is sent."""

@@ -359,8 +359,16 @@ def test_what_no_chat_can_say_is_refused_by_name(members: dict[str, Any], param:
     ],
 )
 def test_costs_without_a_bound_are_named(members: dict[str, Any], unbounded: str | None) -> None:
-    found = asked(**{"input": "hi", **members}).unbounded
-    assert found == unbounded
+    request = asked(**{"input": "hi", **members})
+    assert request.unbounded_at(NATIVE.speaks) == unbounded
+
+
+def test_what_a_chat_is_never_told_costs_nothing_there() -> None:
+    request = asked(tools=[{"type": "web_search"}])
+    assert request.unbounded_at(NATIVE.speaks) == "tools[0].type"
+    assert request.unbounded_at(CHAT.speaks) is None
+    file = {"type": "input_file", "file_id": "x"}
+    assert asked([said("user", file)]).unbounded_at(CHAT.speaks) is not None
 
 
 @pytest.mark.parametrize(
