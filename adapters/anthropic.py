@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Unpack
 from urllib.parse import quote
 
 import msgspec
@@ -13,7 +13,7 @@ from adapters.anthropic_answer import ChatReader, MessagesReader
 from adapters.anthropic_failures import error_of
 from adapters.anthropic_request import to_messages
 from adapters.base import Call, MalformedAnswer, UpstreamError
-from adapters.over_http import Dispatch, HttpAdapter
+from adapters.over_http import Account, Dispatch, HttpAdapter
 
 VERSION = "2023-06-01"
 """The version of the API that chat is translated to: the last that knows `temperature`."""
@@ -28,31 +28,21 @@ class Anthropic(HttpAdapter):
 
     speaks = frozenset({"chat", "messages", "count_tokens"})
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-    ) -> None:
+    def __init__(self, **account: Unpack[Account]) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
-        given = {name.lower(): value for name, value in (headers or {}).items()}
+        given = {name.lower(): value for name, value in (account.get("headers") or {}).items()}
         # The client may have its own of these two.
         self._version = given.pop("anthropic-version", VERSION)
         self._betas = given.pop("anthropic-beta", "")
-        # A token in `authorization` takes the place of the key: Anthropic refuses both at once.
-        keyed = {"x-api-key": api_key} if api_key and "authorization" not in given else {}
-        super().__init__(
-            base_url=base_url,
-            headers={**keyed, **given},
-            proxy=proxy,
-            http2=http2,
-            ca_bundle=ca_bundle,
-        )
-        self._root = "" if base_url.rstrip("/").endswith("/v1") else "/v1"
+        account["headers"] = given
+        if "authorization" in given:  # takes the place of the key: Anthropic refuses both at once
+            account["api_key"] = None
+        super().__init__(**account)
+        self._root = "" if account["base_url"].rstrip("/").endswith("/v1") else "/v1"
+
+    def credentials(self, api_key: str) -> Mapping[str, str]:
+        """Anthropic's own header."""
+        return {"x-api-key": api_key}
 
     async def prepare(self, call: Call) -> Dispatch:
         """Chat is translated; what is in Anthropic's dialect already goes as it is."""

@@ -6,11 +6,12 @@ Source: Microsoft Learn, "Azure OpenAI in Microsoft Foundry Models API version l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Unpack
 from urllib.parse import quote
 
 from adapters.base import Call
 from adapters.openai_compatible import OpenAICompatible
+from adapters.over_http import Account
 from adapters.presets import PRESETS
 
 _CURRENT = "/openai/v1"
@@ -23,29 +24,12 @@ class Azure(OpenAICompatible):
     `model`; the dated ones have them in the path, but for that of `responses`.
     """
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        api_key: str | None = None,
-        api_version: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-    ) -> None:
+    def __init__(self, *, api_version: str | None = None, **account: Unpack[Account]) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
-        resource = base_url.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+        url = account["base_url"].rstrip("/")
+        account["base_url"] = url.removesuffix("/v1").removesuffix("/openai")
         self._version = quote(api_version, safe="") if api_version else None
-        super().__init__(
-            base_url=resource,
-            api_key=api_key,
-            headers=headers,
-            proxy=proxy,
-            http2=http2,
-            ca_bundle=ca_bundle,
-            preset=PRESETS["azure"],
-        )
+        super().__init__(preset=PRESETS["azure"], **account)
 
     def credentials(self, api_key: str) -> Mapping[str, str]:
         """Azure's own header; a token of Entra ID goes into the operator's `headers`."""

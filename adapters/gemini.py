@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from urllib.parse import quote
 
-from adapters import from_gemini
+from adapters import gemini_answer
 from adapters.base import Call, UpstreamError
-from adapters.from_gemini import ChatReader, EmbeddingsReader
+from adapters.gemini_answer import ChatReader, EmbeddingsReader
+from adapters.gemini_request import to_batch_embed, to_generate
 from adapters.over_http import Dispatch, HttpAdapter
-from adapters.to_gemini import to_batch_embed, to_generate
-
-BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
 
 _MOST_PAGES = 20
 
@@ -22,25 +19,9 @@ class Gemini(HttpAdapter):
 
     speaks = frozenset({"chat", "embeddings"})
 
-    def __init__(
-        self,
-        *,
-        base_url: str = BASE_URL,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-    ) -> None:
-        """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
-        constant = {"x-goog-api-key": api_key} if api_key else {}
-        super().__init__(
-            base_url=base_url,
-            headers={**constant, **{n.lower(): v for n, v in (headers or {}).items()}},
-            proxy=proxy,
-            http2=http2,
-            ca_bundle=ca_bundle,
-        )
+    def credentials(self, api_key: str) -> Mapping[str, str]:
+        """Google's own header."""
+        return {"x-goog-api-key": api_key}
 
     async def prepare(self, call: Call) -> Dispatch:
         """See `HttpAdapter`."""
@@ -64,14 +45,14 @@ class Gemini(HttpAdapter):
 
     def error_of(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
         """The error that an answer with an error status stands for."""
-        return from_gemini.error_of(status, headers, body)
+        return gemini_answer.error_of(status, headers, body)
 
     async def models(self) -> Sequence[str]:
         """The names that `GET /models` lists, without `models/`."""
         names: list[str] = []
         page = ""
         for _ in range(_MOST_PAGES):
-            more, token = from_gemini.read_models(await self.get(f"/models?pageSize=1000{page}"))
+            more, token = gemini_answer.read_models(await self.get(f"/models?pageSize=1000{page}"))
             names += more
             if token is None:
                 break

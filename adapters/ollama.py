@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
 from adapters import loose_json
 from adapters.base import AdapterError, Call, Deadlines, MalformedAnswer
-from adapters.from_ollama import ChatReader, CompletionReader, EmbeddingsReader
-from adapters.over_http import MAX_ANSWER_BYTES, Dispatch, HttpAdapter, Reader
-from adapters.to_ollama import Translated, to_chat, to_embed, to_generate
+from adapters.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
+from adapters.ollama_request import Translated, to_chat, to_embed, to_generate
+from adapters.over_http import MAX_ANSWER_BYTES, Account, Dispatch, HttpAdapter, Reader
 from adapters.transport import Response
-
-BASE_URL = "http://127.0.0.1:11434"
 
 # What Ollama gives a model at the least where nothing is said ("FAQ": context window size).
 _LEAST_CONTEXT = 4096
@@ -40,25 +37,9 @@ class Ollama(HttpAdapter):
 
     speaks = frozenset({"chat", "completions", "embeddings"})
 
-    def __init__(
-        self,
-        *,
-        base_url: str = BASE_URL,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-    ) -> None:
+    def __init__(self, **account: Unpack[Account]) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
-        constant = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        super().__init__(
-            base_url=base_url,
-            headers={**constant, **{n.lower(): v for n, v in (headers or {}).items()}},
-            proxy=proxy,
-            http2=http2,
-            ca_bundle=ca_bundle,
-        )
+        super().__init__(**account)
         self._shown: dict[str, Shown] = {}
 
     async def prepare(self, call: Call) -> Dispatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
+from typing import Unpack
 
 import msgspec
 
@@ -11,7 +11,7 @@ from adapters import thoughts
 from adapters.base import Call, Endpoint, MalformedAnswer
 from adapters.failures import read_error
 from adapters.fitting import UNCHANGED, fit
-from adapters.over_http import Dispatch, EventReader, HttpAdapter
+from adapters.over_http import Account, Dispatch, EventReader, HttpAdapter
 from adapters.presets import PLAIN, Preset
 from adapters.ranking import cohere_ranking
 from adapters.response_events import ResponseEvents
@@ -27,32 +27,11 @@ class OpenAICompatible(HttpAdapter):
 
     speaks: Set[Endpoint] = PLAIN.speaks
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-        preset: Preset = PLAIN,
-    ) -> None:
+    def __init__(self, *, preset: Preset = PLAIN, **account: Unpack[Account]) -> None:
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
-        constant = self.credentials(api_key) if api_key else {}
-        super().__init__(
-            base_url=base_url,
-            headers={**constant, **{n.lower(): v for n, v in (headers or {}).items()}},
-            proxy=proxy,
-            http2=http2,
-            ca_bundle=ca_bundle,
-        )
+        super().__init__(**account)
         self._preset = preset
         self.speaks = preset.speaks
-
-    def credentials(self, api_key: str) -> Mapping[str, str]:
-        """The header that carries the key."""
-        return {"authorization": f"Bearer {api_key}"}
 
     def path_of(self, call: Call) -> str:
         """What a call is posted to."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Required, TypedDict, Unpack
 
 from adapters.base import (
     AdapterError,
@@ -101,31 +101,49 @@ class Dispatch:
     dropped: Sequence[str] = ()
 
 
+class Account(TypedDict, total=False):
+    """Where a provider is, as whom it is asked, and the way there.
+
+    `headers` are sent with every request, and stand before what an adapter sends of itself.
+    """
+
+    base_url: Required[str]
+    api_key: str | None
+    headers: Mapping[str, str] | None
+    proxy: str | None
+    http2: bool
+    ca_bundle: Path | None
+
+
 class HttpAdapter(ABC):
     """A provider at one base URL."""
 
     demonstration = False
     speaks: Set[Endpoint]
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        headers: Mapping[str, str],
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-    ) -> None:
-        """`headers` are sent with every request; those that hold secrets are never quoted.
-
-        Raises `ValueError` for a URL or header that HTTP cannot carry.
-        """
-        constant = {"user-agent": "tollway", **{n.lower(): v for n, v in headers.items()}}
-        constant.pop("content-type", None)  # each call has its own
+    def __init__(self, **account: Unpack[Account]) -> None:
+        """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
+        api_key = account.get("api_key")
+        own = {name.lower(): value for name, value in (account.get("headers") or {}).items()}
+        own.pop("content-type", None)  # each call has its own
+        constant = {
+            "user-agent": "tollway",
+            **(self.credentials(api_key) if api_key else {}),
+            **own,
+        }
         self._secrets = _secrets(constant)
+        self._passing_secrets: list[bytes] = []
         self._transport: Transport = open_transport(
-            base_url, headers=constant, proxy=proxy, http2=http2, ca_bundle=ca_bundle
+            account["base_url"],
+            headers=constant,
+            proxy=account.get("proxy"),
+            http2=account.get("http2", False),
+            ca_bundle=account.get("ca_bundle"),
         )
+
+    def credentials(self, api_key: str) -> Mapping[str, str]:
+        """The header that carries a key."""
+        return {"authorization": f"Bearer {api_key}"}
 
     @abstractmethod
     async def prepare(self, call: Call) -> Dispatch:
@@ -155,6 +173,10 @@ class HttpAdapter(ABC):
         finally:
             response.close()
 
+    def guard(self, headers: Mapping[str, str]) -> None:
+        """Credentials that are renewed: never quoted, like the constant ones."""
+        self._passing_secrets = _secrets(headers)
+
     async def check(self, response: Response) -> None:
         """Raise the error that an answer with an error status stands for."""
         if not 200 <= response.status < 300:
@@ -169,7 +191,7 @@ class HttpAdapter(ABC):
         return self._without_secrets(answer) if b'"error"' in answer else answer
 
     def _without_secrets(self, answer: bytes) -> bytes:
-        for secret in self._secrets:
+        for secret in (*self._secrets, *self._passing_secrets):
             if secret in answer:
                 answer = answer.replace(secret, b"[redacted]")
         return answer

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence, Set
+from typing import Any, Unpack
 
 import msgspec
 
@@ -12,7 +11,7 @@ from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
 from adapters.chat_request import ChatRequest, Message
 from adapters.losses import Losses
-from adapters.over_http import Dispatch, HttpAdapter
+from adapters.over_http import Account, Dispatch, HttpAdapter
 from adapters.templated_answers import ChatReader, VectorReader
 from adapters.templates import (
     PARAMETERS,
@@ -31,28 +30,12 @@ _HERE = "this endpoint"
 class TemplatedHttp(HttpAdapter):
     """One base URL with the endpoints that the operator described."""
 
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        endpoints: Endpoints,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        proxy: str | None = None,
-        http2: bool = False,
-        ca_bundle: Path | None = None,
-    ) -> None:
+    def __init__(self, *, endpoints: Endpoints | None, **account: Unpack[Account]) -> None:
         """Raises `ValueError` for a mistake in a template, and what HTTP cannot carry."""
+        endpoints = endpoints or Endpoints()
         for where, problem in endpoints.problems():
             raise ValueError(f"{'.'.join(map(str, ('endpoints', *where)))}: {problem}")
-        constant = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        super().__init__(
-            base_url=base_url,
-            headers={**constant, **{n.lower(): v for n, v in (headers or {}).items()}},
-            proxy=proxy,
-            http2=http2,
-            ca_bundle=ca_bundle,
-        )
+        super().__init__(**account)
         self._chat = endpoints.chat
         self._embeddings = endpoints.embeddings
         self.speaks = endpoints.speaks

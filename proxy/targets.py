@@ -315,7 +315,7 @@ class _Maker:
             service_tier=self.provider.service_tier,
             speaks=self.provider.endpoints.speaks
             if self.provider.endpoints is not None
-            else adapter_registry.speaks(self.provider.adapter),
+            else adapter_registry.speaks(self.provider.adapter, model),
             drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,

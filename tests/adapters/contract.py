@@ -10,6 +10,8 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import msgspec
@@ -17,12 +19,15 @@ import msgspec
 from adapters import registry
 from adapters.anthropic import Anthropic
 from adapters.base import Adapter
+from adapters.bedrock import Bedrock
 from adapters.gemini import Gemini
 from adapters.ollama import Ollama
 from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from adapters.templated_http import TemplatedHttp
 from adapters.templates import Endpoints
+from adapters.vertex import Vertex
+from tests.adapters import clouds
 from tests.adapters.servers import Peer, ScriptedServer
 
 TEXT = "Once upon a time."
@@ -651,11 +656,119 @@ def _http(scene: Scene) -> Iterator[Adapter]:
 
 WITHOUT_TOOLS = {"http"}
 
+# --- bedrock --------------------------------------------------------------------------------------
+
+FRAMES = head(content_type="application/vnd.amazon.eventstream", transfer_encoding="chunked")
+_CONVERSED = {"inputTokens": 3, "outputTokens": 5, "totalTokens": 8}
+
+
+def converse(name: str, payload: dict[str, Any]) -> bytes:
+    """A message of `ConverseStream`, in a piece of its own."""
+    return piece(clouds.event(name, payload))
+
+
+def _converse_saying(block: dict[str, Any], reason: str) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        path = clouds.path_of(peer.read_request())
+        if not path.endswith("/converse-stream"):
+            message = {"role": "assistant", "content": [block]}
+            said = {"output": {"message": message}, "stopReason": reason, "usage": _CONVERSED}
+            peer.send(whole(said))
+            return
+        peer.send(FRAMES + converse("messageStart", {"role": "assistant"}))
+        if (use := block.get("toolUse")) is not None:
+            start = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
+            peer.send(converse("contentBlockStart", {"contentBlockIndex": 0, "start": start}))
+            delta: dict[str, Any] = {"toolUse": {"input": json.dumps(use["input"])}}
+        else:
+            delta = block
+        peer.send(converse("contentBlockDelta", {"contentBlockIndex": 0, "delta": delta}))
+        peer.send(converse("contentBlockStop", {"contentBlockIndex": 0}))
+        peer.send(converse("messageStop", {"stopReason": reason}))
+        peer.send(converse("metadata", {"usage": _CONVERSED, "metrics": {}}) + END)
+
+    return answer
+
+
+def _converse_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        peer.read_request()
+        delta = {"contentBlockIndex": 0, "delta": {"text": "Once"}}
+        peer.send(FRAMES + converse("contentBlockDelta", delta))
+        break_off(peer)
+
+    return answer
+
+
+def _aws_failing(
+    status: int, name: str, message: str = "no", **headers: str
+) -> Callable[[Peer], None]:
+    return refusing(status, {"message": message}, x_amzn_ErrorType=f"{name}:http://x", **headers)
+
+
+_CONVERSE: dict[Scene, Callable[[Peer], None]] = {
+    "text": _converse_saying({"text": TEXT}, "end_turn"),
+    "tools": _converse_saying(
+        {"toolUse": {"toolUseId": "t1", "name": CALL["name"], "input": CALL["arguments"]}},
+        "tool_use",
+    ),
+    "cut": _converse_breaking(Peer.reset),
+    "stall": _converse_breaking(Peer.is_gone),
+    "error in the stream": _converse_breaking(
+        lambda peer: peer.send(piece(clouds.exception("c", "no")) + END)
+    ),
+    "status 400": _aws_failing(400, "ValidationException"),
+    "status 401": _aws_failing(401, "NotAuthorized"),
+    "status 404": _aws_failing(404, "ResourceNotFoundException"),
+    "status 429": _aws_failing(429, "ThrottlingException", retry_after="7", x_secret="internal"),
+    "status 500": _aws_failing(500, "InternalServerException"),
+    "too long": _aws_failing(400, "ValidationException", "Input is too long for requested model."),
+}
+
+
+@contextlib.contextmanager
+def _bedrock(scene: Scene) -> Iterator[Adapter]:
+    with ScriptedServer(_CONVERSE.get(scene, lambda peer: None)) as server:
+        adapter = Bedrock(region="us-east-1", base_url=server.url, api_key="ABSK-test-0123456789")
+        if scene != "refused connection":
+            yield adapter
+    if scene == "refused connection":
+        yield adapter
+
+
+# --- vertex ---------------------------------------------------------------------------------------
+
+
+def _vertex_embeddings(peer: Peer) -> None:
+    instances = json.loads(peer.read_request().body)["instances"]
+    vectors = [{"values": [1.0, 0.0], "statistics": {"token_count": 1}} for _ in instances]
+    peer.send(whole({"predictions": [{"embeddings": vector} for vector in vectors]}))
+
+
+@contextlib.contextmanager
+def _vertex(scene: Scene) -> Iterator[Adapter]:
+    served = {**_GEMINI, "embeddings": _vertex_embeddings}
+    with contextlib.ExitStack() as opened:
+        folder = Path(opened.enter_context(TemporaryDirectory()))
+        file = opened.enter_context(clouds.TokenService().running(folder))
+
+        def adapter(url: str) -> Adapter:
+            return Vertex(project="p", region="global", base_url=url, credentials_file=file)
+
+        with ScriptedServer(served.get(scene, lambda peer: None)) as server:
+            if scene != "refused connection":
+                yield adapter(server.url)
+        if scene == "refused connection":
+            yield adapter(server.url)
+
+
 STAGES: dict[str, Stage] = {
     "scripted": _scripted,
     **{name: _preset(name) for name in ("openai_compatible", *PRESETS)},
     "gemini": _gemini,
     "anthropic": _anthropic,
     "ollama": _ollama,
+    "bedrock": _bedrock,
+    "vertex": _vertex,
     "http": _http,
 }

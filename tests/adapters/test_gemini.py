@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import base, from_gemini
+from adapters import base, gemini_answer
 from adapters.base import Answer, Call, Deadlines, Endpoint
-from adapters.from_gemini import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
 from adapters.gemini import Gemini
+from adapters.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
 from adapters.sse import EventDecoder
 from tests.adapters.contract import END, EVENTS, event, gemini, whole
 from tests.adapters.servers import Peer, Request, ScriptedServer
@@ -509,13 +509,13 @@ def test_no_shape_of_an_answer_is_more_than_a_failure(said: object) -> None:
         ChatReader().read_body,
         lambda text: ChatReader().read_payloads([text, text]),
         EmbeddingsReader("m").read_body,
-        from_gemini.read_models,
+        gemini_answer.read_models,
     ):
         try:
             read(text)
         except base.AdapterError as failure:
             assert failure.message.encode()
-    assert from_gemini.error_of(429, {}, text).message.encode()
+    assert gemini_answer.error_of(429, {}, text).message.encode()
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -543,7 +543,7 @@ CODES = {
 
 def error_of(status: int, name: str, message: str = "no", *details: Json) -> base.UpstreamError:
     error = {"code": status, "message": message, "status": name, "details": list(details)}
-    return from_gemini.error_of(status, {}, json.dumps({"error": error}).encode())
+    return gemini_answer.error_of(status, {}, json.dumps({"error": error}).encode())
 
 
 def test_every_code_has_its_family() -> None:
@@ -584,7 +584,7 @@ def test_when_to_come_back_is_told(delay: object, expected: str | None) -> None:
     [b"", b"<html>", b"[]", b'{"error":5}', b'{"error":{"status":5,"details":5}}', b"[[1]]"],
 )
 def test_an_error_of_any_shape_has_the_family_of_its_status(body: bytes) -> None:
-    assert type(from_gemini.error_of(503, {}, body)) is base.Overloaded
+    assert type(gemini_answer.error_of(503, {}, body)) is base.Overloaded
 
 
 def test_our_key_is_never_quoted() -> None:

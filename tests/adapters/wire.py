@@ -7,11 +7,12 @@ shows it. Both the contract's stages and the upstream of the end-to-end matrix a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from adapters.base import UpstreamError
+from tests.adapters.servers import Peer, Request
 
 Json = dict[str, Any]
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -84,6 +85,8 @@ class Wire(Protocol):
     """One dialect."""
 
     content_type: str
+    tells: Set[str]
+    """Which of the `Counts` it has beside prompt and output."""
     failing: Mapping[str, Failing]
     """The provider's documented errors, by a name of ours."""
 
@@ -95,6 +98,9 @@ class Wire(Protocol):
 
     def error_event(self, message: str, code: str) -> bytes:
         """An error in the middle of a stream."""
+
+    def read(self, peer: Peer) -> Request:
+        """The next request that is for the model."""
 
 
 def head(status: int = 200, **headers: str) -> bytes:
@@ -127,3 +133,8 @@ def framed(value: object, name: str | None = None) -> bytes:
     """A server-sent event."""
     payload = b"data: %b\n\n" % json.dumps(value).encode()
     return payload if name is None else b"event: %b\n%b" % (name.encode(), payload)
+
+
+def read(peer: Peer) -> Request:
+    """The next request, where a provider is asked nothing else."""
+    return peer.read_request()

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from adapters import base
-from tests.adapters.wire import Counts, Failing, Json, Said, framed
+from tests.adapters.wire import Counts, Failing, Json, Said, framed, read
+
+__all__ = ["content_type", "error_event", "failing", "read", "stream", "tells", "whole"]
 
 content_type = "text/event-stream; charset=utf-8"
+tells = frozenset({"cached", "written", "written_1h"})
 MODEL = "model-x"
 STOP_REASONS = {
     "stop": "end_turn",

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from adapters import base
-from tests.adapters.wire import Counts, Failing, Json, Said, framed
+from tests.adapters.wire import Counts, Failing, Json, Said, framed, read
+
+__all__ = ["content_type", "error_event", "failing", "read", "stream", "tells", "whole"]
 
 content_type = "text/event-stream"
+tells = frozenset({"cached", "reasoned"})
 MODEL = "model-x"
 FINISH_REASONS = {
     "stop": "STOP",
@@ -110,7 +113,7 @@ failing: Mapping[str, Failing] = {
     "no billing": Failing(
         status=400,
         body=error(400, "FAILED_PRECONDITION", "Please enable billing on your project."),
-        family=base.UpstreamAuth,
+        family=base.UpstreamError,
     ),
     "no permission": Failing(
         status=403,

@@ -9,9 +9,12 @@ import json
 from collections.abc import Mapping
 
 from adapters import base
+from tests.adapters import wire
+from tests.adapters.servers import Peer, Request
 from tests.adapters.wire import Called, Failing, Json, Said
 
 content_type = "application/x-ndjson"
+tells = frozenset[str]()
 MODEL = "model-x"
 
 
@@ -95,3 +98,12 @@ failing: Mapping[str, Failing] = {
         family=base.Overloaded,
     ),
 }
+
+
+def read(peer: Peer) -> Request:
+    """The request that follows the questions on its side: nothing is loaded, nothing known."""
+    while True:
+        request = peer.read_request()
+        if "/api/ps" not in request.line and "/api/show" not in request.line:
+            return request
+        peer.send(wire.whole({"models": []}))

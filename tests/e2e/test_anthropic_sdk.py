@@ -466,6 +466,32 @@ def test_its_errors_keep_their_meaning(upstream: Upstream, client: Anthropic) ->
     assert "sk-ant" not in _raises(anthropic.InternalServerError, ask).message
 
 
+def test_pings_while_nothing_comes(upstream: Upstream, tmp_path: Path) -> None:
+    async def slow(call: Call, line: Line) -> None:
+        await line.start_stream()
+        await asyncio.sleep(0.5)
+        if call.body["max_tokens"] == 13:
+            line.reset()
+            return
+        await line.event(chunk({"role": "assistant", "content": "late"}))
+        await line.event(chunk({}, "stop"))
+        await line.end_stream()
+
+    upstream.scripts["m1"] = slow
+    config = provider(upstream.base_url, "m1")
+    config["server"]["first_payload_s"] = 0.1
+    asked: Any = {"model": "up/m1", "messages": HELLO}
+    with serving(tmp_path, config) as tollway:
+        reply = tollway.post("/v1/messages", {**asked, "max_tokens": 20, "stream": True})
+        assert reply.text.startswith("event: ping\ndata: ")
+        assert read(reply.content).text == "late"
+        with Anthropic(base_url=tollway.url, api_key="x", max_retries=0) as client:
+            with client.messages.stream(**asked, max_tokens=20) as stream:
+                assert stream.get_final_text() == "late"
+            broken = client.messages.create(**asked, max_tokens=13, stream=True)
+            assert _raises(anthropic.APIStatusError, lambda: list(broken)).status_code == 200
+
+
 # --- money ----------------------------------------------------------------------------------------
 
 

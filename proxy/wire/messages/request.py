@@ -21,6 +21,7 @@ from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.messages import from_chat, native
 from proxy.wire.messages.to_chat import translate
 from proxy.wire.messages.writer import MessageWriter
+from proxy.wire.surrogates import without_lone
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -228,7 +229,7 @@ def _passed(headers: Mapping[bytes, bytes]) -> Mapping[str, str]:
 def _without_unsigned(messages: msgspec.Raw) -> bytes:
     """The messages without thinking that nobody signed, as translated answers have it."""
     kept: list[dict[str, msgspec.Raw]] = []
-    for message in _message_list.decode(messages):
+    for message in _message_list.decode(without_lone(bytes(messages))):
         content = _blocks.decode(message["content"])
         if isinstance(content, list):
             signed = [block for block in content if not _is_unsigned(block)]

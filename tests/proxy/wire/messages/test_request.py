@@ -579,7 +579,7 @@ def test_our_tags_do_not_go_upstream() -> None:
 
 
 def test_thinking_that_nobody_signed_does_not_go_to_anthropic() -> None:
-    unsigned = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    unsigned = {"type": "thinking", "thinking": "Hm\ud83d", "signature": ""}
     signed = {"type": "thinking", "thinking": "Ah.", "signature": "sig"}
     said = [
         *HELLO,

@@ -28,8 +28,8 @@ from adapters.base import (
     UpstreamError,
 )
 from adapters.failures import Said, error_family, read_error, upstream_error
+from adapters.gemini_request import SIGNATURE_FORMAT
 from adapters.over_http import EventReader
-from adapters.to_gemini import SIGNATURE_FORMAT
 
 Json = dict[str, Any]
 

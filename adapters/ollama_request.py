@@ -181,12 +181,12 @@ class _Conversation:
     def add_all(self, messages: Iterable[Message]) -> None:
         """Results in the order of their calls: most models are not told whose they are."""
         for is_results, run in groupby(enumerate(messages), lambda pair: pair[1].role == "tool"):
-            for place, message in sorted(run, key=self._order) if is_results else run:
+            for place, message in self._in_order(run) if is_results else run:
                 self._add(message, f"messages[{place}]")
 
-    def _order(self, result: tuple[int, Message]) -> int:
-        given = result[1].tool_call_id
-        return list(self._names).index(given) if given in self._names else len(self._names)
+    def _in_order(self, results: Iterable[tuple[int, Message]]) -> list[tuple[int, Message]]:
+        places = {call: place for place, call in enumerate(self._names)}
+        return sorted(results, key=lambda pair: places.get(pair[1].tool_call_id or "", len(places)))
 
     def _add(self, message: Message, path: str) -> None:
         role = _ROLES.get(message.role, message.role)
