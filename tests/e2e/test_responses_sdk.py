@@ -37,6 +37,11 @@ SCRIPT = {
         {"text": "Once upon a time."},
     ],
 }
+DEMONSTRATION: dict[str, Any] = {
+    "providers": {"demo": {"adapter": "scripted"}},
+    "targets": [{"target": "demo/demo", "price": "free"}],
+    "models": {"auto": {"targets": ["demo/demo"]}},
+}
 USAGE = {
     "input_tokens": 20,
     "input_tokens_details": {"cached_tokens": 5},
@@ -128,6 +133,47 @@ def test_what_is_kept_belongs_to_its_key(scripted: Tollway) -> None:
     with pytest.raises(BadRequestError):
         second.responses.create(model="auto", input=reference)
     assert first.responses.create(model="auto", input=reference).output_text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/responses/", 404),
+        ("/v1/responses/resp_no", 404),
+        ("/v1/responses/%00%ff/input_items", 404),
+        ("/v1/responses/resp_no/elsewhere", 404),
+        ("/v1/responses/MADE/input_items?limit=0", 400),
+        ("/v1/responses/MADE/input_items?limit=%F0%9F%91%8B", 400),
+        ("/v1/responses/MADE/input_items?after=no", 400),
+        ("/v1/responses/MADE?stream=true", 400),
+        ("/v1/responses/MADE/input_items?limit=1&order=asc", 200),
+    ],
+)
+def test_odd_paths_are_answered(scripted: Tollway, path: str, status: int) -> None:
+    key = scripted.admin("POST", "/keys", {"name": "odd"})["key"]
+    made = client_of(scripted, key).responses.create(model="auto", input="hi").id
+    reply = scripted.get(path.replace("MADE", made), headers={"authorization": f"Bearer {key}"})
+    assert reply.status_code == status, reply.text
+    assert status == 200 or reply.json()["error"]["message"]
+
+
+def test_a_file_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "responses.db").write_bytes(b"no database" * 1000)
+    with serving(tmp_path, DEMONSTRATION) as running:
+        reply = running.post("/v1/responses", {"model": "auto", "input": "hi"})
+        assert reply.status_code == 200
+        assert reply.json()["status"] == "completed"
+        assert "is not kept" in running.log()
+
+
+def test_nothing_is_kept_where_that_is_off(tmp_path: Path) -> None:
+    with serving(tmp_path, {**DEMONSTRATION, "responses": {"store": False}}) as running:
+        made = running.post("/v1/responses", {"model": "auto", "input": "hi"}).json()
+        assert running.get(f"/v1/responses/{made['id']}").status_code == 404
+        again = {"model": "auto", "input": "hi", "previous_response_id": made["id"]}
+        assert running.post("/v1/responses", again).status_code == 400
+        assert not (running.data / "responses.db").exists()
 
 
 def test_a_response_of_a_provider_is_under_our_id(native: Tollway, upstream: Upstream) -> None:
