@@ -1,0 +1,328 @@
+"""llama.cpp as an engine: one model and its one context, through llama-cpp-python.
+
+Sources: `llama.h` of llama.cpp (what a batch, a sampler chain and the abort callback do) and
+llama-cpp-python's API reference, "Llama".
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jinja2
+import llama_cpp
+import numpy as np
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+from adapters.children.generating import Likely, Sampling, Token
+from adapters.children.turns import Abandoned, ModelThread
+
+# For models that come without: the format that most small ones were taught.
+_CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# What llama.cpp's own programs draw with where nobody says otherwise.
+_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = 0.8, 40, 0.95, 0.05
+_PENALISED_TOKENS = 64
+# llama.cpp takes this seed for "any".
+_ANY_SEED = 0xFFFFFFFF
+# A prompt is read in batches of so many tokens.
+_BATCH = 512
+# The room for a long text read in one piece grows with the square of its length.
+_VECTOR_CONTEXT = 2048
+_ABORTED = "llama_decode returned 2"
+
+
+class LlamaEngine:
+    """A loaded GGUF file; see `generating.Engine`."""
+
+    def __init__(
+        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+    ) -> None:
+        """Raises `ValueError` for what is no model, or does not fit into memory."""
+        self._thread = thread
+        self._llm = llama_cpp.Llama(
+            path,
+            n_ctx=context or 0,
+            n_batch=_BATCH,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_gpu_layers=-1,
+            verbose=False,
+        )
+        self.context: int = self._llm.n_ctx()
+        self.vocabulary: int = self._llm.n_vocab()
+        self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
+        self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
+        self.template: str = self._llm.metadata.get("tokenizer.chat_template", _CHATML)
+        self._bos = self._special(self._llm.token_bos())
+        self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
+        self._abort = llama_cpp.ggml_abort_callback(lambda _: self._thread.is_abandoned)
+        self._never = llama_cpp.ggml_abort_callback()
+
+    def _special(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text: bytes = self._llm.detokenize([token], special=True)
+        return text.decode(errors="replace")
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """See `generating.Engine`."""
+        try:
+            prompt: str = self._formatter(messages=messages, **variables).prompt
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ValueError(f"the model's template refuses them: {error}") from None
+        text = prompt.encode("utf-8", errors="replace")
+        # Where the vocabulary wants a first token, a template may have written it already.
+        is_begun = bool(self._bos) and prompt.startswith(self._bos)
+        tokens: list[int] = self._llm.tokenize(text, add_bos=not is_begun, special=True)
+        return tokens
+
+    def grammar_of(self, schema: Mapping[str, Any]) -> str:
+        """See `generating.Engine`; bounds of numbers are not kept to."""
+        try:
+            grammar: str = json_schema_to_gbnf(json.dumps(schema))
+        except Exception as error:  # it asserts, indexes and recurses on whatever it is given
+            raise ValueError(f"no grammar can be made of the schema: {error!r}") from None
+        return grammar
+
+    def read(self, prompt: Sequence[int]) -> int:
+        """See `generating.Engine`."""
+        known = self._keep(_common(self._llm.input_ids[: self._llm.n_tokens], prompt))
+        with self._abortable():
+            for start in range(known, len(prompt), _BATCH):
+                self._thread.check()
+                self._evaluate(prompt[start : start + _BATCH])
+        return known
+
+    def _keep(self, known: int) -> int:
+        """Forget all but the first tokens; how many of them there still are."""
+        if known and llama_cpp.llama_memory_seq_rm(self._memory, 0, known, -1):
+            self._llm.n_tokens = known
+            return known
+        # A recurrent model cannot go back a part of the way.
+        llama_cpp.llama_memory_clear(self._memory, True)
+        self._llm.reset()
+        return 0
+
+    @contextmanager
+    def _abortable(self) -> Iterator[None]:
+        # Only while a prompt is read: it is called for each node of the graph, in Python.
+        llama_cpp.llama_set_abort_callback(self._llm.ctx, self._abort, None)
+        try:
+            yield
+        finally:
+            llama_cpp.llama_set_abort_callback(self._llm.ctx, self._never, None)
+
+    def _evaluate(self, tokens: Sequence[int]) -> None:
+        try:
+            self._llm.eval(tokens)
+        except RuntimeError as error:
+            self._keep(0)
+            if str(error) == _ABORTED:
+                raise Abandoned from None
+            raise
+
+    def generate(self, sampling: Sampling) -> Iterator[Token]:
+        """See `generating.Engine`."""
+        chain = self._chain(sampling)
+        try:
+            while True:
+                self._thread.check()
+                drawn: int = llama_cpp.llama_sampler_sample(chain, self._llm.ctx, -1)
+                if llama_cpp.llama_vocab_is_eog(self._vocab, drawn):
+                    return
+                yield self._token(drawn, sampling)
+                self._evaluate([drawn])
+        finally:
+            llama_cpp.llama_sampler_free(chain)
+
+    def _token(self, drawn: int, sampling: Sampling) -> Token:
+        text: bytes = self._llm.detokenize([drawn], special=sampling.shows_control)
+        if sampling.top_logprobs is None:
+            return Token(text)
+        logprobs = self._logprobs()
+        likeliest = _likeliest(logprobs, sampling.top_logprobs)
+        others = [
+            Likely(self._llm.detokenize([token], special=True), float(logprobs[token]))
+            for token in likeliest
+        ]
+        return Token(text, float(logprobs[drawn]), others)
+
+    def _logprobs(self) -> Any:
+        pointer = llama_cpp.llama_get_logits_ith(self._llm.ctx, -1)
+        logits = np.ctypeslib.as_array(pointer, shape=(self.vocabulary,)).astype(np.float64)
+        logits -= logits.max()
+        return logits - np.log(np.exp(logits).sum())
+
+    def _chain(self, sampling: Sampling) -> Any:
+        """What draws tokens: masks and penalties first, then what cuts the unlikely off."""
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        try:
+            for sampler in self._samplers(sampling):
+                llama_cpp.llama_sampler_chain_add(chain, sampler)
+        except ValueError:
+            llama_cpp.llama_sampler_free(chain)
+            raise
+        return chain
+
+    def _samplers(self, sampling: Sampling) -> Iterator[Any]:
+        if sampling.logit_bias:
+            pairs = [
+                llama_cpp.llama_logit_bias(token=token, bias=bias)
+                for token, bias in sampling.logit_bias.items()
+            ]
+            biases = (llama_cpp.llama_logit_bias * len(pairs))(*pairs)
+            yield llama_cpp.llama_sampler_init_logit_bias(self.vocabulary, len(pairs), biases)
+        yield llama_cpp.llama_sampler_init_penalties(
+            self.vocabulary,
+            _PENALISED_TOKENS,
+            sampling.repetition_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+        )
+        if sampling.grammar is not None:
+            yield self._grammar(sampling.grammar)
+        temperature = _or(sampling.temperature, _TEMPERATURE)
+        if temperature == 0:
+            yield llama_cpp.llama_sampler_init_greedy()
+            return
+        top_k = min(_or(sampling.top_k, _TOP_K), self.vocabulary)
+        yield llama_cpp.llama_sampler_init_top_k(max(top_k, 0))
+        yield llama_cpp.llama_sampler_init_top_p(_or(sampling.top_p, _TOP_P), 1)
+        yield llama_cpp.llama_sampler_init_min_p(_or(sampling.min_p, _MIN_P), 1)
+        yield llama_cpp.llama_sampler_init_temp(temperature)
+        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        yield llama_cpp.llama_sampler_init_dist(seed % _ANY_SEED)
+
+    def _grammar(self, grammar: str) -> Any:
+        text = grammar.encode("utf-8", errors="replace")
+        sampler = llama_cpp.llama_sampler_init_grammar(self._vocab, text, b"root")
+        if not sampler:
+            raise ValueError("llama.cpp does not take the grammar of this schema")
+        return sampler
+
+
+def _or(given: Any, otherwise: Any) -> Any:
+    return otherwise if given is None else given
+
+
+def _common(known: Any, prompt: Sequence[int]) -> int:
+    """How many tokens at the beginning of a prompt can be kept: the last is always read anew."""
+    length = min(len(known), len(prompt) - 1)
+    differs = np.flatnonzero(known[:length] != np.asarray(prompt[:length], dtype=known.dtype))
+    return int(differs[0]) if len(differs) else max(length, 0)
+
+
+def _likeliest(logprobs: Any, count: int) -> list[int]:
+    if count == 0:
+        return []
+    found = np.argpartition(logprobs, -count)[-count:]
+    ordered: list[int] = found[np.argsort(-logprobs[found])].tolist()
+    return ordered
+
+
+def _formatter(template: str, bos: str, eos: str) -> Any:
+    try:
+        return Jinja2ChatFormatter(template=template, bos_token=bos, eos_token=eos)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the chat template of the model is broken: {error}") from None
+
+
+class LlamaVectors:
+    """A GGUF file that makes vectors of texts; see `vectors.Encoder`."""
+
+    def __init__(
+        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+    ) -> None:
+        """Raises `ValueError` for what is no model, or does not fit into memory."""
+        self._thread = thread
+        trained, pooling = _made_for(path)
+        # A text is read in one piece: its last token may change what the first one means.
+        length = min(trained, context or _VECTOR_CONTEXT)
+        self._llm = _vector_model(path, length, threads, pooling)
+        self.context: int = self._llm.n_ctx()
+        self.dimensions: int = self._llm.n_embd()
+        self.vocabulary: int = self._llm.n_vocab()
+        self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
+        self._batch = _one_text(self.context)
+        self._abort = llama_cpp.ggml_abort_callback(lambda _: self._thread.is_abandoned)
+        llama_cpp.llama_set_abort_callback(self._llm.ctx, self._abort, None)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """See `vectors.Encoder`."""
+        data = text.encode("utf-8", errors="replace")
+        tokens: list[int] = self._llm.tokenize(data, add_bos=True, special=False)
+        return tokens
+
+    def framed(self, tokens: list[int]) -> list[int]:
+        """See `vectors.Encoder`."""
+        return tokens
+
+    def shortened(self, tokens: list[int]) -> list[int]:
+        """See `vectors.Encoder`."""
+        return tokens[: self.context]
+
+    def encode(self, texts: Sequence[list[int]]) -> Iterator[list[float]]:
+        """See `vectors.Encoder`."""
+        for tokens in texts:
+            self._thread.check()
+            yield self._vector(tokens)
+
+    def _vector(self, tokens: list[int]) -> list[float]:
+        if self._memory is not None:
+            llama_cpp.llama_memory_clear(self._memory, True)
+        batch = self._batch
+        batch.n_tokens = len(tokens)
+        for position, token in enumerate(tokens):
+            batch.token[position] = token
+        if code := llama_cpp.llama_decode(self._llm.ctx, batch):
+            self._thread.check()
+            raise RuntimeError(f"llama_decode returned {code}")
+        pointer = llama_cpp.llama_get_embeddings_seq(self._llm.ctx, 0)
+        vector = np.ctypeslib.as_array(pointer, shape=(self.dimensions,)).astype(np.float64)
+        length = float(np.linalg.norm(vector))
+        unit: list[float] = (vector / length if length else vector).astype(np.float32).tolist()
+        return unit
+
+
+def _one_text(length: int) -> Any:
+    """A batch for one text of so many tokens, each of which counts for its vector."""
+    batch = llama_cpp.llama_batch_init(length, 0, 1)
+    for position in range(length):
+        batch.pos[position] = position
+        batch.n_seq_id[position] = 1
+        batch.seq_id[position][0] = 0
+        batch.logits[position] = True
+    return batch
+
+
+def _vector_model(path: str, context: int, threads: int | None, pooling: int) -> Any:
+    return llama_cpp.Llama(
+        path,
+        n_ctx=context,
+        n_batch=context,
+        n_ubatch=context,
+        n_threads=threads,
+        n_threads_batch=threads,
+        n_gpu_layers=-1,
+        embedding=True,
+        pooling_type=pooling,
+        verbose=False,
+    )
+
+
+def _made_for(path: str) -> tuple[int, int]:
+    """The longest text that a model was made for, and how it makes one vector of many."""
+    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
+    trained: int = llama_cpp.llama_model_n_ctx_train(model.model)
+    pooling: int = model.pooling_type()
+    model.close()
+    # One that was not made for vectors does not say how.
+    none = pooling == llama_cpp.LLAMA_POOLING_TYPE_NONE
+    return trained, llama_cpp.LLAMA_POOLING_TYPE_MEAN if none else pooling
