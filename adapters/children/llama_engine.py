@@ -6,6 +6,7 @@ llama-cpp-python's API reference, "Llama".
 
 from __future__ import annotations
 
+import ctypes
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,10 +56,12 @@ class LlamaEngine:
             n_gpu_layers=-1,
             verbose=False,
         )
-        self.context: int = self._llm.n_ctx()
+        # llama.cpp rounds it up, but the binding has room for no more.
+        self.context = min(self._llm.n_ctx(), len(self._llm.input_ids))
         self.vocabulary: int = self._llm.n_vocab()
         self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
+        self._piece = ctypes.create_string_buffer(64)
         self.template: str = self._llm.metadata.get("tokenizer.chat_template", _CHATML)
         self._bos = self._special(self._llm.token_bos())
         self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
@@ -68,8 +71,17 @@ class LlamaEngine:
     def _special(self, token: int) -> str:
         if token < 0:
             return ""
-        text: bytes = self._llm.detokenize([token], special=True)
-        return text.decode(errors="replace")
+        return self._bytes(token, shows_control=True).decode(errors="replace")
+
+    def _bytes(self, token: int, *, shows_control: bool) -> bytes:
+        # The binding's own `detokenize` loses every token of more than 32 bytes.
+        size = llama_cpp.llama_token_to_piece(
+            self._vocab, token, self._piece, len(self._piece), 0, shows_control
+        )
+        if size < 0:
+            self._piece = ctypes.create_string_buffer(-size)
+            return self._bytes(token, shows_control=shows_control)
+        return self._piece.raw[:size]
 
     def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         """See `generating.Engine`."""
@@ -143,13 +155,13 @@ class LlamaEngine:
             llama_cpp.llama_sampler_free(chain)
 
     def _token(self, drawn: int, sampling: Sampling) -> Token:
-        text: bytes = self._llm.detokenize([drawn], special=sampling.shows_control)
+        text = self._bytes(drawn, shows_control=sampling.shows_control)
         if sampling.top_logprobs is None:
             return Token(text)
         logprobs = self._logprobs()
         likeliest = _likeliest(logprobs, sampling.top_logprobs)
         others = [
-            Likely(self._llm.detokenize([token], special=True), float(logprobs[token]))
+            Likely(self._bytes(token, shows_control=True), float(logprobs[token]))
             for token in likeliest
         ]
         return Token(text, float(logprobs[drawn]), others)
@@ -244,9 +256,8 @@ class LlamaVectors:
         self._thread = thread
         trained, pooling = _made_for(path)
         # A text is read in one piece: its last token may change what the first one means.
-        length = min(trained, context or _VECTOR_CONTEXT)
-        self._llm = _vector_model(path, length, threads, pooling)
-        self.context: int = self._llm.n_ctx()
+        self.context = min(trained, context or _VECTOR_CONTEXT)
+        self._llm = _vector_model(path, self.context, threads, pooling)
         self.dimensions: int = self._llm.n_embd()
         self.vocabulary: int = self._llm.n_vocab()
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)

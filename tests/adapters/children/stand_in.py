@@ -1,8 +1,9 @@
 """A child whose model is a text: `--model` names a JSON file with the tokens it always says.
 
-`pieces` (a list of them for each choice), `template`, `context`; a prompt has one token for each
-word. A piece of `null` stands for work that ends only when nobody waits for it any more; every
-such end adds a line to the file beside the model that is called `abandoned`.
+`texts` (a list of them for each choice, in turn), `template`, `context`; a prompt has one token
+for each word. When the file is written anew, all of it is said anew. A piece of `null` stands for
+work that ends only when nobody waits for it any more; every such end adds a line to the file beside
+the model that is called `abandoned`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,26 @@ from adapters.children.turns import Abandoned, ModelThread
 class Recital:
     vocabulary = 100
 
+    context = 1000
+    template = ""
+
     def __init__(self, path: Path, thread: ModelThread) -> None:
-        told = json.loads(path.read_text())
+        self._path = path
         self._log = path.with_name("abandoned")
         self._thread = thread
-        self._texts = iter(told["texts"])
-        self.context = told.get("context", 1000)
-        self.template = told.get("template", "")
+        self._read = ""
+        self.load()
+
+    def load(self) -> None:
+        if (text := self._path.read_text()) != self._read:
+            self._read = text
+            told = json.loads(text)
+            self._texts = iter(told["texts"])
+            self.context = told.get("context", 1000)
+            self.template = told.get("template", "")
 
     def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        self.load()
         if any(message["role"] == "wizard" for message in messages):
             raise ValueError("no wizards")
         said = " ".join(json.dumps(message) for message in messages)

@@ -5,23 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.adapters.children.child import HELLO, PATIENCE_S, STAND_IN, Child, running, start
-
-
-@contextmanager
-def reciting(folder: Path, *texts: list[str | None], **told: Any) -> Iterator[Child]:
-    model = folder / "recital.json"
-    model.write_text(json.dumps({"texts": texts, **told}))
-    with running(STAND_IN, model) as child:
-        yield child
+from tests.adapters.children.child import HELLO, PATIENCE_S, STAND_IN, running, start
+from tests.adapters.children.conftest import Reciting, reciting
 
 
 def test_says_it_is_ready_on_a_line_of_its_own(tmp_path: Path) -> None:
@@ -71,8 +61,8 @@ def test_serves_on_the_port_that_is_asked_for(tmp_path: Path) -> None:
         assert child.port == port
 
 
-def test_another_models_request_is_refused(tmp_path: Path) -> None:
-    with reciting(tmp_path) as child:
+def test_another_models_request_is_refused(shared: Reciting) -> None:
+    with shared() as child:
         status, error = child.refusal("chat/completions", model="other", messages=HELLO)
         assert (status, error["code"], error["param"]) == (404, "model_not_found", "model")
 
@@ -86,8 +76,8 @@ def test_another_models_request_is_refused(tmp_path: Path) -> None:
         ("POST", "/health", 405),
     ],
 )
-def test_what_it_does_not_have(tmp_path: Path, method: str, path: str, status: int) -> None:
-    with reciting(tmp_path) as child:
+def test_what_it_does_not_have(shared: Reciting, method: str, path: str, status: int) -> None:
+    with shared() as child:
         answer = child.client.request(method, path)
         assert answer.status_code == status
         assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -96,23 +86,23 @@ def test_what_it_does_not_have(tmp_path: Path, method: str, path: str, status: i
 @pytest.mark.parametrize(
     "headers", [{"origin": "http://page.example"}, {"host": "page.example"}, {"host": ""}]
 )
-def test_web_pages_are_refused(tmp_path: Path, headers: dict[str, str]) -> None:
-    with reciting(tmp_path) as child:
+def test_web_pages_are_refused(shared: Reciting, headers: dict[str, str]) -> None:
+    with shared() as child:
         assert child.client.get("/v1/models", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"messages": 1}', b'{"messages": "\xff"}', b"[" * 100_000]
 )
-def test_what_is_no_request(tmp_path: Path, body: bytes) -> None:
-    with reciting(tmp_path) as child:
+def test_what_is_no_request(shared: Reciting, body: bytes) -> None:
+    with shared() as child:
         answer = child.client.post("/v1/chat/completions", content=body)
         assert answer.status_code == 400, answer.text
         assert child.client.get("/health").status_code == 200
 
 
-def test_one_request_after_the_other(tmp_path: Path) -> None:
-    with reciting(tmp_path, *([str(number)] for number in range(20))) as child:
+def test_one_request_after_the_other(shared: Reciting) -> None:
+    with shared(*([str(number)] for number in range(20))) as child:
         with ThreadPoolExecutor(20) as pool:
             texts = list(pool.map(lambda _: child.text(), range(20)))
         assert sorted(texts) == sorted(map(str, range(20)))
