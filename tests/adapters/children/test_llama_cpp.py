@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.adapters.children.child import HELLO, LLAMA_CPP, PATIENCE_S, Child, joined, running
@@ -23,7 +24,8 @@ EMOJI = "😀".encode()
 PIECES = [b"Hello", b" dear", b" friend", EMOJI[:2], EMOJI[2:], b" <b>", b"1", b", 2", b"!"]
 SAID = b"".join(PIECES).decode()
 NEVER_ENDS = {"logit_bias": {str(make_gguf.END): -100}}
-NO_THREADS = ("--threads", "1")
+LONG = [{"role": "user", "content": "x" * 16_000}]
+ONE_THREAD = ("--threads", "1")
 SCHEMA = {
     "type": "object",
     "properties": {"kind": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
@@ -35,7 +37,7 @@ SCHEMA = {
 @pytest.fixture(scope="module")
 def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     model = make_gguf.canned(tmp_path_factory.mktemp("canned") / "canned.gguf", PIECES)
-    with running(LLAMA_CPP, model, *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
         yield child
 
 
@@ -43,7 +45,7 @@ def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 def babbling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("babbling")
     model = make_gguf.babbling(folder / "babbling.gguf", context=16384)
-    with running(LLAMA_CPP, model, *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
         yield child
 
 
@@ -156,7 +158,7 @@ def test_a_function_may_be_called(tmp_path: Path) -> None:
     template = f"{make_gguf.TEMPLATE}{{{{ tools | tojson }}}}"
     # What is said of the functions may end in any byte: the chain begins after it.
     model = make_gguf.canned(tmp_path / "calling.gguf", pieces, template=template)
-    with running(LLAMA_CPP, model, *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
         message = child.chat(tools=[_tool("paint")])["choices"][0]["message"]
         (call,) = message["tool_calls"]
         assert call["function"] == {"name": "paint", "arguments": '{"kind": "red"}'}
@@ -166,7 +168,7 @@ def test_a_function_may_be_called(tmp_path: Path) -> None:
 def test_a_template_may_refuse(tmp_path: Path) -> None:
     template = "{{ raise_exception('users must not be impolite') }}"
     model = make_gguf.canned(tmp_path / "strict.gguf", [b"x"], template=template)
-    with running(LLAMA_CPP, model, *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
         status, error = child.refusal("chat/completions", messages=HELLO)
         assert (status, error["param"]) == (400, "messages")
         assert "impolite" in error["message"]
@@ -174,7 +176,7 @@ def test_a_template_may_refuse(tmp_path: Path) -> None:
 
 def test_a_context_of_ones_own(tmp_path: Path) -> None:
     model = make_gguf.canned(tmp_path / "canned.gguf", PIECES)
-    with running(LLAMA_CPP, model, "--context", "256", *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, "--context", "256", *ONE_THREAD) as child:
         assert child.about["context"] == 256
         long = [{"role": "user", "content": "x" * 300}]
         status, error = child.refusal("chat/completions", messages=long, stream=True)
@@ -195,50 +197,53 @@ def test_parallel_callers_get_their_own_answers(babbling: Child) -> None:
         assert list(pool.map(ask, range(16))) == alone * 4
 
 
-def _leave(child: Child, received: bytes, **asked: Any) -> None:
-    """Ask for a stream, and hang up once it has brought so much."""
+@contextmanager
+def _asking(child: Child, **asked: Any) -> Iterator[socket.socket]:
+    """A client that asks for a stream, and leaves in the end."""
     body = json.dumps({"stream": True, **asked}).encode()
-    with socket.create_connection(("127.0.0.1", child.port), PATIENCE_S) as leaving:
-        leaving.sendall(
+    with socket.create_connection(("127.0.0.1", child.port), PATIENCE_S) as client:
+        client.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
             b"content-length: %d\r\n\r\n%b" % (len(body), body)
         )
-        seen = b""
-        while received not in seen:
-            seen += leaving.recv(4096)
+        yield client
 
 
-def _seconds(child: Child, **asked: Any) -> float:
-    start = time.perf_counter()
-    child.text(max_tokens=1, **asked)
-    return time.perf_counter() - start
+def _busy_s(child: Child) -> float:
+    """Seconds the child has computed so far."""
+    return float(psutil.Process(child.process.pid).cpu_times().user)
 
 
 def test_a_client_that_leaves_ends_the_answer(babbling: Child) -> None:
     before = babbling.text(max_tokens=20, **NEVER_ENDS)
-    whole = _seconds(babbling, messages=[{"role": "user", "content": "x" * 4000}])
-    _leave(babbling, b'"content":"', messages=HELLO, max_tokens=16_000, **NEVER_ENDS)
-    assert _seconds(babbling) < 1 + whole
+    with _asking(babbling, messages=HELLO, max_tokens=16_000, **NEVER_ENDS) as client:
+        received = b""
+        while b'"content":"x' not in received:
+            received += client.recv(4096)
+    left = _busy_s(babbling)
     assert babbling.text(max_tokens=20, **NEVER_ENDS) == before
+    # The whole answer takes several seconds.
+    assert _busy_s(babbling) - left < 0.5
 
 
 def test_a_client_that_leaves_ends_the_reading_of_its_prompt(babbling: Child) -> None:
-    long = [{"role": "user", "content": "x" * 16_000}]
-    whole = _seconds(babbling, messages=long)
     before = babbling.text(max_tokens=20, **NEVER_ENDS)
-    with ThreadPoolExecutor() as pool:
-        start = time.perf_counter()
-        left = pool.submit(_leave, babbling, b"", messages=long)
-        left.result(PATIENCE_S)
-        after = babbling.text(max_tokens=20, **NEVER_ENDS)
-        assert time.perf_counter() - start < max(whole / 2, 0.2)
-    assert after == before
+    start = _busy_s(babbling)
+    babbling.text(messages=LONG, max_tokens=1)
+    whole = _busy_s(babbling) - start
+    assert babbling.text(max_tokens=20, **NEVER_ENDS) == before
+    start = _busy_s(babbling)
+    with _asking(babbling, messages=LONG):
+        while _busy_s(babbling) < start + whole / 5:
+            babbling.client.get("/health")
+    assert babbling.text(max_tokens=20, **NEVER_ENDS) == before
+    assert _busy_s(babbling) - start < whole / 2
 
 
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     model = make_gguf.babbling(tmp_path_factory.mktemp("vectors") / "babbling.gguf", context=128)
-    with running(LLAMA_CPP, model, "--embeddings", *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, "--embeddings", *ONE_THREAD) as child:
         yield child
 
 
@@ -263,7 +268,7 @@ def test_vectors(vectors: Child) -> None:
 def test_a_vector_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
     model = make_gguf.canned(tmp_path / "canned.gguf", PIECES)
     first = len(make_gguf.CONTROLS) + 256
-    with running(LLAMA_CPP, model, "--embeddings", *NO_THREADS) as child:
+    with running(LLAMA_CPP, model, "--embeddings", *ONE_THREAD) as child:
         texts = [[first], [first + 1], [first, first + 1]]
         one, other, both = (e["embedding"] for e in child.post("embeddings", input=texts)["data"])
     # This model's state of a token depends on the token alone, and all are equally long.
