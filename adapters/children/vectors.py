@@ -23,7 +23,7 @@ from adapters.losses import invalid
 MAX_INPUTS = 2048
 
 _TokenId = Annotated[int, msgspec.Meta(ge=0)]
-_HINTS = frozenset({"model", "user", "encoding_format", "input", "dimensions", "truncate"})
+_CARRIED = frozenset({"model", "user", "encoding_format", "input", "dimensions", "truncate"})
 
 
 class Encoder(Protocol):
@@ -71,7 +71,7 @@ def read(body: bytes) -> Asked:
     """The request in a body; raises `BadRequest` for all that cannot be done."""
     asked = chat_request.decode(_asked, body)
     for name in chat_request.names(body):
-        if name not in _HINTS:
+        if name not in _CARRIED:
             raise invalid(name, "a local model has no such parameter")
     return asked
 
@@ -108,6 +108,8 @@ def _items(asked: Asked) -> list[str | list[int]]:
     given = asked.input
     if isinstance(given, str):
         return [given]
+    if not given:
+        raise invalid("input", "there is no text")
     if any(isinstance(item, int) for item in given):
         return [[_token(item) for item in given]]
     if len(given) > MAX_INPUTS:
