@@ -172,6 +172,8 @@ def _convert(value: object, kind: type[T], path: str = "") -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _misfit(str(error), path) from None
+    except ValueError:  # a name with a surrogate that stands alone
+        raise invalid(path or "body", "not all of it is text") from None
 
 
 def _misfit(message: str, path: str) -> BadRequest:

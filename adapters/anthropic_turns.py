@@ -252,7 +252,7 @@ class _Writer:
             call_id = _function_call_id(self._function_calls)
             blocks.append(self._tool_use(call_id, message.function_call, f"{path}.function_call"))
         for index, thought in self._thoughts(message, path):
-            blocks.insert(index, thought)
+            blocks.insert(min(index, len(blocks)), thought)
         return blocks
 
     def _tool_use(self, call_id: str, function: _Function, path: str) -> Block:

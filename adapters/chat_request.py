@@ -18,6 +18,8 @@ from adapters.losses import Losses, invalid
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# It is repeated with every result: no function is called by a longer one.
+Name = Annotated[str, msgspec.Meta(max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -68,7 +70,7 @@ class Part(msgspec.Struct):
 class Function(msgspec.Struct):
     """The call of a function, its arguments as JSON text."""
 
-    name: str
+    name: Name
     arguments: str = ""
 
 

@@ -72,6 +72,7 @@ _older = re.compile(r"(?:^|/)(?:gemini-[12][.-]|gemma-|learnlm-)").search
 _thinks_by_budget = re.compile(r"(?:^|/)gemini-2\.5-").search
 _always_thinks = re.compile(r"(?:^|/)gemini-2\.5-pro").search
 _film = re.compile(r"https://(?:[\w-]+\.)?(?:youtube\.com|youtu\.be)/", re.IGNORECASE).match
+_own_file = re.compile(r"https://generativelanguage\.googleapis\.com/", re.IGNORECASE).match
 _upper = re.compile(r"_([a-z])").sub
 
 
@@ -246,7 +247,7 @@ class _Conversation:
             if part.detail() not in (None, "auto"):
                 self._losses.tell("messages[].content[].image_url.detail")
             made = None if (url := part.url()) is None else _media(url)
-            return made if part.type == "video_url" or _may_be_image(made) else None
+            return made if part.type == "video_url" or made is None else _as_image(made)
         if part.type == "input_audio" and part.input_audio is not None:
             kind = f"audio/{part.input_audio.format}"
             return {"inlineData": {"mimeType": kind, "data": part.input_audio.data}}
@@ -340,13 +341,18 @@ def _media(url: str) -> Json | None:
     return None
 
 
-def _may_be_image(media: Json | None) -> bool:
-    """Whether it costs no more than an image: a film or a book would, under whatever name."""
-    if media is None:
-        return False
+def _as_image(media: Json) -> Json | None:
+    """None for what would cost more than an image: a film or a book, under whatever name.
+
+    What the name of a file does not tell is said to be an image, or Google would find it out;
+    of its own files it knows better.
+    """
     (held,) = media.values()
-    is_film = _film(held.get("fileUri", "")) is not None
-    return not is_film and held.get("mimeType", "image/").lower().startswith("image/")
+    uri = held.get("fileUri", "")
+    if _film(uri) or _own_file(uri):
+        return None
+    kind = held.setdefault("mimeType", "image/jpeg")
+    return media if kind.lower().startswith("image/") else None
 
 
 _WHAT_IS_TAKEN = "Gemini takes data in base64 and https URLs, and as images only such"

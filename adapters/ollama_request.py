@@ -97,10 +97,11 @@ class Sampling(msgspec.Struct):
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repeat_penalty": self.repetition_penalty,
-            "num_predict": self.max_completion_tokens or self.max_tokens,
             **(self.options or {}),
             "num_ctx": self.context,
         }
+        if (most := self.max_completion_tokens or self.max_tokens) is not None:
+            options["num_predict"] = most  # what budgets hold
         members: Json = {"truncate": self.truncate, "shift": self.shift}
         members["options"] = {name: v for name, v in options.items() if v is not None}
         if self.keep_alive is not None:
@@ -174,6 +175,7 @@ class _Conversation:
         self._losses = losses
         # Of the functions, by the ids of their calls, in the order of these.
         self._names: dict[str, str] = {}
+        self._places: dict[str, int] = {}
         self.messages: list[Json] = []
         self.text_bytes = 0
         self.images = 0
@@ -185,8 +187,7 @@ class _Conversation:
                 self._add(message, f"messages[{place}]")
 
     def _order(self, result: tuple[int, Message]) -> int:
-        given = result[1].tool_call_id
-        return list(self._names).index(given) if given in self._names else len(self._names)
+        return self._places.get(result[1].tool_call_id or "", len(self._places))
 
     def _add(self, message: Message, path: str) -> None:
         role = _ROLES.get(message.role, message.role)
@@ -242,6 +243,7 @@ class _Conversation:
                 continue
             name, text = call.function.name, call.function.arguments
             self._names[call.id] = name
+            self._places.setdefault(call.id, len(self._places))
             self.text_bytes += len(text.encode("utf-8", "replace"))
             where = f"{path}.tool_calls[{place}].function.arguments"
             arguments = chat_request.arguments(text, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from adapters.anthropic_models import UNKNOWN, model_of
 from adapters.anthropic_request import to_messages
 from adapters.base import BadRequest, Unsupported
+from adapters.losses import Losses
 
 BUDGETS = "claude-sonnet-4-5-20250929"
 ADAPTS = "claude-opus-4-8"
@@ -865,3 +867,26 @@ def test_any_shape_is_translated_or_refused(request: Json, message: Any) -> None
             to_messages(json.dumps(body).encode(), model=BUDGETS, drop_params=drop)
         except (BadRequest, Unsupported) as error:
             assert error.param
+
+
+def test_an_index_of_a_thought_may_be_any_number() -> None:
+    detail = {"type": "reasoning.text", "text": "t", "signature": "s", "index": 2**63}
+    said = {"role": "assistant", "content": "a", "reasoning_details": [detail]}
+    turns = translated(USER, said, USER)[0]["messages"]
+    assert [block["type"] for block in turns[1]["content"]] == ["text", "thinking"]
+
+
+def test_a_name_that_is_no_text_is_the_clients_fault() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"\\ud83d":1}'
+    with pytest.raises(BadRequest):
+        to_messages(body, model="claude-opus-4-5", drop_params=True)
+
+
+def test_ten_thousand_losses_are_told_at_once() -> None:
+    losses = Losses(drop_params=True)
+    began = time.process_time()
+    for _ in range(2):
+        for i in range(30_000):
+            losses.tell(f"messages[{i}].name")
+    assert time.process_time() - began < 1
+    assert len(losses.dropped) == 30_000

@@ -16,7 +16,7 @@ from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.gemini import Gemini
 from adapters.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
 from adapters.sse import EventDecoder
-from tests.adapters.contract import END, EVENTS, event, gemini, whole
+from tests.adapters.contract import END, EVENTS, event, gemini, head, piece, whole
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.shapes import damaged
 
@@ -590,3 +590,15 @@ def test_an_error_of_any_shape_has_the_family_of_its_status(body: bytes) -> None
 def test_our_key_is_never_quoted() -> None:
     error = {"error": {"code": 400, "message": f"bad {KEY}", "status": "INVALID_ARGUMENT"}}
     assert KEY not in failure_of(whole(error, 400)).message
+
+
+def test_what_google_quotes_of_our_key_is_redacted() -> None:
+    quoted = {"error": {"code": 400, "message": f"key {KEY}", "status": f"X {KEY}"}}
+    spelled = json.dumps(quoted).replace("AIza", "\\u0041Iza").encode()
+    for failure in (
+        failure_of(EVENTS, event(quoted), END, stream=True),
+        failure_of(whole(quoted)),
+        failure_of(EVENTS, piece(b"data: " + spelled + b"\n\n"), END, stream=True),
+        failure_of(head(400, content_length=str(len(spelled))) + spelled),
+    ):
+        assert KEY not in repr((failure.args, vars(failure)))

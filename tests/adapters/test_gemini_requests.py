@@ -109,6 +109,10 @@ def test_neighbours_of_one_role_are_one_turn() -> None:
         ),
         (
             {"type": "image_url", "image_url": "https://a/b"},
+            {"fileData": {"fileUri": "https://a/b", "mimeType": "image/jpeg"}},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "https://a/b"}},
             {"fileData": {"fileUri": "https://a/b"}},
         ),
         (
@@ -721,3 +725,17 @@ def test_a_surrogate_that_stands_alone_survives() -> None:
     body = b'{"messages":[{"role":"user","content":"a\\ud83d"}],"user":"u","n":1}'
     translated = to_generate(call(body))
     assert json.loads(translated.body)["contents"][0]["parts"] == [{"text": "a\ud83d"}]
+
+
+def test_a_file_at_google_is_no_image_by_its_name() -> None:
+    url = "https://generativelanguage.googleapis.com/v1beta/files/film.png"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    asked = {"messages": [{"role": "user", "content": [part]}]}
+    assert refused(asked) == "messages[0].content[0]"
+
+
+def test_a_name_that_every_result_repeats_is_short() -> None:
+    calls = called(("a", "f" * 257, "{}"))
+    with pytest.raises(BadRequest) as caught:
+        generated({"messages": [*QUESTION, calls]})
+    assert caught.value.param == "messages[1].tool_calls[0].function.name"
