@@ -206,7 +206,7 @@ def test_thoughts_and_signatures_are_told_apart_from_the_text() -> None:
     assert message["reasoning_content"] == "Hm"
     assert message["content"] == "Well"
     assert message["reasoning_details"] == [
-        {"type": "reasoning.encrypted", "data": "S", "format": "google-gemini-v1"}
+        {"type": "reasoning.encrypted", "data": "S", "format": "google-gemini-v1", "index": 0}
     ]
 
 
@@ -370,7 +370,12 @@ def test_a_stream_is_chunks_of_one_shape() -> None:
         gemini({"text": "b"}),
         gemini({"text": "", "thoughtSignature": "S"}, finish="STOP"),
     )
-    signature = {"type": "reasoning.encrypted", "data": "S", "format": "google-gemini-v1"}
+    signature = {
+        "type": "reasoning.encrypted",
+        "data": "S",
+        "format": "google-gemini-v1",
+        "index": 0,
+    }
     assert deltas(chunks) == [
         {"role": "assistant", "reasoning_content": "Hm"},
         {"content": "a"},
