@@ -40,15 +40,18 @@ _SHARES: Mapping[str, float] = {
 
 _HINTS = frozenset(
     {
-        *("model", "stream", "stream_options", "store", "metadata", "usage"),
-        *("prompt_cache_key", "prompt_cache_retention"),
+        *("model", "stream", "stream_options", "metadata", "usage"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
     }
 )
 """What changes nothing of the answer."""
 
 _SAYS_NOTHING: Mapping[str, object] = {
     "n": 1,
+    "store": False,
     "logprobs": False,
+    "top_logprobs": 0,
+    "repetition_penalty": 1,
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "logit_bias": {},

@@ -361,11 +361,15 @@ def bounded(translate: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def arguments(text: str, path: str) -> dict[str, Any]:
-    """The arguments of a call as the object that other dialects have; raises `BadRequest`."""
-    found = json_object(text) if text else {}
+def arguments(text: str, path: str, losses: Losses) -> dict[str, Any]:
+    """The arguments of a call as the object that other dialects have.
+
+    What is none, such as one that was cut off, goes back to the model within one, and is told.
+    """
+    found = {} if not text or text.isspace() else json_object(text)
     if found is None:
-        raise invalid(path, "the arguments of a function must be a JSON object")
+        losses.tell(path)
+        return {"arguments": text}
     return found
 
 

@@ -246,7 +246,7 @@ class _Conversation:
             self._places.setdefault(call.id, len(self._places))
             self.text_bytes += len(text.encode("utf-8", "replace"))
             where = f"{path}.tool_calls[{place}].function.arguments"
-            arguments = chat_request.arguments(text, where)
+            arguments = chat_request.arguments(text, where, self._losses)
             function = {"index": place, "name": name, "arguments": arguments}
             calls.append({**({"id": call.id} if call.id else {}), "function": function})
         return made | ({"tool_calls": calls} if calls else {})
@@ -286,7 +286,8 @@ def _functions(asked: ChatRequest, losses: Losses) -> list[Declaration]:
         losses.refuse("tool_choice", "Ollama leaves it to the model whether it calls one")
     if asked.parallel_tool_calls is False:
         losses.refuse("parallel_tool_calls", "Ollama may always make several calls")
-    return [function for function in functions if not names or function.name in names]
+    allowed = set(names)
+    return [function for function in functions if not allowed or function.name in allowed]
 
 
 def _tool(function: Declaration) -> Json:

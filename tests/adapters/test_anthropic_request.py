@@ -113,9 +113,10 @@ def test_a_maximum_is_always_told(given: Json, default: int | None, maximum: int
     "hint",
     [
         {"stream": True, "stream_options": {"include_usage": True}},
-        {"store": True, "metadata": {"a": "b"}, "usage": {"include": True}},
+        {"store": False, "metadata": {"a": "b"}, "usage": {"include": True}},
         {"prompt_cache_key": "k", "prompt_cache_retention": "24h"},
-        {"n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0},
+        {"n": 1, "logprobs": False, "top_logprobs": 0, "presence_penalty": 0},
+        {"frequency_penalty": 0.0, "repetition_penalty": 1.0},
         {"logit_bias": {}, "modalities": ["text"], "verbosity": "medium"},
         {"temperature": None, "top_p": 1, "seed": None, "stop": None, "tools": None},
         {"temperature": 1, "service_tier": "auto", "response_format": {"type": "text"}},
@@ -357,6 +358,15 @@ def test_a_conversation_begins_with_the_user() -> None:
     with pytest.raises(Unsupported) as caught:
         translated({"role": "assistant", "content": "Hello"}, USER)
     assert caught.value.param == "messages[0].role"
+
+
+def test_a_greeting_is_left_out_if_it_may_be() -> None:
+    said = {"role": "assistant", "content": "Hello"}
+    found, dropped = translated(said, USER, drop=True)
+    assert found["messages"] == HI
+    assert dropped == ["messages[0].role"]
+    with pytest.raises(BadRequest):
+        translated(said, drop=True)
 
 
 def test_names_are_told_as_left_out() -> None:
@@ -650,8 +660,14 @@ def test_a_property_may_be_called_like_a_keyword() -> None:
     assert dropped == []
 
 
-def test_objects_with_any_property_cannot_be_had() -> None:
-    schema = {"type": "object", "additionalProperties": {"type": "string"}}
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"type": "object", "properties": {"any": {"type": "object", "description": "d"}}},
+    ],
+)
+def test_objects_with_any_property_cannot_be_had(schema: Json) -> None:
     asked = {"type": "json_schema", "json_schema": {"schema": schema}}
     assert refused(response_format=asked) == "response_format.json_schema.schema"
 

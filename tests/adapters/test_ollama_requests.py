@@ -391,3 +391,20 @@ def test_many_results_are_sorted_at_once() -> None:
     found = messages({"role": "assistant", "tool_calls": calls}, *reversed(results))
     assert time.process_time() - began < 2
     assert [m["tool_call_id"] for m in found[1:]] == [f"c{i}" for i in range(20_000)]
+
+
+def test_arguments_that_were_cut_off_go_back_as_they_are() -> None:
+    calls = [{"id": "a", "function": {"name": "f", "arguments": '{"x": "ab'}}]
+    asked = translate({"messages": [*QUESTION, {"role": "assistant", "tool_calls": calls}]})
+    sent = json.loads(asked.body(None))["messages"][1]["tool_calls"][0]["function"]
+    assert sent["arguments"] == {"arguments": '{"x": "ab'}
+    assert asked.dropped == ["messages[1].tool_calls[0].function.arguments"]
+
+
+def test_many_allowed_tools_are_picked_at_once() -> None:
+    tools = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(20_000)]
+    allowed = {"mode": "auto", "tools": tools[1:]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    began = time.process_time()
+    assert len(chat({"tools": tools, "tool_choice": choice})["tools"]) == 19_999
+    assert time.process_time() - began < 1
