@@ -1,7 +1,8 @@
 """Every adapter on the stage of each scene: the same provider, as far as the contract can tell.
 
 A scene is what the provider does; a stage makes an adapter of one kind whose provider does it.
-Whoever writes an adapter adds its stage to `STAGES`, and the contract tests run over it.
+Whoever writes an adapter adds its stage to `STAGES`, and the contract tests run over it. What a
+provider says in its own bytes, and all that may go wrong there, is in `test_wires.py`.
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from adapters.templated_http import TemplatedHttp
 from adapters.templates import Endpoints
 from adapters.vertex import Vertex
-from tests.adapters import clouds, wire_anthropic, wire_converse, wire_gemini, wire_ollama
+from tests.adapters import (
+    clouds,
+    wire_anthropic,
+    wire_converse,
+    wire_gemini,
+    wire_ollama,
+    wire_openai,
+)
 from tests.adapters.servers import Peer, ScriptedServer
 from tests.adapters.wire import (
     END,
     Called,
     Said,
     Wire,
-    head,
     piece,
     saying,
     stream_head,
@@ -121,10 +128,7 @@ def _scripted(scene: Scene) -> Iterator[Adapter]:
 
 # --- openai_compatible ----------------------------------------------------------------------------
 
-
-EVENTS = head(content_type="text/event-stream", transfer_encoding="chunked")
-
-
+EVENTS = stream_head("text/event-stream")
 DONE = piece(b"data: [DONE]\n\n")
 
 
@@ -140,53 +144,12 @@ def chunk(delta: object, finish: str | None = None) -> dict[str, Any]:
 
 
 _USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
-_FUNCTION = {"name": "get_weather", "arguments": json.dumps({"city": "Paris"})}
-_TOOL_CALL = {"id": "call_1", "type": "function", "function": _FUNCTION}
-
-
-def _saying(peer: Peer, message: dict[str, Any], finish: str) -> None:
-    """Answer with a message, streamed or whole as the request asks."""
-    if json.loads(peer.read_request().body).get("stream"):
-        peer.send(EVENTS + event(chunk({"role": "assistant", "content": ""})))
-        calls = message.get("tool_calls")
-        delta = {"tool_calls": [{"index": 0, **calls[0]}]} if calls else message
-        peer.send(event(chunk(delta)) + event(chunk({}, finish)))
-        peer.send(event({"choices": [], "usage": _USAGE}) + DONE + END)
-        return
-    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
-    peer.send(whole({"choices": [choice], "usage": _USAGE}))
-
-
-def _text(peer: Peer) -> None:
-    _saying(peer, {"content": TEXT}, "stop")
-
-
-def _tools(peer: Peer) -> None:
-    _saying(peer, {"content": None, "tool_calls": [_TOOL_CALL]}, "tool_calls")
 
 
 def _embeddings(peer: Peer) -> None:
     request = json.loads(peer.read_request().body)
     data = [{"index": i, "embedding": [1.0, 0.0]} for i, _ in enumerate(request["input"])]
     peer.send(whole({"data": data, "usage": {"prompt_tokens": 2, "total_tokens": 2}}))
-
-
-def _cut(peer: Peer) -> None:
-    peer.read_request()
-    peer.send(EVENTS + event(chunk({"content": "Once"})))
-    peer.reset()
-
-
-def _stall(peer: Peer) -> None:
-    peer.read_request()
-    peer.send(EVENTS + event(chunk({"content": "Once"})))
-    assert peer.is_gone()
-
-
-def _error_in_the_stream(peer: Peer) -> None:
-    peer.read_request()
-    peer.send(EVENTS + event(chunk({"content": ""})))
-    peer.send(event({"error": {"message": "no", "code": "c"}}) + END)
 
 
 def _failing(status: int, code: str | None = None, **headers: str) -> Callable[[Peer], None]:
@@ -198,12 +161,8 @@ def _failing(status: int, code: str | None = None, **headers: str) -> Callable[[
 
 
 _SERVED: dict[Scene, Callable[[Peer], None]] = {
-    "text": _text,
-    "tools": _tools,
+    **_spoken(wire_openai),
     "embeddings": _embeddings,
-    "cut": _cut,
-    "stall": _stall,
-    "error in the stream": _error_in_the_stream,
     "status 400": _failing(400, "c"),
     "status 401": _failing(401, "invalid_api_key"),
     "status 404": _failing(404, "model_not_found"),

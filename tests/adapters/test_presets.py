@@ -18,8 +18,9 @@ from adapters.fitting import OPTIONAL, Rules, fit
 from adapters.presets import PRESETS
 from adapters.ranking import cohere_ranking
 from adapters.thoughts import joined, renamed
-from tests.adapters.contract import DONE, END, EVENTS, chunk, event, refusing, whole
+from tests.adapters.contract import DONE, EVENTS, chunk, event, refusing
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, whole
 
 KEY = "sk-test-0123456789abcdef"
 USER = {"role": "user", "content": "Hi"}
