@@ -6,6 +6,7 @@ an SDK, it is the request types that the provider generates from its own specifi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
@@ -71,6 +72,9 @@ _SAMPLERS = _names("min_p repetition_penalty top_a top_k typical_p")
 # Models that reason refuse `max_tokens`, and all take the newer name ("Create chat completion").
 _OPENAI = Rules(
     refuses=_SAMPLERS,
+    # "Unrecognized request argument" of models that do not reason; clients such as Claude Code tell
+    # an effort with every request.
+    spares={"reasoning_effort": re.compile(r"^(ft:)?(gpt-3\.5|gpt-4|chatgpt-4)")},
     renames={"max_tokens": "max_completion_tokens"},
     takes=_OPENAI_TAKES,
 )

@@ -87,6 +87,8 @@ class Wire(Protocol):
     content_type: str
     tells: Set[str]
     """Which of the `Counts` it has beside prompt and output."""
+    optional: int
+    """So many events at the end of a stream may be missing."""
     failing: Mapping[str, Failing]
     """The provider's documented errors, by a name of ours."""
 
@@ -95,6 +97,9 @@ class Wire(Protocol):
 
     def stream(self, said: Said) -> list[bytes]:
         """The framed events of one that does, its end mark with them."""
+
+    def frame(self, payload: bytes) -> bytes:
+        """An event with whatever in it."""
 
     def error_event(self, message: str, code: str) -> bytes:
         """An error in the middle of a stream."""
@@ -127,6 +132,11 @@ def piece(data: bytes) -> bytes:
 
 
 END = b"0\r\n\r\n"
+
+
+def frame(payload: bytes) -> bytes:
+    """A server-sent event with whatever in it."""
+    return b"data: %b\n\n" % payload
 
 
 def framed(value: object, name: str | None = None) -> bytes:

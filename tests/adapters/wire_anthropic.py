@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from adapters import base
-from tests.adapters.wire import Counts, Failing, Json, Said, framed, read
+from tests.adapters.wire import Counts, Failing, Json, Said, frame, framed, read
 
-__all__ = ["content_type", "error_event", "failing", "read", "stream", "tells", "whole"]
+__all__ = [
+    "content_type",
+    "error_event",
+    "failing",
+    "frame",
+    "optional",
+    "read",
+    "stream",
+    "tells",
+    "whole",
+]
 
 content_type = "text/event-stream; charset=utf-8"
 tells = frozenset({"cached", "written", "written_1h"})
+optional = 0
 MODEL = "model-x"
 STOP_REASONS = {
     "stop": "end_turn",

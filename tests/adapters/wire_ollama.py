@@ -15,6 +15,7 @@ from tests.adapters.wire import Called, Failing, Json, Said
 
 content_type = "application/x-ndjson"
 tells = frozenset[str]()
+optional = 0
 MODEL = "model-x"
 
 
@@ -56,6 +57,10 @@ def stream(said: Said) -> list[bytes]:
     lines += (_line({"content": text}) for text in said.texts)
     lines += (_line({"tool_calls": [_call(index, call)]}) for index, call in enumerate(said.calls))
     return [json.dumps(line).encode() + b"\n" for line in (*lines, _line({}, **_done(said)))]
+
+
+def frame(payload: bytes) -> bytes:
+    return payload + b"\n"
 
 
 def error_event(message: str, code: str) -> bytes:

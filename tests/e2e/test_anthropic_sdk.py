@@ -439,6 +439,26 @@ def test_its_own_count_is_exact_and_costs_nothing(
     assert len(server.rows()) == before
 
 
+def test_a_count_that_fails_is_estimated_and_one_that_is_refused_is_refused(
+    upstream: Upstream, client: Anthropic
+) -> None:
+    answers = iter([("500 Oops", {}), ("200 OK", {"input_tokens": "many"}), ("400 Bad", {})])
+
+    async def fail(call: Call, line: Line) -> None:
+        status, body = next(answers)
+        await line.json(body, status)
+
+    upstream.scripts["sonnet"] = fail
+
+    def count() -> Any:
+        counted = client.messages.with_raw_response.count_tokens
+        return counted(model="claude/sonnet", messages=HELLO)
+
+    for _ in range(2):
+        assert count().headers["x-tollway-token-count"] == "estimate"
+    _raises(anthropic.BadRequestError, count)
+
+
 def test_its_errors_keep_their_meaning(upstream: Upstream, client: Anthropic) -> None:
     refusals = iter(
         [
