@@ -17,14 +17,12 @@ from adapters.base import Answer, Call, Deadlines, Endpoint
 from tests.adapters.contract import (
     END,
     EVENTS,
-    anthropic_error,
-    anthropic_event,
-    anthropic_events,
-    anthropic_message,
     head,
     whole,
 )
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire_anthropic import anthropic_event, anthropic_events, anthropic_message
+from tests.adapters.wire_anthropic import error as anthropic_error
 
 T = TypeVar("T")
 

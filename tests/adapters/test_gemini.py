@@ -16,9 +16,10 @@ from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.gemini import Gemini
 from adapters.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
 from adapters.sse import EventDecoder
-from tests.adapters.contract import END, EVENTS, event, gemini, whole
+from tests.adapters.contract import END, EVENTS, event, whole
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.shapes import damaged
+from tests.adapters.wire_gemini import gemini
 
 T = TypeVar("T")
 Json = dict[str, Any]
