@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,22 @@ def unexpected(found: Mapping[Cell, str | None]) -> list[str]:
     failed = [f"{cell}: {error}" for cell, error in found.items() if error and not reason(cell)]
     stale = [f"{cell} works" for cell, error in found.items() if not error and reason(cell)]
     return failed + stale
+
+
+def summary(failed: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
+    """A table of clients and features: `+`, or the providers that do not have it."""
+    lines = [["client", *(feature.replace("_", " ") for feature in FEATURES)]]
+    for client, cells in failed.items():
+        lacking = [[name for name, found in cells if found == feature] for feature in FEATURES]
+        lines.append([client, *map(_cell, lacking)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def _cell(lacking: Sequence[str]) -> str:
+    if not lacking:
+        return "+"
+    return "none" if len(lacking) == len(MODELS) else f"not {', '.join(lacking)}"
 
 
 def _main() -> int:
