@@ -74,15 +74,12 @@ _OWN_TOOL = (
     "the client does not know the model and asks for JSON as the call of a tool of its own, which "
     "this provider cannot be bound to: tell it `structuredOutputMode: 'outputFormat'`"
 )
-_KEEPS_SIGNED = "the client sends thoughts back only where they are signed"
 EXPLAINED: Mapping[Cell, str] = {
     ("AI SDK, openai chat", "*", "reasoning"): _UNREAD,
     ("AI SDK, openai chat", "*", "reasoning_kept"): _UNREAD,
     ("AI SDK, openai-compatible", "anthropic", "reasoning_kept"): _UNSIGNED,
     ("AI SDK, anthropic", "gemini", "structured_output"): _OWN_TOOL,
     ("AI SDK, anthropic", "ollama", "structured_output"): _OWN_TOOL,
-    ("AI SDK, anthropic", "openai", "reasoning_kept"): _KEEPS_SIGNED,
-    ("AI SDK, anthropic", "ollama", "reasoning_kept"): _KEEPS_SIGNED,
 }
 """Why a feature is not to be had somewhere; `*` stands for any provider."""
 
