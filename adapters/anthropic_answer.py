@@ -219,6 +219,7 @@ class ChatReader(EventReader):
         self._usage = _Usage()
         self._blocks: dict[int, _Open] = {}
         self._calls = 0
+        self._citations = 0
         self._before, self._after = self._frame()
         self._characters = 0  # of text, so far
 
@@ -346,7 +347,10 @@ class ChatReader(EventReader):
             ready.append(self._chunk({"reasoning_details": [detail]}))
         citations = [*(opened.block.citations or ()), *opened.citations]
         if annotations := _annotations(citations, opened.starts_at, self._characters):
-            ready.append(self._chunk({"annotations": annotations}))
+            # Numbered, as clients put lists together that come in pieces.
+            numbered = [{"index": self._citations + i, **a} for i, a in enumerate(annotations)]
+            self._citations += len(numbered)
+            ready.append(self._chunk({"annotations": numbered}))
 
     def _finish(self, event: _Event) -> list[bytes]:
         self._usage.update(event.usage or _Usage())

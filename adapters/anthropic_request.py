@@ -40,15 +40,18 @@ _SHARES: Mapping[str, float] = {
 
 _HINTS = frozenset(
     {
-        *("model", "stream", "stream_options", "store", "metadata", "usage"),
-        *("prompt_cache_key", "prompt_cache_retention"),
+        *("model", "stream", "stream_options", "metadata", "usage"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
     }
 )
 """What changes nothing of the answer."""
 
 _SAYS_NOTHING: Mapping[str, object] = {
     "n": 1,
+    "store": False,
     "logprobs": False,
+    "top_logprobs": 0,
+    "repetition_penalty": 1,
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "logit_bias": {},
@@ -172,6 +175,8 @@ def _convert(value: object, kind: type[T], path: str = "") -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _misfit(str(error), path) from None
+    except ValueError:  # a name with a surrogate that stands alone
+        raise invalid(path or "body", "not all of it is text") from None
 
 
 def _misfit(message: str, path: str) -> BadRequest:

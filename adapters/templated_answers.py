@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from adapters import loose_json
-from adapters.base import MalformedAnswer
+from adapters.base import ConnectionLost, MalformedAnswer
 from adapters.failures import read_error
 from adapters.lines import LineDecoder
 from adapters.over_http import EVENT_STREAM, MAX_ANSWER_BYTES, Decoder
@@ -70,7 +70,8 @@ class ChatReader:
         self._model = model
         self._whole = whole
         self._streamed = streamed
-        self._finish = "stop"
+        self._finish: str | None = None
+        self._has_said = False
         self._usage: Json = {}
         self.is_done = False
 
@@ -101,8 +102,12 @@ class ChatReader:
         for payload in payloads:
             is_end = end is not None and payload.strip() == end
             if not is_end and (payload or self._streamed is None):
+                self._has_said = True
                 ready += self._read(payload, places)
+            if self.is_done:  # by an error
+                return ready
             if is_end or isinstance(payload, _Last):
+                self._check_is_whole(by_mark=is_end)
                 self.is_done = True
                 return ready + self._ending()
         return ready
@@ -110,12 +115,21 @@ class ChatReader:
     def _read(self, payload: bytes, places: ChatPlaces) -> list[bytes]:
         value = _decoded(payload)
         if (error := _error_in(value, places.text, payload)) is not None:
+            self.is_done = True
             return [error]
         text = self._take(value, places, needs_text=self._streamed is None)
         return [self._chunk({"content": text})] if text else []
 
+    def _check_is_whole(self, *, by_mark: bool) -> None:
+        """A body without an end mark may have been cut: nothing, or no reason, is no end."""
+        places = self._streamed
+        if by_mark or places is None:
+            return
+        if not self._has_said or (places.finish_reason is not None and self._finish is None):
+            raise ConnectionLost("the provider's stream ended before its answer was complete")
+
     def _ending(self) -> list[bytes]:
-        ending = [self._chunk({}, self._finish)]
+        ending = [self._chunk({}, self._finish or "stop")]
         if used := self._used():
             ending.append(loose_json.encode({**self._head("chunk"), "choices": [], **used}))
         return ending
@@ -127,7 +141,7 @@ class ChatReader:
             return error
         text = self._take(value, self._whole, needs_text=True)
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": self._finish}
+        choice = {"index": 0, "message": message, "finish_reason": self._finish or "stop"}
         return loose_json.encode({**self._head(), "choices": [choice], **self._used()})
 
     def _take(self, value: Any, places: ChatPlaces, *, needs_text: bool) -> str:

@@ -100,7 +100,7 @@ def _text(message: Message, path: str, losses: Losses) -> str:
         losses.refuse(f"{path}.tool_calls", "its template has a place for text only")
     parts = message.parts()
     for i, part in enumerate(parts):
-        if part.text is None:
+        if part.text is None or part.type != "text":
             losses.refuse(f"{path}.content[{i}]", "its template has a place for text only")
     return "".join(part.text or "" for part in parts)
 

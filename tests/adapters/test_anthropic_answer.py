@@ -365,7 +365,7 @@ def test_citations_with_an_address_are_annotations_of_their_text() -> None:
         },
     }
     assert message(*content)["annotations"] == [annotation]
-    assert gathered(streamed(*content))["annotations"] == [annotation]
+    assert gathered(streamed(*content))["annotations"] == [{"index": 0, **annotation}]
 
 
 # --- usage ----------------------------------------------------------------------------------------

@@ -515,6 +515,11 @@ def test_mistrals_parts_become_a_text_and_a_thought() -> None:
     assert body["choices"][0]["message"]["reasoning_content"] == "Hm."
 
 
+def test_parts_with_half_a_letter_are_joined_too() -> None:
+    said = json.dumps({"choices": [{"delta": {"content": [{"type": "text", "text": "\ud83d"}]}}]})
+    assert json.loads(joined(said.encode()))["choices"][0]["delta"] == {"content": "\ud83d"}
+
+
 @given(content=_JSON, choice=_JSON)
 def test_loose_json_for_parts_is_read_or_passed_on(content: Any, choice: Any) -> None:
     for choices in (choice, [choice, {"delta": {"content": [content]}}]):
