@@ -42,6 +42,7 @@ lock: $(STAMP) ## pin every dependency anew, with hashes
 	$(COMPILE) --constraint=requirements.lock --output-file=requirements-dev.lock \
 	  requirements-dev.in requirements.lock
 	$(COMPILE) --output-file=tests/e2e/openai-2.lock tests/e2e/openai-2.in
+	$(COMPILE) --output-file=tests/e2e/llmock.lock tests/e2e/llmock.in
 
 clean:
 	rm -rf $(VENV) dist build
@@ -55,11 +56,13 @@ $(VENV)/.serving: requirements.lock pyproject.toml | $(VENV)/bin/python
 	test -f $(STAMP) || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(STAMP): requirements-dev.lock tests/e2e/openai-2.lock tests/e2e/npm/package-lock.json pyproject.toml | $(VENV)/bin/python
+$(STAMP): requirements-dev.lock tests/e2e/openai-2.lock tests/e2e/llmock.lock tests/e2e/npm/package-lock.json pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
 	  --target $(VENV)/openai-2 -r tests/e2e/openai-2.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade \
+	  --target $(VENV)/llmock -r tests/e2e/llmock.lock
 	if command -v npm >/dev/null; then npm ci --silent --prefix tests/e2e/npm; \
 	else echo "npm is not here: the tests with peers from npm will be skipped"; fi
 	touch $@

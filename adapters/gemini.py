@@ -11,8 +11,6 @@ from adapters.gemini_answer import ChatReader, EmbeddingsReader
 from adapters.gemini_request import to_batch_embed, to_generate
 from adapters.over_http import Dispatch, HttpAdapter
 
-BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
-
 _MOST_PAGES = 20
 
 

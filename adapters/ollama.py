@@ -16,8 +16,6 @@ from adapters.ollama_request import Translated, to_chat, to_embed, to_generate
 from adapters.over_http import MAX_ANSWER_BYTES, Account, Dispatch, HttpAdapter, Reader
 from adapters.transport import Response
 
-BASE_URL = "http://127.0.0.1:11434"
-
 # What Ollama gives a model at the least where nothing is said ("FAQ": context window size).
 _LEAST_CONTEXT = 4096
 _NUMBER = re.compile(r"[0-9]{1,9}")

@@ -132,6 +132,7 @@ class HttpAdapter(ABC):
             **own,
         }
         self._secrets = _secrets(constant)
+        self._passing_secrets: list[bytes] = []
         self._transport: Transport = open_transport(
             account["base_url"],
             headers=constant,
@@ -172,6 +173,10 @@ class HttpAdapter(ABC):
         finally:
             response.close()
 
+    def guard(self, headers: Mapping[str, str]) -> None:
+        """Credentials that are renewed: never quoted, like the constant ones."""
+        self._passing_secrets = _secrets(headers)
+
     async def check(self, response: Response) -> None:
         """Raise the error that an answer with an error status stands for."""
         if not 200 <= response.status < 300:
@@ -196,7 +201,7 @@ class HttpAdapter(ABC):
         return error
 
     def _without_secrets(self, answer: bytes) -> bytes:
-        for secret in self._secrets:
+        for secret in (*self._secrets, *self._passing_secrets):
             if secret in answer:
                 answer = answer.replace(secret, b"[redacted]")
         return answer

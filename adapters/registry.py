@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from adapters import gemini, ollama
-from adapters.anthropic import Anthropic
-from adapters.azure import Azure
 from adapters.base import Adapter, Endpoint
-from adapters.gemini import Gemini
-from adapters.ollama import Ollama
-from adapters.openai_compatible import OpenAICompatible
-from adapters.over_http import HttpAdapter
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
-from adapters.scripted import Scripted
-from adapters.templated_http import TemplatedHttp
 from adapters.templates import Endpoints
 
 
@@ -34,6 +26,10 @@ class Settings:
     http2: bool = False
     ca_bundle: Path | None = None
     api_version: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    project: str | None = None
+    credentials_file: Path | None = None
     endpoints: Endpoints | None = None
     script: Path | None = None
 
@@ -45,83 +41,120 @@ class Settings:
 class Entry:
     """One adapter: how it is made, and whether its answers are made up.
 
-    `speaks` are the endpoints whose calls it takes; `base_url` is where its provider is, unless the
-    configuration says otherwise, and None where only the configuration can say. `meterable` says
-    that whatever it speaks to stops generating and billing a stream that is closed; where that
-    depends on the provider, it is False. `max_tokens_field` is the request's field for the maximum,
-    `stream_usage` whether `stream_options` may be sent.
+    `speaks` are the endpoints whose calls it takes; `speaks_of` tells those of one model, where
+    that matters. `needs` are the settings it cannot do without. `base_url` is where its provider
+    is, unless the configuration says otherwise, and None where only the configuration can say.
+    `meterable` says that whatever it speaks to stops generating and billing a stream that is
+    closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
+    field for the maximum, `stream_usage` whether `stream_options` may be sent; `prices` is whose
+    price list its models are on, where the address does not tell.
     """
 
     make: Callable[[Settings], Adapter]
     speaks: Set[Endpoint]
+    speaks_of: Callable[[str], Set[Endpoint]] | None = None
+    needs: Sequence[str] = ()
     base_url: str | None = None
     needs_base_url: bool = True
     demonstration: bool = False
     meterable: bool = False
     max_tokens_field: MaxTokensField = "max_tokens"
     stream_usage: bool = True
+    prices: str | None = None
 
 
-def _over_http(
-    adapter: Callable[..., HttpAdapter], **constant: Any
-) -> Callable[[Settings], Adapter]:
-    """How an adapter is made that needs nothing but an address, credentials and a way there."""
+_ACCOUNT = ("base_url", "api_key", "headers", "proxy", "http2", "ca_bundle")
+
+
+def _load(place: str) -> Any:
+    """What stands at `module:name`. Adapters are imported when a provider needs them, and not
+    before: together they take longer than everything else at the start.
+    """
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _over_http(place: str, *takes: str, **constant: Any) -> Callable[[Settings], Adapter]:
+    """How an adapter over HTTP is made: of an account, and what else it takes of the settings."""
 
     def make(settings: Settings) -> Adapter:
-        return adapter(
-            base_url=settings.base_url,
-            api_key=settings.api_key,
-            headers=settings.headers,
-            proxy=settings.proxy,
-            http2=settings.http2,
-            ca_bundle=settings.ca_bundle,
-            **constant,
-        )
+        given = {name: getattr(settings, name) for name in (*_ACCOUNT, *takes)}
+        adapter: Adapter = _load(place)(**given, **constant)
+        return adapter
 
     return make
 
 
 def _openai_compatible(preset: Preset) -> Entry:
     return Entry(
-        make=_over_http(OpenAICompatible, preset=preset),
+        make=_over_http("adapters.openai_compatible:OpenAICompatible", preset=preset),
         speaks=preset.speaks,
         base_url=preset.base_url,
         meterable=preset.meterable,
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
+        prices=preset.prices,
     )
 
 
-def _azure(settings: Settings) -> Adapter:
-    return _over_http(Azure, api_version=settings.api_version)(settings)
-
-
-def _http(settings: Settings) -> Adapter:
-    return _over_http(TemplatedHttp, endpoints=settings.endpoints or Endpoints())(settings)
-
-
 def _scripted(settings: Settings) -> Adapter:
-    return Scripted.from_file(settings.script) if settings.script else Scripted.demonstrating()
+    scripted = _load("adapters.scripted:Scripted")
+    adapter: Adapter = (
+        scripted.from_file(settings.script) if settings.script else scripted.demonstrating()
+    )
+    return adapter
+
+
+def _speaks_of(place: str) -> Callable[[str], Set[Endpoint]]:
+    return lambda model: frozenset(_load(place)(model))
 
 
 BUILT_IN: Mapping[str, Entry] = {
     "openai_compatible": _openai_compatible(PLAIN),
     **{name: _openai_compatible(preset) for name, preset in PRESETS.items()},
-    "azure": replace(_openai_compatible(PRESETS["azure"]), make=_azure),
+    "azure": replace(
+        _openai_compatible(PRESETS["azure"]), make=_over_http("adapters.azure:Azure", "api_version")
+    ),
     "anthropic": Entry(
-        make=_over_http(Anthropic),
-        speaks=Anthropic.speaks,
+        make=_over_http("adapters.anthropic:Anthropic"),
+        speaks=frozenset({"chat", "messages", "count_tokens"}),
         base_url="https://api.anthropic.com/v1",
     ),
-    "gemini": Entry(make=_over_http(Gemini), speaks=Gemini.speaks, base_url=gemini.BASE_URL),
+    "gemini": Entry(
+        make=_over_http("adapters.gemini:Gemini"),
+        speaks=frozenset({"chat", "embeddings"}),
+        base_url="https://generativelanguage.googleapis.com/v1beta",
+    ),
+    # Both have an address for each region.
+    "bedrock": Entry(
+        make=_over_http("adapters.bedrock:Bedrock", "region", "profile"),
+        speaks=frozenset({"chat", "messages", "count_tokens", "embeddings"}),
+        speaks_of=_speaks_of("adapters.bedrock:speaks"),
+        needs=("region",),
+        needs_base_url=False,
+    ),
+    "vertex": Entry(
+        make=_over_http("adapters.vertex:Vertex", "region", "project", "credentials_file"),
+        speaks=frozenset({"chat", "messages", "count_tokens", "embeddings"}),
+        speaks_of=_speaks_of("adapters.vertex:speaks"),
+        needs=("region", "project"),
+        needs_base_url=False,
+        prices="google",
+    ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
-        make=_over_http(Ollama), speaks=Ollama.speaks, base_url=ollama.BASE_URL, meterable=True
+        make=_over_http("adapters.ollama:Ollama"),
+        speaks=frozenset({"chat", "completions", "embeddings"}),
+        base_url="http://127.0.0.1:11434",
+        meterable=True,
     ),
-    "http": Entry(make=_http, speaks=frozenset({"chat", "embeddings"})),
+    "http": Entry(
+        make=_over_http("adapters.templated_http:TemplatedHttp", "endpoints"),
+        speaks=frozenset({"chat", "embeddings"}),
+    ),
     "scripted": Entry(
         make=_scripted,
-        speaks=Scripted.speaks,
+        speaks=frozenset({"chat", "embeddings"}),
         needs_base_url=False,
         demonstration=True,
         meterable=True,
@@ -134,9 +167,20 @@ def names() -> tuple[str, ...]:
     return (*BUILT_IN, *(point.name for point in entry_points(group="tollway.adapters")))
 
 
-def speaks(adapter: str) -> Set[Endpoint]:
-    """The endpoints whose calls an adapter takes; of another package's, those of plain chat."""
-    return BUILT_IN[adapter].speaks if adapter in BUILT_IN else frozenset({"chat", "embeddings"})
+def speaks(adapter: str, model: str | None = None) -> Set[Endpoint]:
+    """The endpoints whose calls an adapter takes, of a model if one is named.
+
+    Of another package's adapter, those of plain chat.
+    """
+    entry = BUILT_IN.get(adapter)
+    if entry is None:
+        return frozenset({"chat", "embeddings"})
+    return entry.speaks if model is None or entry.speaks_of is None else entry.speaks_of(model)
+
+
+def needs(adapter: str) -> Sequence[str]:
+    """The settings, besides a base URL, that an adapter cannot do without."""
+    return BUILT_IN[adapter].needs if adapter in BUILT_IN else ()
 
 
 def base_url(adapter: str) -> str | None:
@@ -148,6 +192,11 @@ def needs_base_url(adapter: str) -> bool:
     """Whether `router.yaml` must say where the provider is."""
     entry = BUILT_IN.get(adapter)
     return entry is not None and entry.needs_base_url and entry.base_url is None
+
+
+def prices(adapter: str) -> str | None:
+    """Whose price list the models of an adapter are on, where its address does not tell."""
+    return BUILT_IN[adapter].prices if adapter in BUILT_IN else None
 
 
 def max_tokens_field(adapter: str) -> MaxTokensField:

@@ -30,8 +30,9 @@ _HERE = "this endpoint"
 class TemplatedHttp(HttpAdapter):
     """One base URL with the endpoints that the operator described."""
 
-    def __init__(self, *, endpoints: Endpoints, **account: Unpack[Account]) -> None:
+    def __init__(self, *, endpoints: Endpoints | None, **account: Unpack[Account]) -> None:
         """Raises `ValueError` for a mistake in a template, and what HTTP cannot carry."""
+        endpoints = endpoints or Endpoints()
         for where, problem in endpoints.problems():
             raise ValueError(f"{'.'.join(map(str, ('endpoints', *where)))}: {problem}")
         super().__init__(**account)

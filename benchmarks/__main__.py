@@ -20,6 +20,7 @@ from benchmarks.ledger import ledger
 from benchmarks.measure import Bench
 from benchmarks.results import percentile
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
+from benchmarks.workloads import dialect_workloads
 
 # name: (workload when saturated, workload at a fixed rate)
 _WORKLOADS = {
@@ -27,7 +28,7 @@ _WORKLOADS = {
     "stream": ("stream-20", "stream-20-paced"),
     "embeddings": ("embeddings", "embeddings"),
 }
-_NAMES = (*_WORKLOADS, "events", "start", "memory", "ledger")
+_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger")
 
 
 def _main() -> int:
@@ -93,7 +94,9 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["start"] = measure.start(bench).as_json()
         if "ledger" in names:
             results["ledger"] = [load.as_json() for load in ledger(bench)]
-        if names - {"memory", "start", "ledger"}:
+        if "dialects" in names:
+            results["dialects"] = _dialects(bench)
+        if names - {"memory", "start", "ledger", "dialects"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {
@@ -101,6 +104,16 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         for share in (50, 99)
     }
     return results
+
+
+def _dialects(bench: Bench) -> list[dict[str, Any]]:
+    """Measure what translating costs, by a server that has all its providers."""
+    folder, workloads = bench.folder / "dialects", dialect_workloads()
+    with tollway(folder, bench.upstream_port, access_log=False, workloads=workloads) as subject:
+        found = [row.as_json() for row in measure.dialects(bench, subject)]
+        measure.check_records(bench, subject)
+    del bench.sent[subject.name]
+    return found
 
 
 def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) -> dict[str, Any]:

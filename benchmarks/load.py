@@ -24,7 +24,7 @@ _GIVE_UP_S = 20.0
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send, and how.
+    """What to send, and how; `end` is among the last bytes of a stream that is whole.
 
     `saturate` keeps every connection busy for `seconds`. `rate` sends `per_s` requests a second,
     arriving by chance as independent callers do, however long the answers take. `hold` begins one
@@ -33,6 +33,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     port: int
     request: bytes
+    end: bytes
     mode: Literal["saturate", "rate", "hold"]
     connections: int
     seconds: float = 0.0
@@ -188,7 +189,9 @@ class Run:
 
     async def _connect(self) -> Client:
         _, client = await self._loop.create_connection(
-            lambda: Client(self, self._order.request), "127.0.0.1", self._order.port
+            lambda: Client(self, self._order.request, self._order.end),
+            "127.0.0.1",
+            self._order.port,
         )
         self._clients.append(client)
         return client
@@ -198,6 +201,7 @@ class Client(asyncio.Protocol):
     """One connection that sends the same request again and again."""
 
     __slots__ = (
+        "_end",
         "_first_at",
         "_has_head",
         "_left",
@@ -210,9 +214,10 @@ class Client(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, run: Run, request: bytes) -> None:
+    def __init__(self, run: Run, request: bytes, end: bytes) -> None:
         self._run = run
         self._request = request
+        self._end = end
         self._sent_at = self._first_at = 0.0
         self._has_head = False
         self._left = 0
@@ -269,7 +274,7 @@ class Client(asyncio.Protocol):
             self._complete()
 
     def _complete(self) -> None:
-        if self._left < 0 and b"data: [DONE]" not in self._tail:
+        if self._left < 0 and self._end not in self._tail:
             self._run.failed(f"a stream ended with {self._tail!r}")
             return
         now = time.perf_counter()

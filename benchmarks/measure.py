@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.dialects import PAIRS
 from benchmarks.generator import Generator
 from benchmarks.load import Order, Report
-from benchmarks.results import Event, Load, Memory, Start
+from benchmarks.results import Dialects, Event, Load, Memory, Start
 from benchmarks.subjects import (
     ROOT,
     Subject,
@@ -30,7 +31,7 @@ from benchmarks.subjects import (
     wait_for_answer,
     write_config,
 )
-from benchmarks.workloads import CHUNKS, LONG_CHUNKS, all_workloads
+from benchmarks.workloads import CHUNKS, LONG_CHUNKS, all_workloads, dialect_workloads
 
 CONNECTIONS = 32
 REQUESTS_PER_S = 200
@@ -162,6 +163,26 @@ def events(bench: Bench, subjects: Sequence[Subject]) -> list[Event]:
     return list(found.values())
 
 
+def dialects(bench: Bench, subject: Subject) -> list[Dialects]:
+    """CPU per request and per streamed event, for each pair of a client and a provider."""
+    found = {pair: Dialects(client=pair.client, provider=pair.provider) for pair in PAIRS}
+    seconds = bench.effort.saturated_s / 2
+    for _ in range(bench.effort.event_turns):
+        for pair, row in found.items():
+            bench.progress(f"dialects: {pair.client} answered by {pair.provider}")
+            for kind, costs in (("json", row.json_ms), ("stream-20", row.stream_ms)):
+                model = f"{pair.name}-{kind}"
+                report, spent = bench.turn(subject, model, "saturate", seconds=seconds)
+                costs.append(sum(spent.values()) / report.requests / 1e6)
+            for suffix, costs in (("paced", row.paced_us), ("at-once", row.at_once_us)):
+                short, long = (
+                    _cpu_us_per_stream(bench, subject, f"{pair.name}-stream-{chunks}-{suffix}")
+                    for chunks in (CHUNKS, LONG_CHUNKS)
+                )
+                costs.append((long - short) / (LONG_CHUNKS - CHUNKS))
+    return list(found.values())
+
+
 def _cpu_us_per_stream(bench: Bench, subject: Subject, model: str) -> float:
     # Without warming up: a paced stream takes as long as its events do.
     report, spent = bench.turn(
@@ -239,10 +260,11 @@ def _order(
     per_s: float = 0.0,
     warm_s: float,
 ) -> Order:
-    request = all_workloads()[model].request(f"127.0.0.1:{subject.port}", subject.key)
+    workload = all_workloads().get(model) or dialect_workloads()[model]
     return Order(
         port=subject.port,
-        request=request,
+        request=workload.request(f"127.0.0.1:{subject.port}", subject.key),
+        end=workload.end,
         mode=mode,
         connections=connections,
         seconds=seconds,

@@ -32,6 +32,7 @@ def figures(results: dict[str, Any], source: str) -> str:
             _split(results["loads"]),
             _latency(results["loads"]),
             _rest(results),
+            *_dialects(results.get("dialects", ())),
             *_ledger(results),
         )
     )
@@ -113,6 +114,24 @@ def _rest(results: dict[str, Any]) -> str:
         ["`fdatasync` on this disk, p50", f"{disk['fdatasync_p50_us']:.0f} µs"],
     ]
     return _table(["", "measured"], rows)
+
+
+def _dialects(dialects: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not dialects:
+        return
+    rows = [
+        [
+            f"{row['client']}, answered by {row['provider']}",
+            f"{row['json_ms']:.2f} ms",
+            f"{row['stream_ms']:.2f} ms",
+            f"{row['paced_us']:.1f} µs",
+            f"{row['at_once_us']:.1f} µs",
+        ]
+        for row in dialects
+    ]
+    header = ["", "JSON answer", "20-chunk stream", "an event alone", "an event among others"]
+    title = "CPU where the client's dialect and the provider's differ, and where they do not:"
+    yield f"{title}\n\n{_table(header, rows)}"
 
 
 def _ledger(results: dict[str, Any]) -> tuple[str, str]:

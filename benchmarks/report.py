@@ -18,6 +18,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_latency(loads, console)
     if events := results.get("events"):
         _show_events(events, console)
+    if dialects := results.get("dialects"):
+        _show_dialects(dialects, console)
     if start := results.get("start"):
         _show_start(start, console)
     if memory := results.get("memory"):
@@ -82,6 +84,18 @@ def _show_events(events: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def _show_dialects(dialects: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Dialects: CPU per request and per streamed event",
+        *("client", "provider", "JSON ms", "stream ms", "event µs", "at once µs"),
+    )
+    for row in dialects:
+        costs = (f"{row[name]:.3f}" for name in ("json_ms", "stream_ms"))
+        events = (f"{row[name]:.1f}" for name in ("paced_us", "at_once_us"))
+        table.add_row(row["client"], row["provider"], *costs, *events)
+    console.print(table)
+
+
 def _show_start(start: dict[str, Any], console: Console) -> None:
     table = _table("Start", "what", "s")
     table.add_row("configured: to the first chat answer", f"{start['configured_s']:.2f}")
@@ -130,6 +144,15 @@ def _table(title: str, *columns: str) -> Table:
     """A table whose first columns, those of names, are the left-aligned ones."""
     table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in columns:
-        is_name = column in ("workload", "load", "server", "arriving", "what", "process")
+        is_name = column in (
+            "client",
+            "provider",
+            "workload",
+            "load",
+            "server",
+            "arriving",
+            "what",
+            "process",
+        )
         table.add_column(column, justify="left" if is_name else "right")
     return table

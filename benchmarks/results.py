@@ -80,6 +80,29 @@ class Event:
         }
 
 
+@dataclass(kw_only=True)
+class Dialects:
+    """CPU of what one dialect asks and another answers, a value per turn."""
+
+    client: str
+    provider: str
+    json_ms: list[float] = field(default_factory=list)
+    stream_ms: list[float] = field(default_factory=list)
+    paced_us: list[float] = field(default_factory=list)
+    at_once_us: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The medians; the last two are per event."""
+        return {
+            "client": self.client,
+            "provider": self.provider,
+            "json_ms": _median(self.json_ms),
+            "stream_ms": _median(self.stream_ms),
+            "paced_us": _median(self.paced_us),
+            "at_once_us": _median(self.at_once_us),
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """Seconds to the first answer, and to import what serves; a value per turn."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks import proc
-from benchmarks.workloads import PROVIDER_KEY, all_workloads
+from benchmarks.dialects import ADAPTERS
+from benchmarks.workloads import PROVIDER_KEY, Workload, all_workloads
 
 ROOT = Path(__file__).parent.parent
 _START_S = 30.0
@@ -31,12 +32,7 @@ server:
   access_log: {access_log}
   open_metrics: true
 providers:
-  near:
-    base_url: http://127.0.0.1:{upstream_port}/v1
-    api_key: {provider_key}
-  far:
-    base_url: http://127.0.0.1:{upstream_port}/v1
-    api_key: {provider_key}
+{providers}
 targets:
 {targets}
 models:
@@ -45,6 +41,12 @@ budgets:
   - scope: global
     window: month
     limit_usd: 1000000
+"""
+_PROVIDER = """\
+  {name}:
+    adapter: {adapter}
+    base_url: http://127.0.0.1:{upstream_port}{path}
+    api_key: {provider_key}
 """
 _TARGET = """\
   - target: {provider}/{model}
@@ -56,7 +58,7 @@ _TARGET = """\
 _MODEL = """\
   {model}:
     policy: cheapest
-    targets: [far/{model}, near/{model}]
+    targets: [far-{provider}/{model}, near-{provider}/{model}]
 """
 
 _NGINX = """\
@@ -202,49 +204,74 @@ def nginx(folder: Path, upstream_port: int) -> Iterator[Subject | None]:
 
 
 @contextlib.contextmanager
-def tollway(folder: Path, upstream_port: int, *, access_log: bool) -> Iterator[Tollway]:
+def tollway(
+    folder: Path,
+    upstream_port: int,
+    *,
+    access_log: bool,
+    workloads: Mapping[str, Workload] | None = None,
+) -> Iterator[Tollway]:
     """A server with everything on: a key, a policy, hard budgets, fsync, metrics.
 
     Its data folder is `folder/data`; its output goes to `folder/output`.
     """
-    config = write_config(folder, upstream_port, access_log=access_log)
+    config = write_config(folder, upstream_port, access_log=access_log, workloads=workloads)
     data = folder / "data"
     key = create_key(config, data)
     port = free_port()
     with serve(data, port, folder / "output", config=config) as process:
-        wait_for_answer(process, port, key)
+        first = next(iter(workloads.values())) if workloads else None
+        wait_for_answer(process, port, key, first)
         name = "Tollway+log" if access_log else "Tollway"
         yield Tollway(name=name, port=port, pid=process.pid, key=key, data=data)
 
 
-def write_config(folder: Path, upstream_port: int, *, access_log: bool) -> Path:
-    """The `router.yaml` of a measured server."""
+def write_config(
+    folder: Path,
+    upstream_port: int,
+    *,
+    access_log: bool,
+    workloads: Mapping[str, Workload] | None = None,
+) -> Path:
+    """The `router.yaml` of a measured server, for all workloads or for these."""
+    workloads = workloads or all_workloads()
     folder.mkdir(parents=True, exist_ok=True)
-    targets, models = [], []
-    for model in all_workloads():
+    providers, targets, models = [], [], []
+    for provider in dict.fromkeys(workload.provider for workload in workloads.values()):
+        adapter, path = ADAPTERS[provider]
+        providers += [
+            _PROVIDER.format(
+                name=f"{distance}-{provider}",
+                adapter=adapter,
+                path=path,
+                upstream_port=upstream_port,
+                provider_key=PROVIDER_KEY,
+            )
+            for distance in ("near", "far")
+        ]
+    for model, workload in workloads.items():
         is_chat = model != "embeddings"
-        for provider, factor in (("near", 1), ("far", 2)):
+        for distance, factor in (("near", 1), ("far", 2)):
             targets.append(
                 _TARGET.format(
-                    provider=provider,
+                    provider=f"{distance}-{workload.provider}",
                     model=model,
                     price=0.15 * factor,
                     output_price=0.6 * factor if is_chat else 0,
                     capabilities="chat" if is_chat else "embeddings",
                 )
             )
-        models.append(_MODEL.format(model=model))
-    path = folder / "router.yaml"
-    path.write_text(
+        models.append(_MODEL.format(model=model, provider=workload.provider))
+    file = folder / "router.yaml"
+    file.write_text(
         _CONFIG.format(
             access_log=str(access_log).lower(),
-            upstream_port=upstream_port,
-            provider_key=PROVIDER_KEY,
+            providers="".join(providers),
             targets="".join(targets),
             models="".join(models),
         )
     )
-    return path
+    return file
 
 
 def create_key(config: Path, data: Path) -> str:
@@ -283,9 +310,14 @@ def serve(
             raise RuntimeError(f"{error}\n{output.read_text()[-2000:]}") from None
 
 
-def wait_for_answer(process: subprocess.Popen[bytes], port: int, key: str = "none") -> float:
-    """Ask until the JSON workload is answered; returns `time.monotonic()` of that moment."""
-    workload = all_workloads()["json"]
+def wait_for_answer(
+    process: subprocess.Popen[bytes],
+    port: int,
+    key: str = "none",
+    workload: Workload | None = None,
+) -> float:
+    """Ask until a workload, the JSON one, is answered; `time.monotonic()` of that moment."""
+    workload = workload or all_workloads()["json"]
     return wait_for(process, port, "POST", workload.path, workload.body, key)
 
 

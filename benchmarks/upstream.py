@@ -14,10 +14,12 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.workloads import Answer, all_workloads
+from benchmarks.workloads import Answer, all_workloads, dialect_workloads
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+# In the body, or in the path as Gemini has it.
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"]+)"')
+_MODEL_IN_PATH = re.compile(rb"POST [^ ]*/models/([^:]+):")
 
 
 class Upstream(asyncio.Protocol):
@@ -41,7 +43,7 @@ class Upstream(asyncio.Protocol):
             self._received = received
             return
         self._received = b""
-        model = _MODEL.search(received, end)
+        model = _MODEL_IN_PATH.match(received) or _MODEL.search(received, end)
         answer = self._answers.get(model[1]) if model else None
         if answer is None:
             self._transport.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
@@ -63,7 +65,8 @@ class Upstream(asyncio.Protocol):
 
 
 async def _serve() -> None:
-    answers = {model.encode(): workload.answer for model, workload in all_workloads().items()}
+    workloads = {**all_workloads(), **dialect_workloads()}
+    answers = {model.encode(): workload.answer for model, workload in workloads.items()}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Upstream(answers), "127.0.0.1", 0, backlog=1024)
     gc.freeze()

@@ -6,12 +6,15 @@ The model of a request names its workload, so the upstream knows its answer from
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import random
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.dialects import ENDS, INPUT_TOKENS, PAIRS, Pair, Provider, answer, events, question
 
 CHUNKS = 20
 LONG_CHUNKS = 520
@@ -27,7 +30,6 @@ PROVIDER_KEY = "sk-upstream-0A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8S9t"
 
 _INPUTS = 16
 _DIMENSIONS = 1536
-_INPUT_TOKENS, _OUTPUT_TOKENS = 96, 160
 
 # What providers send along, so that everything measured parses heads of a usual size.
 _HEAD = (
@@ -54,12 +56,17 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """One kind of request with its answer."""
+    """One kind of request with its answer.
+
+    `end` is among the last bytes of a stream that is whole; `provider` whose dialect answers.
+    """
 
     model: str
     path: str
     body: bytes
     answer: Answer
+    end: bytes = ENDS["chat"]
+    provider: Provider = "openai"
 
     def request(self, host: str, key: str) -> bytes:
         """The request as it goes over the wire."""
@@ -71,10 +78,11 @@ class Workload:
         return head.encode() + self.body
 
 
+@functools.cache
 def all_workloads() -> Mapping[str, Workload]:
-    """Every workload by its model."""
+    """What is asked in OpenAI's dialect and answered in it, by the model."""
     workloads = (
-        _chat("json", answer=_whole(_completion())),
+        _chat("json", answer=_answered("openai")),
         _embeddings("embeddings"),
         _stream("stream-20", CHUNKS, events_per_write=JOINED),
         _stream("stream-20-paced", CHUNKS, gap_s=PACE_S),
@@ -86,42 +94,47 @@ def all_workloads() -> Mapping[str, Workload]:
     return {workload.model: workload for workload in workloads}
 
 
-def _chat(model: str, *, answer: Answer, stream: bool = False) -> Workload:
-    messages = [
-        {"role": "system", "content": "You answer briefly, in plain words, and name your sources."},
-        {"role": "user", "content": _words(60, seed=1)},
+@functools.cache
+def dialect_workloads() -> Mapping[str, Workload]:
+    """What is asked in one dialect and answered in another, by the pair and the kind of answer."""
+    workloads = [
+        workload
+        for pair in PAIRS
+        for workload in (
+            _asking(pair, f"{pair.name}-json"),
+            _asking(pair, f"{pair.name}-stream-20", chunks=CHUNKS, events_per_write=JOINED),
+            *(
+                _asking(pair, f"{pair.name}-stream-{chunks}-{suffix}", chunks=chunks, **how)
+                for chunks in (CHUNKS, LONG_CHUNKS)
+                for suffix, how in (
+                    ("paced", {"gap_s": PACE_S}),
+                    ("at-once", {"events_per_write": chunks}),
+                )
+            ),
+        )
     ]
-    body: dict[str, Any] = {"model": model, "messages": messages, "temperature": 0.2}
-    if stream:
-        body["stream"] = True
+    return {workload.model: workload for workload in workloads}
+
+
+def _chat(model: str, *, answer: Answer, stream: bool = False) -> Workload:
+    path, body = question("chat", model, _words(60, seed=1), stream=stream)
+    return Workload(model=model, path=path, body=json.dumps(body).encode(), answer=answer)
+
+
+def _asking(pair: Pair, model: str, *, chunks: int = 0, **how: Any) -> Workload:
+    path, body = question(pair.client, model, _words(60, seed=1), stream=chunks > 0)
     return Workload(
-        model=model, path="/v1/chat/completions", body=json.dumps(body).encode(), answer=answer
+        model=model,
+        path=path,
+        body=json.dumps(body).encode(),
+        answer=_streamed(pair.provider, chunks, **how) if chunks else _answered(pair.provider),
+        end=ENDS[pair.client],
+        provider=pair.provider,
     )
 
 
-def _completion() -> bytes:
-    return _json(
-        {
-            "id": "chatcmpl-C8x2mTq1yLw0bq9Zk3",
-            "object": "chat.completion",
-            "created": 1763640000,
-            "model": "json",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {
-                        "role": "assistant",
-                        "content": _words(110, seed=2),
-                        "refusal": None,
-                    },
-                    "logprobs": None,
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": _usage(),
-            "system_fingerprint": "fp_44709d6fcb",
-        }
-    )
+def _answered(provider: Provider) -> Answer:
+    return _whole(_json(answer(provider, _words(110, seed=2))))
 
 
 def _embeddings(model: str) -> Workload:
@@ -140,7 +153,7 @@ def _embeddings(model: str) -> Workload:
         }
         for index in range(_INPUTS)
     ]
-    usage = {"prompt_tokens": _INPUT_TOKENS, "total_tokens": _INPUT_TOKENS}
+    usage = {"prompt_tokens": INPUT_TOKENS, "total_tokens": INPUT_TOKENS}
     answer = {"object": "list", "data": data, "model": model, "usage": usage}
     return Workload(
         model=model,
@@ -150,47 +163,26 @@ def _embeddings(model: str) -> Workload:
     )
 
 
-def _stream(model: str, chunks: int, *, gap_s: float = 0.0, events_per_write: int = 1) -> Workload:
-    first, *rest = (_event({"content": f" word{i % 10}"}) for i in range(chunks))
+def _stream(model: str, chunks: int, **how: Any) -> Workload:
+    return _chat(model, answer=_streamed("openai", chunks, **how), stream=True)
+
+
+def _streamed(
+    provider: Provider, chunks: int, *, gap_s: float = 0.0, events_per_write: int = 1
+) -> Answer:
+    found = events(provider, [f" word{i % 10}" for i in range(chunks)])
+    first, *rest = map(_frame, found.words)
     head = _HEAD + (
         b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
     )
     # The role goes out with the first word, and the end in one: so do the providers.
-    opening = head + _event({"role": "assistant", "content": "", "refusal": None}) + first
-    ending = (
-        _event({}, finish_reason="stop")
-        + _usage_event()
-        + _frame(b"data: [DONE]\n\n")
-        + _frame(b"")
+    opening = head + (_frame(found.opening) if found.opening else b"") + first
+    ending = b"".join(map(_frame, found.ending)) + _frame(b"")
+    pieces = (opening, *rest, ending)
+    joined = tuple(
+        b"".join(pieces[i : i + events_per_write]) for i in range(0, len(pieces), events_per_write)
     )
-    events = (opening, *rest, ending)
-    pieces = tuple(
-        b"".join(events[i : i + events_per_write]) for i in range(0, len(events), events_per_write)
-    )
-    return _chat(model, answer=Answer(pieces=pieces, gap_s=gap_s), stream=True)
-
-
-def _event(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return _chunk([choice])
-
-
-def _usage_event() -> bytes:
-    return _chunk([], usage=_usage())
-
-
-def _chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-    chunk = {
-        "id": "chatcmpl-C8x2mTq1yLw0bq9Zk3",
-        "object": "chat.completion.chunk",
-        "created": 1763640000,
-        "model": "stream",
-        "service_tier": "default",
-        "system_fingerprint": "fp_44709d6fcb",
-        "choices": choices,
-        **more,
-    }
-    return _frame(b"data: " + _json(chunk) + b"\n\n")
+    return Answer(pieces=joined, gap_s=gap_s)
 
 
 def _frame(data: bytes) -> bytes:
@@ -201,16 +193,6 @@ def _frame(data: bytes) -> bytes:
 def _whole(body: bytes) -> Answer:
     head = _HEAD + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
     return Answer(pieces=(head + body,))
-
-
-def _usage() -> dict[str, Any]:
-    return {
-        "prompt_tokens": _INPUT_TOKENS,
-        "completion_tokens": _OUTPUT_TOKENS,
-        "total_tokens": _INPUT_TOKENS + _OUTPUT_TOKENS,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    }
 
 
 def _words(count: int, *, seed: int) -> str:

@@ -6,6 +6,7 @@ understood only where secrets and URLs stand. Reading a configuration touches no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -206,6 +207,14 @@ class Provider(_Strict, frozen=True):
     ca_bundle: str | None = None
     api_version: str | None = None
     """For `adapter: azure`: the dated API to ask, with deployments in its paths."""
+    region: str | None = None
+    """For `bedrock` and `vertex`: the region that is asked."""
+    profile: str | None = None
+    """For `bedrock`: the profile in `~/.aws` that signs; unset, what Amazon's tools would take."""
+    project: str | None = None
+    """For `vertex`: the id of the project that is billed."""
+    credentials_file: str | None = None
+    """For `vertex`: the key file of a service account; unset, what Google's tools would take."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """By which it caps the output; unset, as the adapter says."""
     stream_usage: bool | None = None
@@ -422,12 +431,18 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
     return config
 
 
+# They differ from one deployment to the next, as addresses do.
+_OF_CLOUDS = ("region", "profile", "project", "credentials_file")
+# It becomes a part of a host name.
+_REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
+
+
 def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str]) -> Provider:
     path: Path_ = ("providers", name)
     if not isinstance(value, dict):
         raise file.error(path, "must be a mapping with an 'adapter' or a 'base_url'")
     value = dict(value)
-    for key in ("base_url", "api_key", "proxy"):
+    for key in ("base_url", "api_key", "proxy", *_OF_CLOUDS):
         value[key] = _expand(file, (*path, key), value.get(key), environ)
     if isinstance(value.get("headers"), dict):
         value["headers"] = {
@@ -573,6 +588,15 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
         )
     if provider.base_url is None and adapter_registry.needs_base_url(provider.adapter):
         raise file.error((*path, "base_url"), "is missing; e.g. https://api.example.com/v1")
+    for key in adapter_registry.needs(provider.adapter):
+        if not getattr(provider, key):
+            raise file.error((*path, key), f"is missing; {provider.adapter!r} needs it")
+    for key in _OF_CLOUDS:
+        text = getattr(provider, key)
+        if text is not None and not (text and text.isprintable()):
+            raise file.error((*path, key), "must be printable text")
+    if provider.region is not None and not _REGION.fullmatch(provider.region):
+        raise file.error((*path, "region"), "is no region; e.g. us-east-1")
     _check_endpoints(file, (*path, "endpoints"), provider)
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:

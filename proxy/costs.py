@@ -135,8 +135,9 @@ def affordable_maximum(
 
 def unbounded(request: Request, target: Target) -> str | None:
     """The parameter, if any, whose cost at this target has no upper bound."""
-    if request.unbounded is not None or target.price is None:
-        return request.unbounded
+    found = request.unbounded_at(target.speaks)
+    if found is not None or target.price is None:
+        return found
     is_open = request.endpoint in _UNCAPPED and target.max_output_tokens is None
     if is_open and target.price.charges_output:
         return OUTPUT

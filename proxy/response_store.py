@@ -55,8 +55,12 @@ WITH RECURSIVE chain (id, next, depth) AS (
     SELECT r.id, r.previous, depth + 1 FROM responses r JOIN chain ON r.id = chain.next
     WHERE r.owner = :owner AND depth < :most
 )
-SELECT r.* FROM chain JOIN responses r USING (id) ORDER BY depth DESC
+SELECT r.id, r.previous, r.bytes FROM chain JOIN responses r USING (id) ORDER BY depth DESC
 """
+
+
+class TooLong(Exception):
+    """What was asked for is more than may be read at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,17 +81,26 @@ class Kept:
 class ResponseStore:
     """The responses of one data folder; opened on first use.
 
-    `days` and `total_bytes` bound what `tidy` leaves, `largest_bytes` what is put in.
+    `days` and `total_bytes` bound what `tidy` leaves, `largest_bytes` what is put in, `chain_bytes`
+    what is read at once.
     Raises `sqlite3.Error` where the file cannot be read or written.
     """
 
     def __init__(
-        self, folder: Path, *, days: int, total_bytes: int, largest_bytes: int, clock: Clock
+        self,
+        folder: Path,
+        *,
+        days: int,
+        total_bytes: int,
+        largest_bytes: int,
+        chain_bytes: int,
+        clock: Clock,
     ) -> None:
         self._path = folder / FILE
         self._keep_s = days * _DAY_S
         self._total_bytes = total_bytes
         self._largest_bytes = largest_bytes
+        self.chain_bytes = chain_bytes
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="responses")
         self._db: sqlite3.Connection | None = None
@@ -106,7 +119,7 @@ class ResponseStore:
     async def chain(self, response_id: str, owner: str) -> list[Kept] | None:
         """A response and all that it continues, the oldest first; None where any is missing.
 
-        They count as used.
+        They count as used. Raises `TooLong`.
         """
         return await self._run(partial(self._chain, response_id, owner))
 
@@ -195,15 +208,20 @@ class ResponseStore:
 
     def _chain(self, response_id: str, owner: str) -> list[Kept] | None:
         asked = {"id": response_id, "owner": owner, "most": _LONGEST_CHAIN}
-        rows = self._open.execute(_CHAIN, asked).fetchall()
-        if not rows or rows[0]["previous"] is not None:
+        links = self._open.execute(_CHAIN, asked).fetchall()
+        if not links or links[0]["previous"] is not None:
             return None
+        if sum(link["bytes"] for link in links) > self.chain_bytes:
+            raise TooLong
         now = int(self._clock.time())
         with self._writing() as db:
             db.executemany(
-                "UPDATE responses SET used_at = ? WHERE id = ?", [(now, row["id"]) for row in rows]
+                "UPDATE responses SET used_at = ? WHERE id = ?",
+                [(now, link["id"]) for link in links],
             )
-        return [_kept(row) for row in rows]
+        chain = [self._get(link["id"], owner) for link in links]
+        whole = [kept for kept in chain if kept is not None]
+        return whole if len(whole) == len(links) else None
 
     def _find_item(self, item_id: str, owner: str) -> Kept | None:
         row = self._open.execute(

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -16,7 +17,7 @@ from proxy.auth import Auth, Caller
 from proxy.engine import Engine
 from proxy.errors import EndpointForbidden, InvalidRequest, NotFound, UnknownPrevious
 from proxy.http import Exchange
-from proxy.response_store import Kept, ResponseStore
+from proxy.response_store import Kept, ResponseStore, TooLong
 from proxy.wire.responses import request as wire
 from proxy.wire.responses.response import FAILURES, response_id
 from proxy.wire.surrogates import without_lone
@@ -59,11 +60,17 @@ class Responses:
         if not caller.may_use("responses"):
             raise EndpointForbidden("this API key may not use the endpoint 'responses'")
         history = await self._history(asked, caller)
-        request = asked.resolved(history, await self._referred(asked, caller, history))
+        referred = await self._referred(asked, caller, history)
+        request = asked.resolved(history, referred, keeps=self._store is not None)
         if self._store is not None and asked.stores:
-            exchange.before_end = partial(
-                self._keep, self._store, exchange, caller, asked, request.result
+            kept = Kept(
+                id=response_id(exchange.request_id),
+                owner=caller.key_id,
+                previous=asked.previous,
+                input=b"[%b]" % b",".join(map(bytes, request.items)),
+                response=b"",
             )
+            exchange.before_end = partial(self._keep, self._store, kept, request.result)
         await self._engine.serve(exchange, caller, request)
 
     async def show(self, exchange: Exchange) -> None:
@@ -110,7 +117,10 @@ class Responses:
         """The items of all that the response continues: what went in and what came out."""
         if asked.previous is None:
             return ()
-        chain = await self._store.chain(asked.previous, caller.key_id) if self._store else None
+        try:
+            chain = await self._store.chain(asked.previous, caller.key_id) if self._store else None
+        except TooLong:
+            raise _too_long("previous_response_id") from None
         if chain is None:
             raise UnknownPrevious(
                 f"Previous response with id {asked.previous[:100]!r} not found.",
@@ -128,11 +138,15 @@ class Responses:
         if not references:
             return {}
         known = _by_id(history)
-        for name in references.values():
+        size = 0
+        for index, name in references.items():
             if name not in known and self._store is not None:
                 kept = await self._store.find_item(name, caller.key_id)
                 if kept is not None:
                     known |= _by_id(_output(kept.response))
+                    size += len(kept.response)
+                    if size > self._store.chain_bytes:
+                        raise _too_long(f"input[{index}]")
         for index, name in references.items():
             if name not in known:
                 raise UnknownPrevious(
@@ -140,29 +154,16 @@ class Responses:
                 )
         return {index: known[name] for index, name in references.items()}
 
-    async def _keep(
-        self,
-        store: ResponseStore,
-        exchange: Exchange,
-        caller: Caller,
-        asked: wire.Asked,
-        result: wire.Result,
-    ) -> None:
+    async def _keep(self, store: ResponseStore, kept: Kept, result: wire.Result) -> None:
         """Keep the response, if there is one, before the client can ask for it."""
         if result.response is None:
             return
-        kept = Kept(
-            id=response_id(exchange.request_id),
-            owner=caller.key_id,
-            previous=asked.previous,
-            input=b"[%b]" % b",".join(map(bytes, asked.items)),
-            response=result.response,
-            item_ids=list(_by_id(_output(result.response))),
-        )
+        item_ids = list(_by_id(_output(result.response)))
+        whole = replace(kept, response=result.response, item_ids=item_ids)
         try:
-            if not await store.put(kept):
+            if not await store.put(whole):
                 _logger.warning("response %s is too large to be kept", kept.id)
-        except sqlite3.Error as error:  # the answer is whole, and goes out all the same
+        except (sqlite3.Error, OSError) as error:  # the answer is whole, and goes out all the same
             _logger.warning("response %s is not kept: %s", kept.id, error)
 
 
@@ -170,7 +171,14 @@ def _path(exchange: Exchange) -> tuple[str, str, str]:
     """The id in a path, and what follows it."""
     path: str = exchange.scope["path"]
     name, slash, rest = path.removeprefix(PREFIX).partition("/")
-    return unquote(name), slash, rest
+    return name, slash, rest
+
+
+def _too_long(param: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"what {param!r} stands for is larger than a request may be (server.max_body_mb)",
+        param=param,
+    )
 
 
 def _unknown(name: str) -> NotFound:

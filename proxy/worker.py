@@ -312,6 +312,12 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         http2=provider.http2,
         ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
         api_version=provider.api_version,
+        region=provider.region,
+        profile=provider.profile,
+        project=provider.project,
+        credentials_file=(
+            Path(provider.credentials_file).expanduser() if provider.credentials_file else None
+        ),
         endpoints=provider.endpoints,
         script=Path(provider.script) if provider.script else None,
     )
@@ -331,6 +337,7 @@ def make_store(plan: Plan) -> ResponseStore | None:
         days=settings.days,
         total_bytes=settings.total_mb << 20,
         largest_bytes=settings.largest_mb << 20,
+        chain_bytes=plan.config.server.max_body_mb << 20,
         clock=SystemClock(),
     )
 

@@ -5,7 +5,7 @@ Field names and ranges: OpenAI's API reference, "Create chat completion".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -175,6 +175,10 @@ class ChatRequest:
     def input_tokens(self) -> int:
         """Routing's estimate of the input: a quarter of the bytes. Never used for money."""
         return self.text_bytes // 4
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """The same at every target."""
+        return self.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, where one image is at most `image_tokens`.

@@ -5,7 +5,7 @@ Source: OpenAI's API reference, "Create completion (Legacy)".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -104,6 +104,10 @@ class CompletionsRequest:
     def n(self) -> int:
         """How often the maximum may be generated."""
         return self.answers
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """The same at every target."""
+        return self.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens."""

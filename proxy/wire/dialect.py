@@ -174,6 +174,9 @@ class Request(Protocol):
     @property
     def tags(self) -> tuple[str, ...]: ...  # noqa: D102
 
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """The same for a target that `speaks` these: what it is never told costs nothing there."""
+
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, where one image is at most `image_tokens`."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -80,6 +80,10 @@ class EmbeddingsRequest:
     units: Units = NO_UNITS
     reasons: bool = False
     service_tier: str | None = None
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """The same at every target."""
+        return self.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import msgspec
@@ -49,6 +49,10 @@ class Relayed(ABC):
     def input_tokens(self) -> int:
         """Routing's estimate of the input: a quarter of the bytes. Never used for money."""
         return self.text_bytes // 4
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """The same at every target."""
+        return self.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, where one image is at most `image_tokens`."""

@@ -15,7 +15,7 @@ from adapters.anthropic_answer import ChatReader, MessagesReader
 from adapters.anthropic_request import to_messages
 from adapters.base import MalformedAnswer, UpstreamError
 from adapters.over_http import EventReader
-from tests.adapters.contract import anthropic_events, anthropic_message
+from tests.adapters.wire_anthropic import anthropic_events, anthropic_message
 
 Json = dict[str, Any]
 

@@ -26,7 +26,7 @@ every_adapter = pytest.mark.parametrize(
     "name", [name for name in registry.BUILT_IN if "chat" in registry.speaks(name)]
 )
 every_embedder = pytest.mark.parametrize(
-    "name", [name for name in registry.BUILT_IN if "embeddings" in registry.speaks(name)]
+    "name", [name for name in registry.BUILT_IN if "embeddings" in registry.speaks(name, MODEL)]
 )
 either_kind = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
@@ -257,3 +257,11 @@ def test_an_adapter_answers_many_calls_at_once(name: str) -> None:
         return await asyncio.gather(*(count() for _ in range(8)))
 
     assert len(set(on_stage(name, "text", play))) == 1
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_an_adapter_takes_the_calls_that_the_registry_says(name: str) -> None:
+    async def play(adapter: Adapter) -> None:
+        assert set(adapter.speaks) == set(registry.speaks(name))
+
+    on_stage(name, "text", play)

@@ -16,9 +16,11 @@ from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.gemini import Gemini
 from adapters.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
 from adapters.sse import EventDecoder
-from tests.adapters.contract import END, EVENTS, event, gemini, head, piece, whole
+from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.shapes import damaged
+from tests.adapters.wire import END, head, piece, whole
+from tests.adapters.wire_gemini import gemini
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -16,9 +16,10 @@ from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.lines import LineDecoder
 from adapters.ollama import Ollama, Shown
 from adapters.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
-from tests.adapters.contract import END, LINES, line, piece, whole
 from tests.adapters.servers import Peer, ScriptedServer
 from tests.adapters.shapes import damaged
+from tests.adapters.wire import END, piece, whole
+from tests.adapters.wire_ollama import LINES, line
 
 T = TypeVar("T")
 Json = dict[str, Any]

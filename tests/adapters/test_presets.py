@@ -18,8 +18,9 @@ from adapters.fitting import OPTIONAL, Rules, fit
 from adapters.presets import PRESETS
 from adapters.ranking import cohere_ranking
 from adapters.thoughts import joined, renamed
-from tests.adapters.contract import DONE, END, EVENTS, chunk, event, refusing, whole
+from tests.adapters.contract import DONE, EVENTS, chunk, event, refusing
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, whole
 
 KEY = "sk-test-0123456789abcdef"
 USER = {"role": "user", "content": "Hi"}
@@ -93,16 +94,31 @@ def ask(
     return Asked(seen[0], dropped, answered)
 
 
-def fitted(name: str, body: bytes, *, drop: bool = False) -> tuple[bytes, Sequence[str]]:
+def fitted(
+    name: str, body: bytes, *, drop: bool = False, model: str = "m"
+) -> tuple[bytes, Sequence[str]]:
     call = Call(
         endpoint="chat",
-        model="m",
+        model=model,
         body=body,
         stream=False,
         deadlines=Deadlines(),
         drop_params=drop,
     )
     return fit(call, PRESETS[name].rules["chat"])
+
+
+@pytest.mark.parametrize(
+    ("model", "dropped"),
+    [("gpt-4o-mini", ["reasoning_effort"]), ("ft:gpt-4.1:me", ["reasoning_effort"]), ("gpt-5", [])],
+)
+def test_an_effort_is_told_only_to_models_that_reason(model: str, dropped: list[str]) -> None:
+    body = json.dumps(chat(reasoning_effort="high")).encode()
+    sent, told = fitted("openai", body, model=model)
+    assert told == tuple(dropped)
+    assert ("reasoning_effort" in json.loads(sent)) == (not dropped)
+    if not dropped:
+        assert sent == body
 
 
 def chat(*messages: Json, **fields: Any) -> Json:

@@ -18,8 +18,9 @@ from adapters.base import Call, Deadlines, Endpoint
 from adapters.templated_answers import ChatReader, VectorReader
 from adapters.templated_http import TemplatedHttp
 from adapters.templates import ChatPlaces, Endpoints, StreamPlaces, VectorPlaces, fill, found
-from tests.adapters.contract import END, EVENTS, event, head, piece, whole
+from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, head, piece, whole
 
 Json = dict[str, Any]
 USER = {"role": "user", "content": "Hi"}

@@ -7,11 +7,12 @@ shows it. Both the contract's stages and the upstream of the end-to-end matrix a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from adapters.base import UpstreamError
+from tests.adapters.servers import Peer, Request
 
 Json = dict[str, Any]
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -84,6 +85,10 @@ class Wire(Protocol):
     """One dialect."""
 
     content_type: str
+    tells: Set[str]
+    """Which of the `Counts` it has beside prompt and output."""
+    optional: int
+    """So many events at the end of a stream may be missing."""
     failing: Mapping[str, Failing]
     """The provider's documented errors, by a name of ours."""
 
@@ -93,8 +98,14 @@ class Wire(Protocol):
     def stream(self, said: Said) -> list[bytes]:
         """The framed events of one that does, its end mark with them."""
 
+    def frame(self, payload: bytes) -> bytes:
+        """An event with whatever in it."""
+
     def error_event(self, message: str, code: str) -> bytes:
         """An error in the middle of a stream."""
+
+    def read(self, peer: Peer) -> Request:
+        """The next request that is for the model."""
 
 
 def head(status: int = 200, **headers: str) -> bytes:
@@ -123,7 +134,32 @@ def piece(data: bytes) -> bytes:
 END = b"0\r\n\r\n"
 
 
+def frame(payload: bytes) -> bytes:
+    """A server-sent event with whatever in it."""
+    return b"data: %b\n\n" % payload
+
+
 def framed(value: object, name: str | None = None) -> bytes:
     """A server-sent event."""
     payload = b"data: %b\n\n" % json.dumps(value).encode()
     return payload if name is None else b"event: %b\n%b" % (name.encode(), payload)
+
+
+def read(peer: Peer) -> Request:
+    """The next request, where a provider is asked nothing else."""
+    return peer.read_request()
+
+
+def saying(wire: Wire, said: Said) -> Callable[[Peer], None]:
+    """A provider that says it, streamed or whole as the request asks."""
+
+    def answer(peer: Peer) -> None:
+        request = wire.read(peer)
+        asks_stream = json.loads(request.body).get("stream") or "stream" in request.line
+        if asks_stream:
+            pieces = b"".join(map(piece, wire.stream(said)))
+            peer.send(stream_head(wire.content_type) + pieces + END)
+        else:
+            peer.send(whole(wire.whole(said)))
+
+    return answer

@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from adapters import base
-from tests.adapters.wire import Counts, Failing, Json, Said, framed
+from tests.adapters.wire import Counts, Failing, Json, Said, frame, framed, read
+
+__all__ = [
+    "content_type",
+    "error_event",
+    "failing",
+    "frame",
+    "optional",
+    "read",
+    "stream",
+    "tells",
+    "whole",
+]
 
 content_type = "text/event-stream"
+tells = frozenset({"cached", "reasoned"})
+optional = 0
 MODEL = "model-x"
 FINISH_REASONS = {
     "stop": "STOP",
@@ -110,7 +124,7 @@ failing: Mapping[str, Failing] = {
     "no billing": Failing(
         status=400,
         body=error(400, "FAILED_PRECONDITION", "Please enable billing on your project."),
-        family=base.UpstreamAuth,
+        family=base.UpstreamError,
     ),
     "no permission": Failing(
         status=403,
@@ -151,3 +165,17 @@ failing: Mapping[str, Failing] = {
         status=502, body=b"<html>502 Bad Gateway</html>", family=base.Overloaded
     ),
 }
+
+
+def gemini(*parts: Json, finish: str | None = None) -> Json:
+    """A `GenerateContentResponse` of one candidate."""
+    candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 5, "totalTokenCount": 8}
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": MODEL,
+        "responseId": "r1",
+    }

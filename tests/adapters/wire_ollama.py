@@ -9,9 +9,13 @@ import json
 from collections.abc import Mapping
 
 from adapters import base
+from tests.adapters import wire
+from tests.adapters.servers import Peer, Request
 from tests.adapters.wire import Called, Failing, Json, Said
 
 content_type = "application/x-ndjson"
+tells = frozenset[str]()
+optional = 0
 MODEL = "model-x"
 
 
@@ -55,6 +59,10 @@ def stream(said: Said) -> list[bytes]:
     return [json.dumps(line).encode() + b"\n" for line in (*lines, _line({}, **_done(said)))]
 
 
+def frame(payload: bytes) -> bytes:
+    return payload + b"\n"
+
+
 def error_event(message: str, code: str) -> bytes:
     return json.dumps({"error": message}).encode() + b"\n"
 
@@ -95,3 +103,21 @@ failing: Mapping[str, Failing] = {
         family=base.Overloaded,
     ),
 }
+
+
+def read(peer: Peer) -> Request:
+    """The request that follows the questions on its side: nothing is loaded, nothing known."""
+    while True:
+        request = peer.read_request()
+        if "/api/ps" not in request.line and "/api/show" not in request.line:
+            return request
+        peer.send(wire.whole({"models": []}))
+
+
+LINES = wire.stream_head(content_type)
+
+
+def line(message: object, **more: object) -> bytes:
+    """A line of an answer of `/api/chat`, in a piece of its own."""
+    said = {"model": MODEL, "message": message, "done": False, **more}
+    return wire.piece(json.dumps(said).encode() + b"\n")

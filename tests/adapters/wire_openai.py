@@ -10,9 +10,23 @@ import json
 from collections.abc import Mapping
 
 from adapters import base
-from tests.adapters.wire import Called, Counts, Failing, Json, Said, framed
+from tests.adapters.wire import Called, Counts, Failing, Json, Said, frame, framed, read
+
+__all__ = [
+    "content_type",
+    "error_event",
+    "failing",
+    "frame",
+    "optional",
+    "read",
+    "stream",
+    "tells",
+    "whole",
+]
 
 content_type = "text/event-stream"
+tells = frozenset({"cached", "reasoned"})
+optional = 0
 MODEL = "model-x"
 DONE = b"data: [DONE]\n\n"
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -34,12 +34,16 @@ MODELS = {
 
 @dataclass(kw_only=True)
 class Asked:
-    """A request, whatever its dialect: `results` are what the last turn's tools returned."""
+    """A request, whatever its dialect.
+
+    `forced` is the tool that must be called, `results` are what the last turn's tools returned.
+    """
 
     text: str = ""
     stream: bool = False
     thinks: bool = False
     tools: dict[str, Json] = field(default_factory=dict)
+    forced: str | None = None
     schema: Json | None = None
     images: list[bytes] = field(default_factory=list)
     calls: dict[str, Json] = field(default_factory=dict)
@@ -69,18 +73,9 @@ def answer(asked: Asked, dialect: str) -> Said:
         counts = Counts(prompt=140, output=17)
     signature = SIGNATURE if dialect in ("anthropic", "gemini") else ""
     thoughts = THOUGHTS if asked.thinks else ()
-    cities = [city for city in TEMPERATURES if city in asked.text]
-    if asked.tools and cities and not asked.results:
-        [(name, schema)] = asked.tools.items()
-        calls = [
-            Called(
-                id=f"call_{place}",
-                name=name,
-                arguments=_arguments(schema, city),
-                signature=signature if place == 0 and dialect == "gemini" else "",
-            )
-            for place, city in enumerate(cities)
-        ]
+    if calls := _calls(asked):
+        if dialect == "gemini":
+            calls[0] = replace(calls[0], signature=SIGNATURE)
         return Said(
             thoughts=thoughts,
             signature=signature if thoughts else "",
@@ -94,6 +89,21 @@ def answer(asked: Asked, dialect: str) -> Said:
         signature=signature if thoughts else "",
         counts=counts,
     )
+
+
+def _calls(asked: Asked) -> list[Called]:
+    """One for each city that is named, or the one that is asked for whatever is said."""
+    if asked.forced is not None:
+        schema = asked.tools[asked.forced]
+        return [Called(id="call_0", name=asked.forced, arguments=instance(schema, schema))]
+    cities = [city for city in TEMPERATURES if city in asked.text]
+    if not asked.tools or not cities or asked.results:
+        return []
+    [(name, schema)] = asked.tools.items()
+    return [
+        Called(id=f"call_{place}", name=name, arguments=_arguments(schema, city))
+        for place, city in enumerate(cities)
+    ]
 
 
 def _texts(asked: Asked) -> tuple[str, ...]:
@@ -175,6 +185,11 @@ def read_openai(path: str, headers: Mapping[str, str], body: Json) -> Asked:
     for tool in body.get("tools") or ():
         _must(tool["type"] == "function", f"a tool of type {tool['type']!r}")
         asked.tools[tool["function"]["name"]] = tool["function"].get("parameters") or {}
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):
+        asked.forced = choice["function"]["name"]
+    elif choice == "required":
+        asked.forced = next(iter(asked.tools))
     if (wanted := body.get("response_format") or {}).get("type") == "json_schema":
         _must(wanted["json_schema"].get("name"), "a schema without a name")
         asked.schema = wanted["json_schema"]["schema"]
@@ -234,6 +249,9 @@ def read_anthropic(path: str, headers: Mapping[str, str], body: Json) -> Asked:
     for tool in body.get("tools") or ():
         _must(tool["input_schema"].get("type") == "object", "input_schema.type")
         asked.tools[tool["name"]] = tool["input_schema"]
+    choice = body.get("tool_choice") or {"type": "auto"}
+    if choice["type"] in ("any", "tool"):
+        asked.forced = choice.get("name") or next(iter(asked.tools))
     wanted = (body.get("output_config") or {}).get("format")
     if wanted is not None:
         _must(wanted["schema"].get("additionalProperties") is False, "additionalProperties")
@@ -310,6 +328,9 @@ def read_gemini(path: str, headers: Mapping[str, str], body: Json) -> Asked:
         for function in tool["functionDeclarations"]:
             schema = function.get("parametersJsonSchema") or function.get("parameters") or {}
             asked.tools[function["name"]] = schema
+    calling = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
+    if calling.get("mode") == "ANY":
+        [asked.forced] = calling.get("allowedFunctionNames") or asked.tools
     open_calls: list[Json] = []
     for content in body["contents"]:
         _must(content["role"] in ("user", "model"), f"role {content['role']!r}")

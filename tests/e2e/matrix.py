@@ -8,20 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.dialect_upstream import MODELS, Providers
+from tests.e2e.stand_ins import NPM, has_npm_peers
 from tests.e2e.tollway import Tollway, serving
 
 ROOT = Path(__file__).parents[2]
-NPM = Path(__file__).with_name("npm")
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- matrix: begin -->\n", "<!-- matrix: end -->\n"
 
@@ -56,6 +55,12 @@ CLIENTS = (
     Client("openai-node, chat", ("openai_node_chat.mjs",)),
     Client("AI SDK, openai-compatible", ("ai_sdk.mjs", "openai_compatible")),
     Client("AI SDK, openai chat", ("ai_sdk.mjs", "openai_chat")),
+    Client("openai-python, responses", ("openai_python_responses",)),
+    Client("openai-node, responses", ("openai_node_responses.mjs",)),
+    Client("AI SDK, openai responses", ("ai_sdk.mjs", "openai_responses")),
+    Client("anthropic-python", ("anthropic_python",)),
+    Client("anthropic-node", ("anthropic_node.mjs",)),
+    Client("AI SDK, anthropic", ("ai_sdk.mjs", "anthropic")),
 )
 
 Cell = tuple[str, str, str]
@@ -65,10 +70,16 @@ _UNREAD = "the client reads no reasoning from chat completions"
 _UNSIGNED = (
     "the client does not send back what signs the thoughts, so the turn goes on without them"
 )
+_OWN_TOOL = (
+    "the client does not know the model and asks for JSON as the call of a tool of its own, which "
+    "this provider cannot be bound to: tell it `structuredOutputMode: 'outputFormat'`"
+)
 EXPLAINED: Mapping[Cell, str] = {
     ("AI SDK, openai chat", "*", "reasoning"): _UNREAD,
     ("AI SDK, openai chat", "*", "reasoning_kept"): _UNREAD,
     ("AI SDK, openai-compatible", "anthropic", "reasoning_kept"): _UNSIGNED,
+    ("AI SDK, anthropic", "gemini", "structured_output"): _OWN_TOOL,
+    ("AI SDK, anthropic", "ollama", "structured_output"): _OWN_TOOL,
 }
 """Why a feature is not to be had somewhere; `*` stands for any provider."""
 
@@ -115,11 +126,6 @@ def _configuration(providers: Providers) -> dict[str, Any]:
         ],
         "models": {f"via-{name}": {"targets": [f"{name}/{MODELS[name]}"]} for name in MODELS},
     }
-
-
-def has_node() -> bool:
-    """Whether the clients from npm can run."""
-    return shutil.which("node") is not None and (NPM / "node_modules").exists()
 
 
 def ask(client: Client, url: str, key: str) -> dict[Cell, str | None]:
@@ -181,8 +187,24 @@ def unexpected(found: Mapping[Cell, str | None]) -> list[str]:
     return failed + stale
 
 
+def summary(failed: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
+    """A table of clients and features: `+`, or the providers that do not have it."""
+    lines = [["client", *(feature.replace("_", " ") for feature in FEATURES)]]
+    for client, cells in failed.items():
+        lacking = [[name for name, found in cells if found == feature] for feature in FEATURES]
+        lines.append([client, *map(_cell, lacking)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def _cell(lacking: Sequence[str]) -> str:
+    if not lacking:
+        return "+"
+    return "none" if len(lacking) == len(MODELS) else f"not {', '.join(lacking)}"
+
+
 def _main() -> int:
-    if not has_node():
+    if not has_npm_peers():
         print("Node.js or the npm packages are missing: `make .venv/.installed`")
         return 2
     wrong = []

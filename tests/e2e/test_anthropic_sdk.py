@@ -439,6 +439,26 @@ def test_its_own_count_is_exact_and_costs_nothing(
     assert len(server.rows()) == before
 
 
+def test_a_count_that_fails_is_estimated_and_one_that_is_refused_is_refused(
+    upstream: Upstream, client: Anthropic
+) -> None:
+    answers = iter([("500 Oops", {}), ("200 OK", {"input_tokens": "many"}), ("400 Bad", {})])
+
+    async def fail(call: Call, line: Line) -> None:
+        status, body = next(answers)
+        await line.json(body, status)
+
+    upstream.scripts["sonnet"] = fail
+
+    def count() -> Any:
+        counted = client.messages.with_raw_response.count_tokens
+        return counted(model="claude/sonnet", messages=HELLO)
+
+    for _ in range(2):
+        assert count().headers["x-tollway-token-count"] == "estimate"
+    _raises(anthropic.BadRequestError, count)
+
+
 def test_its_errors_keep_their_meaning(upstream: Upstream, client: Anthropic) -> None:
     refusals = iter(
         [
@@ -464,6 +484,32 @@ def test_its_errors_keep_their_meaning(upstream: Upstream, client: Anthropic) ->
     assert limited.response.headers["retry-after"] == "7"
     assert _raises(anthropic.InternalServerError, ask).type == "api_error"
     assert "sk-ant" not in _raises(anthropic.InternalServerError, ask).message
+
+
+def test_pings_while_nothing_comes(upstream: Upstream, tmp_path: Path) -> None:
+    async def slow(call: Call, line: Line) -> None:
+        await line.start_stream()
+        await asyncio.sleep(0.5)
+        if call.body["max_tokens"] == 13:
+            line.reset()
+            return
+        await line.event(chunk({"role": "assistant", "content": "late"}))
+        await line.event(chunk({}, "stop"))
+        await line.end_stream()
+
+    upstream.scripts["m1"] = slow
+    config = provider(upstream.base_url, "m1")
+    config["server"]["first_payload_s"] = 0.1
+    asked: Any = {"model": "up/m1", "messages": HELLO}
+    with serving(tmp_path, config) as tollway:
+        reply = tollway.post("/v1/messages", {**asked, "max_tokens": 20, "stream": True})
+        assert reply.text.startswith("event: ping\ndata: ")
+        assert read(reply.content).text == "late"
+        with Anthropic(base_url=tollway.url, api_key="x", max_retries=0) as client:
+            with client.messages.stream(**asked, max_tokens=20) as stream:
+                assert stream.get_final_text() == "late"
+            broken = client.messages.create(**asked, max_tokens=13, stream=True)
+            assert _raises(anthropic.APIStatusError, lambda: list(broken)).status_code == 200
 
 
 # --- money ----------------------------------------------------------------------------------------

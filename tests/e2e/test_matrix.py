@@ -9,6 +9,7 @@ import pytest
 from tests.e2e import matrix
 from tests.e2e.dialect_upstream import MODELS, Providers
 from tests.e2e.matrix import CLIENTS, EXPLAINED, FEATURES, PAGE, Client
+from tests.e2e.stand_ins import has_npm_peers
 from tests.e2e.tollway import Tollway
 
 
@@ -24,7 +25,7 @@ def test_a_client_gets_the_same_from_every_provider(
     server: tuple[Tollway, Providers],
     record_property: Callable[[str, object], None],
 ) -> None:
-    if client.is_node and not matrix.has_node():
+    if client.is_node and not has_npm_peers():
         pytest.skip("Node.js or the npm packages are not here (make test installs them)")
     tollway, providers = server
     key = tollway.admin("POST", "/keys", {"name": client.name})["key"]

@@ -5,78 +5,58 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.e2e import stand_ins
+from tests.e2e.stand_ins import NPM
 from tests.e2e.tollway import Tollway, serving
 
-NPM = Path(__file__).with_name("npm")
-MODULES = NPM / "node_modules"
-
 pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or not MODULES.exists(),
+    not stand_ins.has_npm_peers(),
     reason="Node.js or the npm packages are not installed (make test does it where npm is)",
 )
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 8, "total_tokens": 17}
-FIXTURES = {
-    "fixtures": [
-        {
-            "match": {"userMessage": "hello"},
-            "response": {"content": "Hello! How can I help you today?", "usage": USAGE},
+FIXTURES: list[dict[str, Any]] = [
+    {
+        "match": {"userMessage": "hello"},
+        "response": {"content": "Hello! How can I help you today?", "usage": USAGE},
+    },
+    {
+        "match": {"userMessage": "weather"},
+        "response": {
+            "toolCalls": [{"name": "get_weather", "arguments": {"location": "Paris"}}],
+            "usage": USAGE,
         },
-        {
-            "match": {"userMessage": "weather"},
-            "response": {
-                "toolCalls": [{"name": "get_weather", "arguments": {"location": "Paris"}}],
-                "usage": USAGE,
-            },
+    },
+    {
+        "match": {"userMessage": "cut"},
+        "response": {"content": "This will be cut in the middle of it, and must show"},
+        "truncateAfterChunks": 3,
+    },
+    {
+        "match": {"userMessage": "slow down"},
+        "response": {
+            "error": {"message": "Slow down", "type": "rate_limit_error"},
+            "status": 429,
         },
-        {
-            "match": {"userMessage": "cut"},
-            "response": {"content": "This will be cut in the middle of it, and must show"},
-            "truncateAfterChunks": 3,
-        },
-        {
-            "match": {"userMessage": "slow down"},
-            "response": {
-                "error": {"message": "Slow down", "type": "rate_limit_error"},
-                "status": 429,
-            },
-        },
-        {"match": {"inputText": "a"}, "response": {"embedding": [0.5] * 8}},
-        {"match": {"endpoint": "embedding"}, "response": {"embedding": [0.25] * 8}},
-    ]
-}
+    },
+    {"match": {"inputText": "a"}, "response": {"embedding": [0.5] * 8}},
+    {"match": {"endpoint": "embedding"}, "response": {"embedding": [0.25] * 8}},
+]
 
 
 @pytest.fixture(scope="module")
 def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
     folder = tmp_path_factory.mktemp("aimock")
-    (folder / "fixtures.json").write_text(json.dumps(FIXTURES))
-    log = folder / "aimock.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            ["node", MODULES / ".bin" / "llmock", "-p", "0", "-f", folder / "fixtures.json"],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while not (found := re.search(r"listening on (http://\S+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        price = {"input": 1, "output": 2}
+    price = {"input": 1, "output": 2}
+    with stand_ins.aimock(folder, FIXTURES) as url:
         config = {
-            "providers": {"mock": {"base_url": f"{found.group(1)}/v1", "api_key": "x"}},
+            "providers": {"mock": {"base_url": f"{url}/v1", "api_key": "x"}},
             "targets": [
                 {"target": "mock/gpt-4o", "price": price, "max_output_tokens": 100},
                 {"target": "mock/text-embedding-3-small", "price": price},
@@ -88,9 +68,6 @@ def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
         }
         with serving(folder, config) as running:
             yield running
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_openai_node(aimock: Tollway) -> None:

@@ -34,6 +34,14 @@ def _build(text: str, **environ: str) -> config.Config:
         ("discover: perhaps", "discover:", "bool"),
         ("providers: {up: 5}", "providers.up:", "mapping"),
         ("providers: {up: {}}", "providers.up.base_url:", "missing"),
+        ("providers: {up: {adapter: bedrock}}", "providers.up.region:", "missing"),
+        ("providers: {up: {adapter: vertex, region: us}}", "providers.up.project:", "missing"),
+        ("providers: {up: {adapter: bedrock, region: a.b}}", "providers.up.region:", "us-east-1"),
+        (
+            'providers: {up: {adapter: bedrock, region: us, profile: "a\\nb"}}',
+            "providers.up.profile:",
+            "printable",
+        ),
         ("server: {idle: 1}", "server.idle:", "keep_alive_s"),
         ("server: {drain_s: .inf}", "server.drain_s:", "86400"),
         ("server: {first_payload_s: .nan}", "server.first_payload_s:", "> 0"),
@@ -334,12 +342,25 @@ def test_secrets_and_urls_come_from_the_environment_alone() -> None:
     assert built.models["auto"].description == "${KEY} is not read here"
 
 
+def test_where_a_cloud_is_asked_comes_from_the_environment_too() -> None:
+    text = (
+        "providers:\n"
+        "  aws: {adapter: bedrock, region: '${REGION}', profile: '${WHO}'}\n"
+        "  gcp: {adapter: vertex, region: global, project: '${WHO}', credentials_file: '${WHO}'}\n"
+    )
+    built = _build(text, REGION="us-east-1", WHO="me")
+    assert (built.providers["aws"].region, built.providers["aws"].profile) == ("us-east-1", "me")
+    gcp = built.providers["gcp"]
+    assert (gcp.project, gcp.credentials_file) == ("me", "me")
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "providers: {up: {base_url: '${SECRET}'}}",
         "providers: {up: {base_url: 'ftp://u:${SECRET}@h'}}",
         "providers: {up: {base_url: 'http://h/v1?key=${SECRET}'}}",
+        "providers: {up: {adapter: bedrock, region: 'no region: ${SECRET}'}}",
         "providers: {up: {base_url: 'http://h', proxy: 'ftp://u:${SECRET}@h'}}",
         'providers: {up: {base_url: "http://h", api_key: "${SECRET}\\n"}}',
         'providers: {up: {base_url: "http://h", headers: {a: "${SECRET}\\n"}}}',

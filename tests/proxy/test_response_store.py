@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.response_store import FILE, Kept, ResponseStore
+from proxy.response_store import FILE, Kept, ResponseStore, TooLong
 
 run = asyncio.run
 DAY_S = 86_400
@@ -50,7 +50,14 @@ def store(tmp_path: Path, clock: Hand) -> Iterator[ResponseStore]:
 
 
 def open_store(folder: Path, clock: Hand, total_bytes: int = 10_000) -> ResponseStore:
-    return ResponseStore(folder, days=30, total_bytes=total_bytes, largest_bytes=5_000, clock=clock)
+    return ResponseStore(
+        folder,
+        days=30,
+        total_bytes=total_bytes,
+        largest_bytes=5_000,
+        chain_bytes=8_000,
+        clock=clock,
+    )
 
 
 def test_what_is_put_is_there(store: ResponseStore, tmp_path: Path) -> None:
@@ -91,6 +98,14 @@ def test_a_chain_does_not_run_into_another_key(store: ResponseStore) -> None:
     run(store.put(kept("a", owner="k2")))
     run(store.put(kept("b", "a")))
     assert run(store.chain("b", "k1")) is None
+
+
+def test_a_chain_has_a_bound(store: ResponseStore) -> None:
+    for name, previous in (("a", None), ("b", "a"), ("c", "b")):
+        run(store.put(kept(name, previous, size=3_000)))
+    assert run(store.chain("b", "k1")) is not None
+    with pytest.raises(TooLong):
+        run(store.chain("c", "k1"))
 
 
 def test_items_are_found_and_go_with_their_response(store: ResponseStore) -> None:

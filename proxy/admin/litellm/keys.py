@@ -41,6 +41,12 @@ LIMITS = {
 _ROUTES = {
     "/chat/completions": "chat",
     "/v1/chat/completions": "chat",
+    "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "count_tokens",
+    "/responses": "responses",
+    "/v1/responses": "responses",
+    "/completions": "completions",
+    "/v1/completions": "completions",
     "/embeddings": "embeddings",
     "/v1/embeddings": "embeddings",
     "/moderations": "moderations",

@@ -5,7 +5,7 @@ Source: Anthropic's API reference, "Create a Message".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -18,14 +18,17 @@ from proxy.wire import answers, chat, chunks
 from proxy.wire.body import Body
 from proxy.wire.chat import ChatRequest
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
-from proxy.wire.messages import from_chat, native
+from proxy.wire.messages import from_chat, native, reasoning
 from proxy.wire.messages.to_chat import translate
 from proxy.wire.messages.writer import MessageWriter
+from proxy.wire.surrogates import without_lone
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
 # What a client says to Anthropic, and to nobody else, outside of the body.
 _PASSED_HEADERS = (b"anthropic-version", b"anthropic-beta")
+
+_UNSIGNED = msgspec.json.encode(reasoning.UNSIGNED)
 
 _message_list = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _blocks: msgspec.json.Decoder[str | list[dict[str, msgspec.Raw]]] = msgspec.json.Decoder(
@@ -110,6 +113,10 @@ class MessagesRequest:
     def service_tier(self) -> str | None:
         """The service tier asked for, as chat names it."""
         return self.chat.service_tier
+
+    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
+        """What a chat cannot say is left out of it, and costs nothing."""
+        return self.unbounded if self.endpoint in speaks else self.chat.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, in whichever of the two dialects it is sent."""
@@ -224,7 +231,7 @@ def _passed(headers: Mapping[bytes, bytes]) -> Mapping[str, str]:
 def _without_unsigned(messages: msgspec.Raw) -> bytes:
     """The messages without thinking that nobody signed, as translated answers have it."""
     kept: list[dict[str, msgspec.Raw]] = []
-    for message in _message_list.decode(messages):
+    for message in _message_list.decode(without_lone(bytes(messages))):
         content = _blocks.decode(message["content"])
         if isinstance(content, list):
             signed = [block for block in content if not _is_unsigned(block)]
@@ -238,4 +245,4 @@ def _without_unsigned(messages: msgspec.Raw) -> bytes:
 def _is_unsigned(block: dict[str, msgspec.Raw]) -> bool:
     if bytes(block.get("type", b"")) != b'"thinking"':
         return False
-    return bytes(block.get("signature", b"null")) in (b"null", b'""')
+    return bytes(block.get("signature", b"null")) in (b"null", b'""', _UNSIGNED)

@@ -65,7 +65,7 @@ def stopped_by(choice: dict[str, Any], stop_sequences: frozenset[str]) -> tuple[
     return STOP_REASONS.get(reason, "end_turn"), None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Block:
     """A block under way. `waiting` has its pieces that have not left, as JSON between quotes."""
 
@@ -77,10 +77,21 @@ class _Block:
     """What stands before a piece, once the block has begun."""
     waiting: list[bytes] = field(default_factory=list)
     written: list[bytes] = field(default_factory=list)
-    """The pieces that have left."""
+    """Of a tool call: the pieces that have left."""
+    size: int = 0
+    """The bytes of all pieces that have left."""
     signature: str | None = None
     looked_at: int = -1
     is_whole: bool = False
+
+    def write(self, piece: bytes) -> bytes:
+        """The event for a piece."""
+        if not piece:
+            return b""
+        self.size += len(piece)
+        if self.number is not None:
+            self.written.append(piece)
+        return b'%b%b"}}\n\n' % (self.head, piece)
 
     @property
     def has_name(self) -> bool:
@@ -139,15 +150,7 @@ class MessageWriter:
         block = self._latest
         if self._blocks != [block] or block is None or not block.head:
             return None
-        head, pieces = block.head, block.written
-
-        def write_piece(text: bytes) -> bytes:
-            if not text:
-                return b""
-            pieces.append(text)
-            return b'%b%b"}}\n\n' % (head, text)
-
-        return write_piece
+        return block.write
 
     def end(self, usage: Usage | None) -> bytes:
         """The end of the last block, why the answer ends, and what it took."""
@@ -261,9 +264,11 @@ class MessageWriter:
             has_ended = is_last or block.kind == "redacted_thinking"
             if not has_ended and not (len(self._blocks) > 1 and block.may_end()):
                 break
+            if block.kind == "thinking" and block.signature is None:
+                events.append(self._signature(reasoning.UNSIGNED))
             events.append(event("content_block_stop", {"index": self._index}))
             self._index += 1
-            self._output_bytes += sum(map(len, block.written))
+            self._output_bytes += block.size
             self._ended.add(block.number)
             del self._blocks[0]
         return events
@@ -280,13 +285,15 @@ class MessageWriter:
         if block.waiting:
             text = b"".join(block.waiting)
             block.waiting.clear()
-            block.written.append(text)
-            events.append(b'%b%b"}}\n\n' % (block.head, text))
+            events.append(block.write(text))
         if block.signature:
-            delta = {"type": "signature_delta", "signature": block.signature}
+            events.append(self._signature(block.signature))
             block.signature = ""
-            events.append(event("content_block_delta", {"index": self._index, "delta": delta}))
         return events
+
+    def _signature(self, signature: str) -> bytes:
+        delta = {"type": "signature_delta", "signature": signature}
+        return event("content_block_delta", {"index": self._index, "delta": delta})
 
 
 def ending(

@@ -215,10 +215,7 @@ class Conversation:
         message = decoded(_message, raw, path)
         content = self._parts(message.content, f"{path}.content")
         if message.role == "assistant":
-            turn = self._turn()
-            if turn.content and not turn.calls:
-                turn = self._begin()
-            turn.content += content
+            self._turn().content += content
             return
         # Few models know the developer by this name.
         role = "system" if message.role == "developer" else message.role
@@ -285,8 +282,6 @@ class Conversation:
         if sealed and entries is None:
             self._losses.tell(f"{path}.encrypted_content")
         turn = self._turn()
-        if turn.content and not turn.calls:
-            turn = self._begin()
         entries = entries or []
         for entry in entries:
             if entry.get("type") == reasoning.CALL:
@@ -318,11 +313,10 @@ class Conversation:
         return not item.content
 
     def _turn(self) -> _Turn:
-        return self._open or self._begin()
-
-    def _begin(self) -> _Turn:
-        self._open = _Turn()
-        self._said.append(self._open)
+        """The turn under way: one message, as it was in a chat."""
+        if self._open is None:
+            self._open = _Turn()
+            self._said.append(self._open)
         return self._open
 
     # --- content ---------------------------------------------------------------------------

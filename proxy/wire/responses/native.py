@@ -47,7 +47,20 @@ class _Response(msgspec.Struct):
     output: list[msgspec.Raw] | None = None
 
 
+class _Part(msgspec.Struct):
+    text: str = ""
+    refusal: str = ""
+
+
+class _Item(msgspec.Struct):
+    content: list[_Part] | None = None
+    summary: list[_Part] | None = None
+    arguments: str = ""
+    input: str = ""
+
+
 _event = msgspec.json.Decoder(_Event)
+_item = msgspec.json.Decoder(_Item)
 _response = msgspec.json.Decoder(_Response)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -201,10 +214,21 @@ def _facts(response: msgspec.Raw, *, reads_cost: bool) -> Facts:
     said = _decoded(_response, response)
     return Facts(
         usage=responses_usage.reported(said.usage),
-        output_bytes=sum(len(memoryview(item)) for item in said.output or ()),
+        output_bytes=sum(map(_said_in, said.output or ())),
         service_tier=wire_usage.service_tier(said.service_tier, said.usage),
         cost=wire_usage.reported_cost(bytes(response)) if reads_cost else None,
     )
+
+
+def _said_in(item: msgspec.Raw) -> int:
+    """Bytes of what an item says; all of it where it is of a kind that we do not know."""
+    try:
+        said = _item.decode(item)
+    except (ValueError, RecursionError):
+        return len(memoryview(item))
+    parts = (*(said.content or ()), *(said.summary or ()))
+    texts = [part.text + part.refusal for part in parts]
+    return sum(len(text.encode()) for text in (*texts, said.arguments, said.input))
 
 
 def _error(payload: bytes) -> object:

@@ -214,7 +214,8 @@ class Reasoning:
             self._entries.append(entry)
             return
         last = self._entries[-1] if self._entries else {}
-        if last.get("type") == entry["type"] and not last.get("signature"):
+        same = all(last.get(name) == entry.get(name) for name in ("type", "index"))
+        if same and not last.get("signature"):
             whole = f"{last.get(text) or ''}{entry.get(text) or ''}"
             self._entries[-1] = {**last, **entry, text: whole}
         else:

@@ -21,6 +21,11 @@ const language = {
     }),
 }[provider]();
 
+// The client knows by their names which models reason, and that these do not.
+const thoughtful = {
+  reasoning: "low",
+  providerOptions: { openai: { forceReasoning: true, reasoningSummary: "auto" } },
+};
 const inputSchema = jsonSchema(SCENE.weather_schema);
 const asked = (model, prompt, more) => ({
   model: language(model),
@@ -89,11 +94,11 @@ const features = {
     same(answer.output, SCENE.book);
   },
   async reasoning(model) {
-    const { made } = await streamed(asked(model, SCENE.ask_story, { reasoning: "low" }));
+    const { made } = await streamed(asked(model, SCENE.ask_story, thoughtful));
     same([await made.reasoningText, await made.text], [SCENE.thought, SCENE.story]);
   },
   async reasoning_kept(model) {
-    const more = { tools: working, stopWhen: stepCountIs(3), reasoning: "low" };
+    const more = { tools: working, stopWhen: stepCountIs(3), ...thoughtful };
     const { made } = await streamed(asked(model, SCENE.ask_both, more));
     same(await made.text, SCENE.remembered);
   },

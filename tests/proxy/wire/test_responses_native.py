@@ -210,6 +210,7 @@ def test_a_whole_response_gets_our_id() -> None:
     facts, whole = request.read_whole("responses", body, IDENTITY, reads_cost=False)
     assert whole is not None and facts.usage is not None
     assert facts.usage.reasoning_tokens == 3
+    assert facts.output_bytes == len("Hi 👋".encode())
     found = json.loads(whole.body)
     assert found == {**json.loads(body), "id": "resp_0123456789abcdef", "store": True}
     assert request.result.response == whole.body

@@ -129,15 +129,14 @@ def test_calls_after_an_output_are_another_turn() -> None:
     assert [message["role"] for message in found] == ["assistant", "tool", "assistant", "tool"]
 
 
-def test_two_messages_of_the_model_stay_two() -> None:
+def test_what_the_model_said_in_pieces_is_one_message() -> None:
     found = messages(
         said("assistant", text("One", "output_text")),
-        said("assistant", {"type": "refusal", "refusal": "No"}),
+        said("assistant", text("Two", "output_text")),
     )
-    assert found == [
-        {"role": "assistant", "content": "One"},
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
-    ]
+    assert found == [{"role": "assistant", "content": "One\n\nTwo"}]
+    (refused,) = messages(said("assistant", {"type": "refusal", "refusal": "No"}))
+    assert refused["content"] == [{"type": "refusal", "refusal": "No"}]
 
 
 def test_an_output_may_have_parts() -> None:
@@ -360,8 +359,16 @@ def test_what_no_chat_can_say_is_refused_by_name(members: dict[str, Any], param:
     ],
 )
 def test_costs_without_a_bound_are_named(members: dict[str, Any], unbounded: str | None) -> None:
-    found = asked(**{"input": "hi", **members}).unbounded
-    assert found == unbounded
+    request = asked(**{"input": "hi", **members})
+    assert request.unbounded_at(NATIVE.speaks) == unbounded
+
+
+def test_what_a_chat_is_never_told_costs_nothing_there() -> None:
+    request = asked(tools=[{"type": "web_search"}])
+    assert request.unbounded_at(NATIVE.speaks) == "tools[0].type"
+    assert request.unbounded_at(CHAT.speaks) is None
+    file = {"type": "input_file", "file_id": "x"}
+    assert asked([said("user", file)]).unbounded_at(CHAT.speaks) is not None
 
 
 @pytest.mark.parametrize(
@@ -576,4 +583,10 @@ def test_nothing_that_was_said_is_lost(turns: list[tuple[str, str]]) -> None:
         for call in message.get("tool_calls", ()):
             open_calls.append(call["id"])
             found.append(("call", call["function"]["arguments"]))
-    assert found == turns
+    expected: list[tuple[str, str]] = []
+    for kind, words in turns:
+        if kind == "assistant" and expected and expected[-1][0] == kind:
+            expected[-1] = (kind, f"{expected[-1][1]}\n\n{words}")
+        else:
+            expected.append((kind, words))
+    assert found == expected

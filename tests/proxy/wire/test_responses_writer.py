@@ -14,6 +14,7 @@ from adapters.base import AdapterError
 from proxy.errors import UpstreamDown
 from proxy.pricing import Usage
 from proxy.wire.dialect import Identity, Stream
+from proxy.wire.dialect import Upstream as UpstreamTarget
 from proxy.wire.responses import reasoning
 from proxy.wire.responses.request import ResponsesRequest, parse
 from tests.proxy.wire.response_events import Told, decoded, merged, told
@@ -365,3 +366,44 @@ def test_any_stream_keeps_its_texts_and_the_grammar(
     calls = [(c["name"], c["arguments"]) for c in found.of("function_call")]
     assert calls == [(name, merged(text) or "{}") for name, text in sent.calls.get(0, [])]
     assert (found.response["usage"] is not None) == sent.has_usage
+
+
+_words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
+_details = st.lists(
+    st.fixed_dictionaries({"type": st.just("reasoning.text"), "text": _words, "signature": _words}),
+    max_size=2,
+)
+
+
+@given(
+    content=st.none() | _words,
+    thought=st.none() | _words,
+    details=_details,
+    arguments=st.lists(_words, max_size=2),
+)
+def test_what_came_out_goes_back_as_it_was(
+    content: str | None,
+    thought: str | None,
+    details: list[dict[str, str]],
+    arguments: list[str],
+) -> None:
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if details:
+        message["reasoning_details"] = details
+        thought = "\n\n".join(entry["text"] for entry in details)
+    if thought:
+        message["reasoning_content"] = thought
+    if arguments:
+        message["tool_calls"] = [
+            {"id": f"c{n}", "type": "function", "function": {"name": "f", "arguments": said}}
+            for n, said in enumerate(arguments)
+        ]
+    if not (content or thought or arguments):
+        return
+    body = encode({**HEAD, "choices": [{"message": message}]})
+    _, whole = asked(tools=[FUNCTION]).read_whole("chat", body, IDENTITY, reads_cost=False)
+    assert whole is not None
+    items = json.loads(whole.body)["output"]
+    sent = asked(input=items, tools=[FUNCTION]).upstream(UpstreamTarget(model="up"))
+    (back,) = json.loads(sent.body)["messages"]
+    assert back == {**message, "content": content or (None if arguments else "")}
