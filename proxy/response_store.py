@@ -100,7 +100,7 @@ class ResponseStore:
         self._keep_s = days * _DAY_S
         self._total_bytes = total_bytes
         self._largest_bytes = largest_bytes
-        self.chain_bytes = chain_bytes
+        self._chain_bytes = chain_bytes
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="responses")
         self._db: sqlite3.Connection | None = None
@@ -182,10 +182,10 @@ class ResponseStore:
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:  # a disk that is full has rolled some back by itself
+                db.execute("ROLLBACK")
 
     def _put(self, kept: Kept) -> None:
         size = len(kept.input) + len(kept.response)
@@ -211,17 +211,20 @@ class ResponseStore:
         links = self._open.execute(_CHAIN, asked).fetchall()
         if not links or links[0]["previous"] is not None:
             return None
-        if sum(link["bytes"] for link in links) > self.chain_bytes:
+        if sum(link["bytes"] for link in links) > self._chain_bytes:
             raise TooLong
-        now = int(self._clock.time())
-        with self._writing() as db:
-            db.executemany(
-                "UPDATE responses SET used_at = ? WHERE id = ?",
-                [(now, link["id"]) for link in links],
-            )
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk can be read
+            self._use([link["id"] for link in links])
         chain = [self._get(link["id"], owner) for link in links]
         whole = [kept for kept in chain if kept is not None]
         return whole if len(whole) == len(links) else None
+
+    def _use(self, ids: Sequence[str]) -> None:
+        now = int(self._clock.time())
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE responses SET used_at = ? WHERE id = ?", [(now, each) for each in ids]
+            )
 
     def _find_item(self, item_id: str, owner: str) -> Kept | None:
         row = self._open.execute(

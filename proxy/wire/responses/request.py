@@ -162,11 +162,15 @@ class Asked:
                 found[index] = referred
         return found
 
+    def said(self, referred: Mapping[int, msgspec.Raw]) -> Sequence[msgspec.Raw]:
+        """The items with those that some of them stand for, by the numbers of these."""
+        return [referred.get(n, item) for n, item in enumerate(self.items)]
+
     def resolved(
         self, history: Sequence[msgspec.Raw] = (), referred: Mapping[int, msgspec.Raw] | None = None
     ) -> ResponsesRequest:
         """The request with what it refers to. Raises `InvalidRequest`."""
-        items = [(referred or {}).get(n, item) for n, item in enumerate(self.items)]
+        items = self.said(referred or {})
         return _request(self, history, items, is_changed=bool(history or referred))
 
 

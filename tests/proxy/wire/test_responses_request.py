@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -590,3 +591,21 @@ def test_nothing_that_was_said_is_lost(turns: list[tuple[str, str]]) -> None:
         else:
             expected.append((kind, words))
     assert found == expected
+
+
+def test_what_belongs_to_calls_is_found_at_once() -> None:
+    many = 20_000
+    calls = [{**CALL, "call_id": f"c{n}"} for n in range(many)]
+    entries = [
+        {"type": reasoning.CALL, "id": f"c{many - 1}", "extra_content": {"n": n}}
+        for n in range(many)
+    ]
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": reasoning.seal(entries)}
+    body = json.dumps({"model": "m", "input": [*calls, thought]}).encode()
+    began = time.process_time()
+    request = parse(body)
+    assert time.process_time() - began < 4  # looking through all calls took a minute
+    assert json.loads(request.upstream(CHAT).body)["messages"][0]["tool_calls"][-1] == {
+        **function_call(f"c{many - 1}", arguments='{"a":1}'),
+        "extra_content": {"n": many - 1},
+    }
