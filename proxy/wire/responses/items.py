@@ -205,9 +205,9 @@ class Conversation:
             elif name in _PROVIDERS_OWN:
                 self._losses.tell(where)
             else:
-                self._losses.refuse(
-                    f"{where}.type", f"items of type {name[:100]!r} cannot be carried over a chat"
-                )
+                # It may hold images, or stand for what only its maker has.
+                why = f"items of type {name[:100]!r} cannot be carried over a chat"
+                self._losses.refuse(f"{where}.type", why, costs=True)
         return foreign
 
     # --- what the user says ----------------------------------------------------------------
