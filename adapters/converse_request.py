@@ -211,7 +211,7 @@ class _Conversation:
                 self._losses.refuse(f"{path}.tool_calls[{place}]", "only functions are called")
                 continue
             where = f"{path}.tool_calls[{place}].function.arguments"
-            arguments = chat_request.arguments(made.function.arguments.strip(), where)
+            arguments = chat_request.arguments(made.function.arguments, where, self._losses)
             self.has_calls = True
             use = {"toolUseId": _id(made.id), "name": made.function.name, "input": arguments}
             blocks.append({"toolUse": use})

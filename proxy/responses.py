@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sqlite3
@@ -25,6 +26,8 @@ from proxy.wire.surrogates import without_lone
 PREFIX = "/v1/responses/"
 
 _MOST_ITEMS = 100
+# A client waits no longer for the end of its answer because others are kept before.
+_KEEP_WITHIN_S = 5.0
 _logger = logging.getLogger("tollway")
 
 
@@ -142,16 +145,15 @@ class Responses:
         for index, name in references.items():
             if name not in known and self._store is not None:
                 kept = await self._store.find_item(name, caller.key_id)
-                if kept is not None:
-                    known |= _by_id(_output(kept.response))
-                    size += len(kept.response)
-                    if size > self._store.chain_bytes:
-                        raise _too_long(f"input[{index}]")
-        for index, name in references.items():
+                known |= _by_id(_output(kept.response)) if kept is not None else {}
             if name not in known:
                 raise UnknownPrevious(
                     f"Item with id {name[:100]!r} not found.", param=f"input[{index}]"
                 )
+            # The same one may be named many times.
+            size += len(memoryview(known[name]))
+            if size > self._max_body:
+                raise _too_long(f"input[{index}]")
         return {index: known[name] for index, name in references.items()}
 
     async def _keep(self, store: ResponseStore, kept: Kept, result: wire.Result) -> None:
@@ -161,10 +163,14 @@ class Responses:
         item_ids = list(_by_id(_output(result.response)))
         whole = replace(kept, response=result.response, item_ids=item_ids)
         try:
-            if not await store.put(whole):
+            async with asyncio.timeout(_KEEP_WITHIN_S):
+                is_kept = await store.put(whole)
+            if not is_kept:
                 _logger.warning("response %s is too large to be kept", kept.id)
-        except (sqlite3.Error, OSError) as error:  # the answer is whole, and goes out all the same
-            _logger.warning("response %s is not kept: %s", kept.id, error)
+        # The answer is whole, and goes out all the same.
+        except (sqlite3.Error, OSError) as error:
+            problem = str(error) or "the database is busy"
+            _logger.warning("response %s is not kept: %s", kept.id, problem)
 
 
 def _path(exchange: Exchange) -> tuple[str, str, str]:

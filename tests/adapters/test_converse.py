@@ -297,17 +297,6 @@ def test_what_cannot_be_carried_is_refused_or_left_out_and_named(param: str, val
         ({"messages": HI, "max_tokens": "5"}, "max_tokens"),
         ({"messages": HI, "additionalModelRequestFields": 1}, "additionalModelRequestFields"),
         (
-            {
-                "messages": [
-                    {
-                        "role": "assistant",
-                        "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "["}}],
-                    }
-                ]
-            },
-            "messages[0].tool_calls[0].function.arguments",
-        ),
-        (
             {"messages": HI, "response_format": {"type": "json_schema", "json_schema": {}}},
             "response_format.json_schema.schema",
         ),

@@ -62,6 +62,7 @@ class MessagesRequest:
     lost: tuple[str, ...]
     spared: tuple[str, ...]
     unsigned: bool
+    thinks: bool
     endpoint: Endpoint = "messages"
     capability: Capability = "chat"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -106,8 +107,8 @@ class MessagesRequest:
 
     @property
     def reasons(self) -> bool:
-        """Whether it asks for thoughts."""
-        return self.chat.reasons
+        """Whether it asks for thoughts: also without an effort, which is all that chat can say."""
+        return self.chat.reasons or self.thinks
 
     @property
     def service_tier(self) -> str | None:
@@ -194,7 +195,8 @@ def parse_prompt(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Me
     return MessagesRequest(
         body=body,
         chat=asked,
-        max_output_tokens=fields.max_tokens,
+        # A chat generates at least one.
+        max_output_tokens=None if fields.max_tokens is None else max(1, fields.max_tokens),
         text_bytes=len(raw) - losses.media_bytes,
         added_tokens=losses.added_tokens,
         unbounded=losses.unbounded or asked.unbounded,
@@ -202,6 +204,7 @@ def parse_prompt(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Me
         lost=tuple(losses.lost),
         spared=tuple(losses.spared),
         unsigned=losses.unsigned,
+        thinks=fields.thinking is not None and fields.thinking.type != "disabled",
         headers=_passed(headers or {}),
         tags=tags,
         withheld=withheld,

@@ -184,8 +184,8 @@ class Asked:
 class ResponsesRequest:
     """A request for a response: the chat it is, and the body for those who speak Responses.
 
-    `items` are the input that is its own, with what it refers to in its place; `input_surplus` are
-    the bytes that the chat lacks of what the native body says.
+    `items` are the input that is its own, with what it refers to in its place; `input_surplus`
+    bounds the tokens that the chat lacks of what the native body says.
     """
 
     body: Body
@@ -435,7 +435,7 @@ def _instructions(fields: _Fields, losses: Losses) -> str:
     try:
         return msgspec.json.decode(fields.instructions, type=str | None) or ""
     except msgspec.ValidationError:
-        losses.refuse("instructions")
+        losses.refuse("instructions", costs=True)
         return ""
 
 
@@ -501,12 +501,25 @@ def _response_format(wanted: _Format | None) -> dict[str, Any] | None:
 
 
 def _surplus(asked: Asked, changes: Change, chat_request: chat.ChatRequest) -> int:
-    """Bytes of the native body beyond those of the chat: what of it cannot be translated."""
+    """Tokens of the native body beyond the chat's: what of it is not translated, or not allowed.
+
+    Tools that are not allowed are told all the same.
+    """
     texts = {**asked.body.members, **changes}
     native_bytes = sum(
         len(memoryview(text)) + len(name) + 4 for name, text in texts.items() if text is not None
     )
-    return max(0, native_bytes - len(chat_request.body.text))
+    surplus = max(0, native_bytes - len(chat_request.body.text))
+    sent, told = (
+        _size(members, "tools") for members in (asked.body.members, chat_request.body.members)
+    )
+    if sent > told:
+        surplus += chat.PRINTED_TOKENS_PER_BYTE * (sent - told)
+    return surplus if told or not sent else surplus + chat.TOOL_PROMPT_TOKENS
+
+
+def _size(members: Mapping[str, msgspec.Raw], name: str) -> int:
+    return len(memoryview(members[name])) if name in members else 0
 
 
 def _is_nothing(value: msgspec.Raw) -> bool:
