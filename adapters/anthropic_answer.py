@@ -313,7 +313,7 @@ class ChatReader(EventReader):
                     block.has_arguments = True
                     ready.append(self._arguments(block.call, text))
             elif kind == "signature_delta":
-                block.signature += delta.signature
+                block.signatures.append(delta.signature)
             elif kind == "citations_delta" and delta.citation is not None:
                 block.citations.append(delta.citation)
 
@@ -327,7 +327,7 @@ class ChatReader(EventReader):
                 self._characters += len(block.text)
                 ready.append(self._chunk({"content": block.text}))
             case "thinking":
-                opened.signature = block.signature
+                opened.signatures.append(block.signature)
                 if block.thinking:
                     ready.append(self._chunk({"reasoning_content": block.thinking}))
             case "tool_use":
@@ -341,7 +341,7 @@ class ChatReader(EventReader):
         if opened.call is not None and not opened.has_arguments:
             text = loose_json.encode(_as_text(opened.block.input))
             ready.append(self._arguments(opened.call, text))
-        if (detail := _detail(opened.block, index, opened.signature)) is not None:
+        if (detail := _detail(opened.block, index, "".join(opened.signatures))) is not None:
             # Its text went ahead, piece by piece.
             detail.pop("text", None)
             ready.append(self._chunk({"reasoning_details": [detail]}))
@@ -385,7 +385,7 @@ class _Open:
     starts_at: int
     call: int | None = None
     has_arguments: bool = False
-    signature: str = ""
+    signatures: list[str] = field(default_factory=list)
     citations: list[_Citation] = field(default_factory=list)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
@@ -17,6 +18,7 @@ from adapters.transport import Response
 
 # What Ollama gives a model at the least where nothing is said ("FAQ": context window size).
 _LEAST_CONTEXT = 4096
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _ASIDE = Deadlines(connect_s=5.0, first_byte_s=5.0, idle_s=5.0)
 
 
@@ -154,6 +156,6 @@ def _parameter(parameters: str, name: str) -> int:
     """A number among the lines of a model's parameters; 0 where it is not there."""
     for line in parameters.split("\n"):
         words = line.split()
-        if len(words) == 2 and words[0] == name and words[1].isdecimal():
+        if len(words) == 2 and words[0] == name and _NUMBER.fullmatch(words[1]):
             return int(words[1])
     return 0

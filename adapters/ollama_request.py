@@ -286,6 +286,8 @@ def _functions(asked: ChatRequest, losses: Losses) -> list[Declaration]:
         losses.refuse("tool_choice", "Ollama leaves it to the model whether it calls one")
     if asked.parallel_tool_calls is False:
         losses.refuse("parallel_tool_calls", "Ollama may always make several calls")
+    if any(function.strict for function in functions):
+        losses.tell("tools[].function.strict")
     allowed = set(names)
     return [function for function in functions if not allowed or function.name in allowed]
 
@@ -312,6 +314,8 @@ def _thinking(asked: ChatRequest, sampling: Sampling, losses: Losses) -> Json:
     if sampling.think is not None:
         return {"think": sampling.think}
     effort, reasoning = asked.reasoning_effort, asked.reasoning
+    if asked.include_reasoning is False:
+        losses.tell("include_reasoning")
     if reasoning is not None:
         effort = reasoning.effort or effort
         if reasoning.enabled is False:

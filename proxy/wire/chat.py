@@ -52,6 +52,10 @@ UNBOUNDED = (
     "models",
     "data_sources",  # Azure
     "compound_custom",  # Groq
+    "image_config",  # images that are drawn, whatever the maximum of tokens
+    "additionalModelRequestFields",  # Amazon's: any parameter of the model's own
+    "guardrailConfig",
+    "performanceConfig",
     "speed",  # Anthropic's fast mode, at several times the price
     "cached_content",  # Google's stored prompts, here and in what its other parameters are in
     "google",

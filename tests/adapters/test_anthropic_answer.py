@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -534,3 +535,17 @@ def test_thoughts_between_other_blocks_go_back_between_them(content: list[Json])
     messages = [{"role": "user", "content": "Hi"}, message(*content), *results]
     found = to_messages(json.dumps({"messages": messages}).encode(), model=MODEL)
     assert found.members["messages"][1]["content"] == content
+
+
+def test_a_signature_in_a_thousand_pieces_is_put_together_at_once() -> None:
+    reader = ChatReader("m")
+    head = {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking"}}
+    delta = {"type": "signature_delta", "signature": "x" * 1000}
+    piece = {"type": "content_block_delta", "index": 0, "delta": delta}
+    began = time.process_time()
+    reader.read_payloads([json.dumps(head).encode()])
+    reader.read_payloads([json.dumps(piece).encode()] * 10_000)
+    (chunk,) = reader.read_payloads([b'{"type":"content_block_stop","index":0}'])
+    assert time.process_time() - began < 1
+    (detail,) = json.loads(chunk)["choices"][0]["delta"]["reasoning_details"]
+    assert len(detail["signature"]) == 10_000_000

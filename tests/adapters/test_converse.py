@@ -177,6 +177,44 @@ def test_thoughts_go_back_where_they_are_signed() -> None:
     ]
 
 
+def test_a_thought_that_was_streamed_apart_from_its_signature_is_whole_again() -> None:
+    streamed = {
+        "role": "assistant",
+        "reasoning_content": "Hm",
+        "reasoning_details": [{"type": "reasoning.text", "signature": "s", "index": 0}],
+    }
+    assert sent(*HI, streamed)["messages"][1]["content"] == [
+        {"reasoningContent": {"reasoningText": {"text": "Hm", "signature": "s"}}},
+    ]
+
+
+def test_what_another_provider_signed_is_left_out_and_named() -> None:
+    detail = {"type": "reasoning.encrypted", "data": "x", "format": "google-gemini-v1"}
+    answer = {"role": "assistant", "content": "Ho", "reasoning_details": [detail]}
+    made = converse_request(call(messages=[*HI, answer]))
+    assert json.loads(made.body)["messages"][1]["content"] == [{"text": "Ho"}]
+    assert made.dropped == ("messages[1].reasoning_details",)
+
+
+def test_what_a_message_says_besides_is_not_lost_in_silence() -> None:
+    image = {"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}
+    messages = [
+        {"role": "user", "name": "ada", "content": [image]},
+        {"role": "system", "content": "late"},
+    ]
+    made = converse_request(call(messages=messages))
+    assert made.dropped == (
+        "messages[0].name",
+        "messages[0].content[0].image_url.detail",
+        "messages[1].role",
+    )
+    for member in ({"audio": {"id": "a"}}, {"images": [{"image_url": {"url": PNG}}]}):
+        answer = {"role": "assistant", "content": "Ho", **member}
+        with pytest.raises(Unsupported) as caught:
+            converse_request(call(messages=[*HI, answer]))
+        assert caught.value.param == f"messages[1].{next(iter(member))}"
+
+
 def test_thoughts_without_a_signature_are_left_out_and_named() -> None:
     answer = {"role": "assistant", "content": "Ho", "reasoning_content": "Hm"}
     made = converse_request(call(messages=[*HI, answer]))

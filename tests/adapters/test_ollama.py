@@ -310,6 +310,7 @@ def shown(length: int, parameters: str = "") -> Json:
         (30_000, {"show": shown(131072)}, 16384),
         (30_000, {"show": shown(8192)}, 8192),
         (30_000, {"show": shown(131072, "stop  x\nnum_ctx    32768")}, None),
+        (30_000, {"show": shown(131072, f"num_ctx {'9' * 5000}")}, 16384),
         (30_000, {"ps": loaded(4096), "show": shown(131072, "num_ctx 32768")}, 16384),
         (30_000, {"ps": loaded(65536)}, 65536),
         (30_000, {"ps": b"<html>", "show": b"[]"}, 16384),

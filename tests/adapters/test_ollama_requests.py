@@ -408,3 +408,10 @@ def test_many_allowed_tools_are_picked_at_once() -> None:
     began = time.process_time()
     assert len(chat({"tools": tools, "tool_choice": choice})["tools"]) == 19_999
     assert time.process_time() - began < 1
+
+
+def test_what_ollama_does_not_hold_to_is_told() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True}}]
+    assert translate({"tools": tools}).dropped == ["tools[].function.strict"]
+    assert translate({"include_reasoning": False}).dropped == ["include_reasoning"]
+    assert translate({"include_reasoning": True}).dropped == []

@@ -237,6 +237,7 @@ def test_who_knows_only_the_older_name_of_the_maximum_is_told_that(name: str) ->
         ("mistral", {"logit_bias": {"1": 2}}, "logit_bias"),
         ("mistral", {"store": True}, "store"),
         ("mistral", {"anything": 1}, "anything"),
+        ("mistral", {"reasoning": {"effort": "low"}}, "reasoning"),
         ("deepseek", {"n": 2}, "n"),
         ("deepseek", {"response_format": {"type": "json_schema"}}, "response_format"),
         ("groq", {"logprobs": True}, "logprobs"),

@@ -176,6 +176,12 @@ def test_needs_follow_from_the_fields(fields: dict[str, Any], needs: set[str]) -
         ({"data_sources": [{"type": "azure_search"}]}, "data_sources"),
         ({"cached_content": "cachedContents/1"}, "cached_content"),
         ({"google": {"cached_content": "cachedContents/1"}}, "google"),
+        ({"image_config": {"image_size": "4K"}}, "image_config"),
+        (
+            {"additionalModelRequestFields": {"max_completion_tokens": 100_000}},
+            "additionalModelRequestFields",
+        ),
+        ({"performanceConfig": {"latency": "optimized"}}, "performanceConfig"),
         ({"modalities": ["text", "image"]}, "modalities"),
         ({"tools": [{"function": {"name": "f"}}, {"type": "web_search"}]}, "tools[1].type"),
         (
