@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from adapters.anthropic_answer import ChatReader, MessagesReader
 from adapters.anthropic_request import to_messages
-from adapters.base import MalformedAnswer, UpstreamError
+from adapters.base import AdapterError, MalformedAnswer, UpstreamError
 from adapters.over_http import EventReader
+from tests.adapters.shapes import damaged
 from tests.adapters.wire_anthropic import anthropic_events, anthropic_message
 
 Json = dict[str, Any]
@@ -549,3 +551,21 @@ def test_a_signature_in_a_thousand_pieces_is_put_together_at_once() -> None:
     assert time.process_time() - began < 1
     (detail,) = json.loads(chunk)["choices"][0]["delta"]["reasoning_details"]
     assert len(detail["signature"]) == 10_000_000
+
+
+_MESSAGE = anthropic_message(
+    {"type": "thinking", "thinking": "Hm", "signature": "s"},
+    {"type": "text", "text": "Hé", "citations": [{"url": "u", "title": "t"}]},
+    {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}},
+)
+
+
+@given(damaged(anthropic_events(_MESSAGE)), damaged(_MESSAGE))
+def test_any_answer_is_read_or_an_error_of_ours(events: Any, message: Any) -> None:
+    reader = ChatReader("m")
+    for event in events if isinstance(events, list) else [events]:
+        with contextlib.suppress(AdapterError):
+            for payload in reader.read_payloads([json.dumps(event).encode()]):
+                assert isinstance(json.loads(payload), dict)
+    with contextlib.suppress(AdapterError):
+        assert json.loads(ChatReader("m").read_body(json.dumps(message).encode()))["choices"]

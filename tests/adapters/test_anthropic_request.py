@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters import loose_json
 from adapters.anthropic_models import UNKNOWN, model_of
 from adapters.anthropic_request import to_messages
 from adapters.base import BadRequest, Unsupported
 from adapters.losses import Losses
+from tests.adapters.shapes import damaged
 
 BUDGETS = "claude-sonnet-4-5-20250929"
 ADAPTS = "claude-opus-4-8"
@@ -906,3 +908,54 @@ def test_ten_thousand_losses_are_told_at_once() -> None:
             losses.tell(f"messages[{i}].name")
     assert time.process_time() - began < 1
     assert len(losses.dropped) == 30_000
+
+
+_ASKED: Json = {
+    "messages": [
+        {"role": "system", "content": "s"},
+        {
+            "role": "user",
+            "name": "n",
+            "content": [
+                {"type": "text", "text": "t", "cache_control": {"type": "ephemeral"}},
+                image({"url": PIXEL, "detail": "low"}),
+                {"type": "file", "file": {"file_data": "data:text/plain;base64,AAAA"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "r",
+            "reasoning_details": [
+                {"type": "reasoning.text", "signature": "s", "index": 0},
+                {"type": "reasoning.encrypted", "data": "d", "format": "anthropic"},
+            ],
+            "thinking_blocks": [{"type": "thinking", "thinking": "x", "signature": "s"}],
+            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "r"}]},
+        {"role": "system", "content": "late"},
+        {"role": "user", "content": "Hi"},
+    ],
+    "tools": [{**TOOL, "function": {**FUNCTION, "strict": True}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    "max_tokens": 5000,
+    "stop": ["a"],
+    "temperature": 0.5,
+    "reasoning": {"effort": "low", "max_tokens": 2000},
+    "thinking": {"type": "enabled", "budget_tokens": 2000},
+    "output_config": {"effort": "low"},
+}
+
+
+@given(damaged(_ASKED), st.sampled_from([BUDGETS, ADAPTS, ALWAYS_THINKS]), st.booleans())
+def test_any_request_is_translated_or_refused(asked: Any, model: str, drop: bool) -> None:
+    try:
+        found = to_messages(json.dumps(asked).encode(), model=model, drop_params=drop)
+    except (BadRequest, Unsupported):
+        return
+    maximum = asked.get("max_tokens")
+    assert found.members["max_tokens"] == (4096 if maximum is None else maximum)
+    loose_json.encode(found.members)
