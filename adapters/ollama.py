@@ -9,12 +9,12 @@ from typing import Any, Unpack
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import AdapterError, Call, Deadlines, MalformedAnswer
-from adapters.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
-from adapters.ollama_request import Translated, to_chat, to_embed, to_generate
-from adapters.over_http import MAX_ANSWER_BYTES, Account, Dispatch, HttpAdapter, Reader
-from adapters.transport import Response
+from adapters.http.over_http import MAX_ANSWER_BYTES, Account, Dispatch, HttpAdapter, Reader
+from adapters.http.transport import Response
+from adapters.wire import loose_json
+from adapters.wire.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
+from adapters.wire.ollama_request import Translated, to_chat, to_embed, to_generate
 
 # What Ollama gives a model at the least where nothing is said ("FAQ": context window size).
 _LEAST_CONTEXT = 4096

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adapters.base import Endpoint
-from adapters.fitting import OPTIONAL, Rules
+from adapters.wire.fitting import OPTIONAL, Rules
 
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters.base import Adapter, Endpoint
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
-from adapters.templates import Endpoints
+from adapters.wire.templates import Endpoints
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from typing import Any, Unpack
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
-from adapters.chat_request import ChatRequest, Message
-from adapters.losses import Losses
-from adapters.over_http import Account, Dispatch, HttpAdapter
-from adapters.templated_answers import ChatReader, VectorReader
-from adapters.templates import (
+from adapters.http.over_http import Account, Dispatch, HttpAdapter
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import ChatRequest, Message
+from adapters.wire.losses import Losses
+from adapters.wire.templated_answers import ChatReader, VectorReader
+from adapters.wire.templates import (
     PARAMETERS,
     ChatEndpoint,
     EmbeddingsEndpoint,

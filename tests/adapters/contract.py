@@ -26,8 +26,8 @@ from adapters.ollama import Ollama
 from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from adapters.templated_http import TemplatedHttp
-from adapters.templates import Endpoints
 from adapters.vertex import Vertex
+from adapters.wire.templates import Endpoints
 from tests.adapters import (
     clouds,
     wire_anthropic,

@@ -12,8 +12,8 @@ import pytest
 
 from adapters import base
 from adapters.anthropic import Anthropic
-from adapters.anthropic_failures import FAMILIES
 from adapters.base import Answer, Call, Deadlines, Endpoint
+from adapters.wire.anthropic_failures import FAMILIES
 from tests.adapters.contract import EVENTS
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.wire import END, head, whole

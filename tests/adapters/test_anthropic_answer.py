@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.anthropic_answer import ChatReader, MessagesReader
-from adapters.anthropic_request import to_messages
 from adapters.base import AdapterError, MalformedAnswer, UpstreamError
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
+from adapters.wire.anthropic_answer import ChatReader, MessagesReader
+from adapters.wire.anthropic_request import to_messages
 from tests.adapters.shapes import damaged
 from tests.adapters.wire_anthropic import anthropic_events, anthropic_message
 

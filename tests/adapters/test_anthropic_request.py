@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters import loose_json
-from adapters.anthropic_models import UNKNOWN, model_of
-from adapters.anthropic_request import to_messages
 from adapters.base import BadRequest, Unsupported
-from adapters.losses import Losses
+from adapters.wire import loose_json
+from adapters.wire.anthropic_models import UNKNOWN, model_of
+from adapters.wire.anthropic_request import to_messages
+from adapters.wire.losses import Losses
 from tests.adapters.shapes import damaged
 
 BUDGETS = "claude-sonnet-4-5-20250929"

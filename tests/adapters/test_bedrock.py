@@ -16,10 +16,11 @@ from typing import Any
 import botocore
 import pytest
 
-from adapters import aws_failures, base, registry
-from adapters.aws_signing import Signer
+from adapters import base, registry
 from adapters.base import AdapterError, Call, Deadlines, Endpoint
 from adapters.bedrock import Bedrock, speaks
+from adapters.http.aws_signing import Signer
+from adapters.wire import aws_failures
 from tests.adapters import clouds
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.wire import END, piece, whole

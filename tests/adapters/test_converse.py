@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters import base
-from adapters.aws_event_stream import EventStreamDecoder
 from adapters.base import AdapterError, BadRequest, Call, Deadlines, MalformedAnswer, Unsupported
-from adapters.converse_answer import BROKEN, FINISH_REASONS, ConverseReader
-from adapters.converse_request import converse_request
+from adapters.wire.aws_event_stream import EventStreamDecoder
+from adapters.wire.converse_answer import BROKEN, FINISH_REASONS, ConverseReader
+from adapters.wire.converse_request import converse_request
 from tests.adapters import clouds
 from tests.adapters.test_bedrock import service
 

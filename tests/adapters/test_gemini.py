@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import base, gemini_answer
+from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.gemini import Gemini
-from adapters.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
-from adapters.sse import EventDecoder
+from adapters.wire import gemini_answer
+from adapters.wire.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
+from adapters.wire.sse import EventDecoder
 from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.shapes import damaged

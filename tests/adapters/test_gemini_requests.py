@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Unsupported
-from adapters.gemini_request import Translated, clean_schema, to_batch_embed, to_generate
+from adapters.wire.gemini_request import Translated, clean_schema, to_batch_embed, to_generate
 from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]

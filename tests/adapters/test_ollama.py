@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
-from adapters.lines import LineDecoder
 from adapters.ollama import Ollama, Shown
-from adapters.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
+from adapters.wire.lines import LineDecoder
+from adapters.wire.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
 from tests.adapters.servers import Peer, ScriptedServer
 from tests.adapters.shapes import damaged
 from tests.adapters.wire import END, piece, whole

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Endpoint, Unsupported
-from adapters.ollama_request import Translated, to_chat, to_embed, to_generate
+from adapters.wire.ollama_request import Translated, to_chat, to_embed, to_generate
 from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]

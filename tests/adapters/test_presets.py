@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from adapters import base, registry
 from adapters.base import Call, Deadlines, Endpoint
-from adapters.failures import read_error
-from adapters.fitting import OPTIONAL, Rules, fit
 from adapters.presets import PRESETS
-from adapters.ranking import cohere_ranking
-from adapters.thoughts import joined, renamed
+from adapters.wire.failures import read_error
+from adapters.wire.fitting import OPTIONAL, Rules, fit
+from adapters.wire.ranking import cohere_ranking
+from adapters.wire.thoughts import joined, renamed
 from tests.adapters.contract import DONE, EVENTS, chunk, event, refusing
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.wire import END, whole

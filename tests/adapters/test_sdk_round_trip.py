@@ -9,11 +9,11 @@ import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from adapters import anthropic_answer, gemini_answer
-from adapters.anthropic_request import to_messages
 from adapters.base import Call, Deadlines
-from adapters.gemini_request import to_generate
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
+from adapters.wire import anthropic_answer, gemini_answer
+from adapters.wire.anthropic_request import to_messages
+from adapters.wire.gemini_request import to_generate
 from proxy.wire.chunks import Stream
 from proxy.wire.dialect import Identity
 

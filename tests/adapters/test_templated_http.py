@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from adapters import base
 from adapters.base import Call, Deadlines, Endpoint
-from adapters.templated_answers import ChatReader, VectorReader
 from adapters.templated_http import TemplatedHttp
-from adapters.templates import ChatPlaces, Endpoints, StreamPlaces, VectorPlaces, fill, found
+from adapters.wire.templated_answers import ChatReader, VectorReader
+from adapters.wire.templates import ChatPlaces, Endpoints, StreamPlaces, VectorPlaces, fill, found
 from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.wire import END, head, piece, whole

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters import loose_json
-from adapters.losses import Losses
+from adapters.wire import loose_json
+from adapters.wire.losses import Losses
 
 Schema = dict[str, Any]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import BadRequest, Call
-from adapters.chat_request import says_something
-from adapters.losses import Losses
+from adapters.wire import loose_json
+from adapters.wire.chat_request import says_something
+from adapters.wire.losses import Losses
 
 Members = dict[str, msgspec.Raw]
 

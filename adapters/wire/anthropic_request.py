@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import loose_json
-from adapters.anthropic_models import EFFORTS, Model, model_of
-from adapters.anthropic_schema import closed
-from adapters.anthropic_turns import Message, turns_of
 from adapters.base import BadRequest
-from adapters.losses import Losses, invalid
+from adapters.wire import loose_json
+from adapters.wire.anthropic_models import EFFORTS, Model, model_of
+from adapters.wire.anthropic_schema import closed
+from adapters.wire.anthropic_turns import Message, turns_of
+from adapters.wire.losses import Losses, invalid
 
 T = TypeVar("T")
 

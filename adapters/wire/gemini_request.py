@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
-from adapters.chat_request import (
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import (
     ChatRequest,
     Effort,
     Message,
@@ -24,7 +24,7 @@ from adapters.chat_request import (
     ToolCall,
     data_url,
 )
-from adapters.losses import Losses, invalid
+from adapters.wire.losses import Losses, invalid
 
 Json = dict[str, Any]
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call
-from adapters.chat_request import ChatRequest, File, Message, Part, data_url
-from adapters.losses import Losses, invalid
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import ChatRequest, File, Message, Part, data_url
+from adapters.wire.losses import Losses, invalid
 
 Json = dict[str, Any]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import ConnectionLost, MalformedAnswer
-from adapters.failures import read_error
-from adapters.lines import LineDecoder
-from adapters.over_http import EVENT_STREAM, MAX_ANSWER_BYTES, Decoder
-from adapters.sse import EventDecoder
-from adapters.templates import ChatPlaces, StreamPlaces, VectorPlaces, found
+from adapters.http.over_http import EVENT_STREAM, MAX_ANSWER_BYTES, Decoder
+from adapters.wire import loose_json
+from adapters.wire.failures import read_error
+from adapters.wire.lines import LineDecoder
+from adapters.wire.sse import EventDecoder
+from adapters.wire.templates import ChatPlaces, StreamPlaces, VectorPlaces, found
 
 Json = dict[str, Any]
 
@@ -77,25 +77,25 @@ class ChatReader:
 
     @property
     def stream_types(self) -> Set[str]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         if self._streamed is None:
             return _LINES
         return EVENT_STREAM if self._streamed.framing == "sse" else _LINES
 
     @property
     def is_whole(self) -> bool:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         return self.is_done
 
     def decoder(self) -> Decoder:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         if self._streamed is None:
             return _ToTheEnd(_Whole())
         decoder = EventDecoder() if self._streamed.framing == "sse" else LineDecoder()
         return decoder if self._streamed.end is not None else _ToTheEnd(decoder)
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         ready: list[bytes] = []
         places = self._streamed or self._whole
         end = self._streamed.end.encode() if self._streamed and self._streamed.end else None
@@ -135,7 +135,7 @@ class ChatReader:
         return ending
 
     def read_body(self, body: bytes) -> bytes:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         value = _decoded(body)
         if (error := _error_in(value, self._whole.text, body)) is not None:
             return error
@@ -193,15 +193,15 @@ class VectorReader:
         self._count = count
 
     def decoder(self) -> Decoder:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         raise NotImplementedError("vectors are not streamed")
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         raise NotImplementedError("vectors are not streamed")
 
     def read_body(self, body: bytes) -> bytes:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         value = _decoded(body)
         listed = found(value, self._places.embeddings)
         vectors = _vectors(listed) or _vectors([listed])

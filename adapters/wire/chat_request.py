@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import BadRequest, Call
-from adapters.losses import Losses, invalid
+from adapters.wire import loose_json
+from adapters.wire.losses import Losses, invalid
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters import loose_json
+from adapters.wire import loose_json
 
 
 def renamed(answer: bytes) -> bytes:

@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import (
     BadRequest,
     ContentRefused,
@@ -27,9 +26,10 @@ from adapters.base import (
     UpstreamAuth,
     UpstreamError,
 )
-from adapters.failures import Said, error_family, read_error, upstream_error
-from adapters.gemini_request import SIGNATURE_FORMAT
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
+from adapters.wire import loose_json
+from adapters.wire.failures import Said, error_family, read_error, upstream_error
+from adapters.wire.gemini_request import SIGNATURE_FORMAT
 
 Json = dict[str, Any]
 

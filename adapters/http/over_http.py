@@ -26,9 +26,9 @@ from adapters.base import (
     Overloaded,
     UpstreamError,
 )
-from adapters.failures import error_family, read_error, upstream_error
-from adapters.sse import EventDecoder
-from adapters.transport import Response, Transport, open_transport
+from adapters.http.transport import Response, Transport, open_transport
+from adapters.wire.failures import error_family, read_error, upstream_error
+from adapters.wire.sse import EventDecoder
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_ERROR_BYTES = 1 << 20

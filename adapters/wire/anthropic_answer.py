@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import MalformedAnswer, UpstreamError
-from adapters.over_http import EventReader
-from adapters.sse import NamedPayload
+from adapters.http.over_http import EventReader
+from adapters.wire import loose_json
+from adapters.wire.sse import NamedPayload
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
-from adapters.chat_request import ChatRequest, Declaration, Message, Part, data_url
-from adapters.losses import Losses, invalid
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import ChatRequest, Declaration, Message, Part, data_url
+from adapters.wire.losses import Losses, invalid
 
 Json = dict[str, Any]
 

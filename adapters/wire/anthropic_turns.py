@@ -15,10 +15,10 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from adapters import loose_json
-from adapters.anthropic_models import Model
 from adapters.base import Unsupported
-from adapters.losses import Losses, invalid
+from adapters.wire import loose_json
+from adapters.wire.anthropic_models import Model
+from adapters.wire.losses import Losses, invalid
 
 Block = dict[str, Any]
 Turn = dict[str, Any]
