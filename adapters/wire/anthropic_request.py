@@ -245,7 +245,8 @@ class _Translation:
         return tools
 
     def _tool(self, function: _Function, mark: dict[str, Any] | None, path: str) -> dict[str, Any]:
-        schema = {"type": "object", **(function.parameters or {"properties": {}})}
+        schema = dict(function.parameters or {"properties": {}})
+        schema["type"] = schema.get("type") or "object"
         tool: dict[str, Any] = {"name": function.name}
         if function.description:
             tool["description"] = function.description

@@ -574,6 +574,13 @@ def test_functions_are_tools() -> None:
     ]
 
 
+@pytest.mark.parametrize("schema", [None, {}, {"type": None, "properties": {}}])
+def test_the_arguments_of_a_tool_are_an_object(schema: Json | None) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    (found,) = members(tools=[tool])["tools"]
+    assert found["input_schema"] == {"type": "object", "properties": {}}
+
+
 def test_a_strict_tool_has_a_closed_schema() -> None:
     strict = {"type": "function", "function": {**FUNCTION, "strict": True}}
     (tool,) = members(tools=[strict])["tools"]
