@@ -395,7 +395,7 @@ class _Translation:
         for name in list(sampling):
             fits = not thinks or (name == "top_p" and sampling[name] >= _LEAST_TOP_P)
             if not (model.samples and fits):
-                losses.refuse(name, "this model does not take it, or not while it thinks")
+                losses.tell(name)  # it samples as it does, or while it thinks
                 del sampling[name]
         return sampling
 
