@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ class ResponseStore:
             db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            db.execute("PRAGMA journal_mode = WAL")
+            _use_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA foreign_keys = ON")
             db.executescript(_SCHEMA)
@@ -269,3 +270,17 @@ def _kept(row: sqlite3.Row) -> Kept:
         input=row["input"],
         response=row["response"],
     )
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Change the journal; where another worker does so too, SQLite does not wait by itself."""
+    patience = 100
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            patience -= 1
+            if not patience:
+                raise
+            time.sleep(_BUSY_S / 100)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -63,11 +64,16 @@ class Responses:
             raise EndpointForbidden("this API key may not use the endpoint 'responses'")
         history = await self._history(asked, caller)
         referred = await self._referred(asked, caller, history)
-        request = asked.resolved(history, referred)
+        request = asked.resolved(history, referred, keeps=self._store is not None)
         if self._store is not None and asked.stores:
-            exchange.before_end = partial(
-                self._keep, self._store, exchange, caller, asked, referred, request.result
+            kept = Kept(
+                id=response_id(exchange.request_id),
+                owner=caller.key_id,
+                previous=asked.previous,
+                input=b"[%b]" % b",".join(map(bytes, request.items)),
+                response=b"",
             )
+            exchange.before_end = partial(self._keep, self._store, kept, request.result)
         await self._engine.serve(exchange, caller, request)
 
     async def show(self, exchange: Exchange) -> None:
@@ -150,29 +156,15 @@ class Responses:
                 raise _too_long(f"input[{index}]")
         return {index: known[name] for index, name in references.items()}
 
-    async def _keep(
-        self,
-        store: ResponseStore,
-        exchange: Exchange,
-        caller: Caller,
-        asked: wire.Asked,
-        referred: Mapping[int, msgspec.Raw],
-        result: wire.Result,
-    ) -> None:
+    async def _keep(self, store: ResponseStore, kept: Kept, result: wire.Result) -> None:
         """Keep the response, if there is one, before the client can ask for it."""
         if result.response is None:
             return
-        kept = Kept(
-            id=response_id(exchange.request_id),
-            owner=caller.key_id,
-            previous=asked.previous,
-            input=b"[%b]" % b",".join(map(bytes, asked.said(referred))),
-            response=result.response,
-            item_ids=list(_by_id(_output(result.response))),
-        )
+        item_ids = list(_by_id(_output(result.response)))
+        whole = replace(kept, response=result.response, item_ids=item_ids)
         try:
             async with asyncio.timeout(_KEEP_WITHIN_S):
-                is_kept = await store.put(kept)
+                is_kept = await store.put(whole)
             if not is_kept:
                 _logger.warning("response %s is too large to be kept", kept.id)
         # The answer is whole, and goes out all the same.

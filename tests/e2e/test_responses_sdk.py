@@ -184,6 +184,7 @@ def test_a_file_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
 def test_nothing_is_kept_where_that_is_off(tmp_path: Path) -> None:
     with serving(tmp_path, {**DEMONSTRATION, "responses": {"store": False}}) as running:
         made = running.post("/v1/responses", {"model": "auto", "input": "hi"}).json()
+        assert made["store"] is False
         assert running.get(f"/v1/responses/{made['id']}").status_code == 404
         again = {"model": "auto", "input": "hi", "previous_response_id": made["id"]}
         assert running.post("/v1/responses", again).status_code == 400

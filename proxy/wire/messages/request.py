@@ -18,7 +18,7 @@ from proxy.wire import answers, chat, chunks
 from proxy.wire.body import Body
 from proxy.wire.chat import ChatRequest
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
-from proxy.wire.messages import from_chat, native
+from proxy.wire.messages import from_chat, native, reasoning
 from proxy.wire.messages.to_chat import translate
 from proxy.wire.messages.writer import MessageWriter
 from proxy.wire.surrogates import without_lone
@@ -27,6 +27,8 @@ from proxy.wire.tags import read as read_tags
 
 # What a client says to Anthropic, and to nobody else, outside of the body.
 _PASSED_HEADERS = (b"anthropic-version", b"anthropic-beta")
+
+_UNSIGNED = msgspec.json.encode(reasoning.UNSIGNED)
 
 _message_list = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _blocks: msgspec.json.Decoder[str | list[dict[str, msgspec.Raw]]] = msgspec.json.Decoder(
@@ -246,4 +248,4 @@ def _without_unsigned(messages: msgspec.Raw) -> bytes:
 def _is_unsigned(block: dict[str, msgspec.Raw]) -> bool:
     if bytes(block.get("type", b"")) != b'"thinking"':
         return False
-    return bytes(block.get("signature", b"null")) in (b"null", b'""')
+    return bytes(block.get("signature", b"null")) in (b"null", b'""', _UNSIGNED)

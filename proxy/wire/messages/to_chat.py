@@ -13,7 +13,7 @@ import msgspec
 from proxy.errors import InvalidRequest
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
-from proxy.wire.chat import MAX_OUTPUT_TOKENS, UNBOUNDED
+from proxy.wire.chat import MAX_OUTPUT_TOKENS, UNBOUNDED, may_compact
 from proxy.wire.messages.blocks import NULL, Losses, Members, Message, Text, cached, chat_messages
 
 
@@ -247,7 +247,7 @@ def _note_the_rest(translation: Translation, body: Body) -> None:
         if name == "speed" and bytes(value) == b'"standard"':
             continue
         (translation.losses.spared if name in _SPARED else translation.losses.lost).append(name)
-        compacts = name == "context_management" and b"compact" in bytes(value)
+        compacts = name == "context_management" and may_compact(value)
         if name in _UNBOUNDED or compacts:
             translation.losses.unbounded = name
 

@@ -266,6 +266,8 @@ class MessageWriter:
             has_ended = is_last or block.kind == "redacted_thinking"
             if not has_ended and not (len(self._blocks) > 1 and block.may_end()):
                 break
+            if block.kind == "thinking" and block.signature is None:
+                events.append(self._signature(reasoning.UNSIGNED))
             events.append(event("content_block_stop", {"index": self._index}))
             self._index += 1
             self._output_bytes += block.size
@@ -287,10 +289,13 @@ class MessageWriter:
             block.waiting.clear()
             events.append(block.write(text))
         if block.signature:
-            delta = {"type": "signature_delta", "signature": block.signature}
+            events.append(self._signature(block.signature))
             block.signature = ""
-            events.append(event("content_block_delta", {"index": self._index, "delta": delta}))
         return events
+
+    def _signature(self, signature: str) -> bytes:
+        delta = {"type": "signature_delta", "signature": signature}
+        return event("content_block_delta", {"index": self._index, "delta": delta})
 
 
 def ending(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
@@ -72,7 +73,9 @@ _UNBOUNDED = frozenset({"prompt", "context_management", *chat.UNBOUNDED})
 _LOGPROBS = "message.output_text.logprobs"
 _SEALED = "reasoning.encrypted_content"
 _ABSENT = msgspec.Raw(b"null")
+_FALSE = msgspec.Raw(b"false")
 _NOTHING = (b"null", b"false", b"[]")
+_NOTHING_REFERRED: Mapping[int, msgspec.Raw] = MappingProxyType({})
 
 
 class _Format(msgspec.Struct):
@@ -119,7 +122,6 @@ class _Fields(msgspec.Struct):
 
 _fields = msgspec.json.Decoder(_Fields)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_sent_items = msgspec.json.Decoder(str | list[msgspec.Raw])
 _reference = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -134,7 +136,7 @@ class Result:
 class Asked:
     """A request as it was sent, before what it refers to is known.
 
-    `items` are its input; `text` and `clean` are the same without lone surrogates.
+    `clean` are its members and `items` its input, both without lone surrogates.
     """
 
     body: Body
@@ -162,26 +164,32 @@ class Asked:
                 found[index] = referred
         return found
 
-    def said(self, referred: Mapping[int, msgspec.Raw]) -> Sequence[msgspec.Raw]:
-        """The items with those that some of them stand for, by the numbers of these."""
-        return [referred.get(n, item) for n, item in enumerate(self.items)]
-
     def resolved(
-        self, history: Sequence[msgspec.Raw] = (), referred: Mapping[int, msgspec.Raw] | None = None
+        self,
+        history: Sequence[msgspec.Raw] = (),
+        referred: Mapping[int, msgspec.Raw] = _NOTHING_REFERRED,
+        *,
+        keeps: bool = True,
     ) -> ResponsesRequest:
-        """The request with what it refers to. Raises `InvalidRequest`."""
-        items = self.said(referred or {})
-        return _request(self, history, items, is_changed=bool(history or referred))
+        """The request with what it refers to. Raises `InvalidRequest`.
+
+        `keeps` says that what is to be kept can be.
+        """
+        items = [referred.get(n, item) for n, item in enumerate(self.items)]
+        request = _request(self, history, items, is_changed=bool(history or referred))
+        return request if keeps else replace(request, echo={**request.echo, "store": _FALSE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponsesRequest:
     """A request for a response: the chat it is, and the body for those who speak Responses.
 
-    `input_surplus` bounds the tokens that the chat lacks of what the native body says.
+    `items` are the input that is its own, with what it refers to in its place; `input_surplus`
+    bounds the tokens that the chat lacks of what the native body says.
     """
 
     body: Body
+    items: Sequence[msgspec.Raw]
     native: Change
     chat: chat.ChatRequest
     losses: Losses
@@ -339,11 +347,11 @@ def read(raw: bytes) -> Asked:
         body=body,
         fields=fields,
         clean=_members.decode(body.text),
-        items=_items(body.members.get("input"), fields),
+        items=_items(fields),
     )
 
 
-def _items(sent: msgspec.Raw | None, fields: _Fields) -> Sequence[msgspec.Raw]:
+def _items(fields: _Fields) -> Sequence[msgspec.Raw]:
     """The input as items, as they were sent but for lone surrogates."""
     if isinstance(fields.input, str):
         if not fields.input:
@@ -396,6 +404,7 @@ def _request(
         native_body["include"] = include
     return ResponsesRequest(
         body=asked.body,
+        items=items,
         native=native_body,
         chat=chat_request,
         losses=losses,

@@ -291,8 +291,9 @@ def test_what_an_assistant_said_thought_and_called() -> None:
     }
 
 
-def test_thinking_that_nobody_signed_goes_along_as_text_alone() -> None:
-    thought = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+@pytest.mark.parametrize("signature", ["", "unsigned"])
+def test_thinking_that_nobody_signed_goes_along_as_text_alone(signature: str) -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": signature}
     said = saying(thought, {"type": "text", "text": "A"}, role="assistant")
     assert messages(*HELLO, *said)[1] == {
         "role": "assistant",
@@ -580,8 +581,9 @@ def test_our_tags_do_not_go_upstream() -> None:
     assert native(asked)["metadata"] == {"user_id": "u"}
 
 
-def test_thinking_that_nobody_signed_does_not_go_to_anthropic() -> None:
-    unsigned = {"type": "thinking", "thinking": "Hm\ud83d", "signature": ""}
+@pytest.mark.parametrize("signature", ["", "unsigned"])
+def test_thinking_that_nobody_signed_does_not_go_to_anthropic(signature: str) -> None:
+    unsigned = {"type": "thinking", "thinking": "Hm\ud83d", "signature": signature}
     signed = {"type": "thinking", "thinking": "Ah.", "signature": "sig"}
     said = [
         *HELLO,

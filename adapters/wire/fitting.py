@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import BadRequest, Call
-from adapters.chat_request import says_something
-from adapters.losses import Losses
+from adapters.wire import loose_json
+from adapters.wire.chat_request import says_something
+from adapters.wire.losses import Losses
 
 Members = dict[str, msgspec.Raw]
 
@@ -40,13 +40,15 @@ class Rules:
 
     `knows` are all the parameters of a provider that refuses any other, and None where it takes
     others; `refuses` are those it refuses, or ignores though they matter. `renames` gives its names
-    for OpenAI's. `takes` are those of the `OPTIONAL` members it understands.
+    for OpenAI's. `takes` are those of the `OPTIONAL` members it understands. `spares` are
+    parameters that only some of its models refuse, and without which a request means the same.
     """
 
     knows: frozenset[str] | None = None
     refuses: frozenset[str] = frozenset()
     renames: Mapping[str, str] = field(default_factory=dict)
     takes: frozenset[str] = OPTIONAL
+    spares: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     takes_schemas: bool = True
     takes_developers: bool = True
 
@@ -58,7 +60,7 @@ class Rules:
     @cached_property
     def signs(self) -> re.Pattern[bytes] | None:
         """What stands in every body that needs a change; None where none does."""
-        names = {*self.refuses, *self.renames, *(OPTIONAL - self.takes)}
+        names = {*self.refuses, *self.renames, *self.spares, *(OPTIONAL - self.takes)}
         if not self.takes_schemas:
             names.add("json_schema")
         if not self.takes_developers:
@@ -84,14 +86,15 @@ def fit(call: Call, rules: Rules) -> tuple[bytes, Sequence[str]]:
     if not rules.may_touch(call.body):
         return call.body, ()
     losses = Losses(drop_params=call.drop_params)
-    return _Fitting(rules, losses).fitted(call.body), tuple(losses.dropped)
+    return _Fitting(rules, losses, call.model).fitted(call.body), tuple(losses.dropped)
 
 
 class _Fitting:
     """One request on its way to a provider."""
 
-    def __init__(self, rules: Rules, losses: Losses) -> None:
+    def __init__(self, rules: Rules, losses: Losses, model: str) -> None:
         self._rules = rules
+        self._spared = {name for name, models in rules.spares.items() if models.search(model)}
         self._losses = losses
 
     def fitted(self, body: bytes) -> bytes:
@@ -105,8 +108,11 @@ class _Fitting:
             # Of two names for the same the provider's own counts, unless it says nothing.
             if own in fitted if own == name else bytes(members.get(own, _NULL)) != b"null":
                 continue
-            if self._is_unknown(own, raw):
-                self._leave_out(name, name, raw)
+            if name in self._spared:
+                if bytes(raw) != b"null":
+                    self._losses.tell(name)
+            elif self._is_unknown(own, raw):
+                self._refuse(name, name, raw)
             elif name in ("messages", "tools"):
                 fitted[name] = self._fit_list(raw, name)
             else:
@@ -124,7 +130,11 @@ class _Fitting:
     def _leave_out(self, name: str, path: str, raw: msgspec.Raw) -> None:
         if name in _EXTRAS and says_something(name, bytes(raw)):
             self._losses.tell(path)
-        elif says_something(name, bytes(raw)):
+        else:
+            self._refuse(name, path, raw)
+
+    def _refuse(self, name: str, path: str, raw: msgspec.Raw) -> None:
+        if says_something(name, bytes(raw)):
             self._losses.refuse(path, "this provider has no such parameter")
 
     def _fit_list(self, raw: msgspec.Raw, path: str) -> msgspec.Raw:
