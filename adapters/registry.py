@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters.base import Adapter, Endpoint
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
-from adapters.templates import Endpoints
+from adapters.wire.templates import Endpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ class Entry:
     is, unless the configuration says otherwise, and None where only the configuration can say.
     `meterable` says that whatever it speaks to stops generating and billing a stream that is
     closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
-    field for the maximum, `stream_usage` whether `stream_options` may be sent.
+    field for the maximum, `stream_usage` whether `stream_options` may be sent; `prices` is whose
+    price list its models are on, where the address does not tell.
     """
 
     make: Callable[[Settings], Adapter]
@@ -59,6 +60,7 @@ class Entry:
     meterable: bool = False
     max_tokens_field: MaxTokensField = "max_tokens"
     stream_usage: bool = True
+    prices: str | None = None
 
 
 _ACCOUNT = ("base_url", "api_key", "headers", "proxy", "http2", "ca_bundle")
@@ -91,6 +93,7 @@ def _openai_compatible(preset: Preset) -> Entry:
         meterable=preset.meterable,
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
+        prices=preset.prices,
     )
 
 
@@ -136,6 +139,7 @@ BUILT_IN: Mapping[str, Entry] = {
         speaks_of=_speaks_of("adapters.vertex:speaks"),
         needs=("region", "project"),
         needs_base_url=False,
+        prices="google",
     ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
@@ -188,6 +192,11 @@ def needs_base_url(adapter: str) -> bool:
     """Whether `router.yaml` must say where the provider is."""
     entry = BUILT_IN.get(adapter)
     return entry is not None and entry.needs_base_url and entry.base_url is None
+
+
+def prices(adapter: str) -> str | None:
+    """Whose price list the models of an adapter are on, where its address does not tell."""
+    return BUILT_IN[adapter].prices if adapter in BUILT_IN else None
 
 
 def max_tokens_field(adapter: str) -> MaxTokensField:

@@ -62,6 +62,7 @@ _FAILED = frozenset(
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 # A kind of tool call -> its member that holds what the model says, piece by piece.
 _CALL_KINDS = {"function": "arguments", "custom": "input"}
+_CALL_MEMBERS = frozenset({"index", "id", "type", *_CALL_KINDS})
 _MAX_TEMPLATES = 8
 
 _string_rest = re.compile(
@@ -383,7 +384,6 @@ class _Call:
     kind: str
     id: str
     name: str
-    upstream_index: object
     pieces: list[bytes] = field(default_factory=list)
 
     @property
@@ -393,9 +393,9 @@ class _Call:
     @property
     def is_complete(self) -> bool:
         """Its arguments are a whole JSON object: what follows belongs to another call."""
-        text = b"".join(self.pieces)
-        if not text.endswith(b"}"):
+        if not self.pieces or not self.pieces[-1].endswith(b"}"):
             return False
+        text = b"".join(self.pieces)
         try:
             json.loads(_unescaped(text))
         except (ValueError, RecursionError):
@@ -409,6 +409,9 @@ class _ChoiceState:
     has_role: bool = False
     finish: str | None = None
     calls: list[_Call] = field(default_factory=list)
+    by_id: dict[str, _Call] = field(default_factory=dict)
+    by_index: dict[object, _Call] = field(default_factory=dict)
+    """The last one with each of the upstream's own numbers."""
 
     def repair_role(self, delta: Chunk) -> None:
         """`role` stands in the first delta, and there only."""
@@ -442,11 +445,14 @@ class _ChoiceState:
         empty = [call for call in self.calls if call.kind == "function" and call.is_empty]
         if not empty:
             return
-        entries = {entry["index"]: entry for entry in delta.get("tool_calls", ())}
+        entries = list(delta.get("tool_calls", ()))
+        told = {entry["index"]: entry for entry in reversed(entries)}
         for call in empty:
-            entry = entries.setdefault(call.number, {"index": call.number, "function": {}})
-            entry["function"]["arguments"] = "{}"
-        delta["tool_calls"] = [entries[number] for number in sorted(entries)]
+            if call.number not in told:
+                entry = told[call.number] = {"index": call.number, "function": {}}
+                entries.append(entry)
+            told[call.number]["function"]["arguments"] = "{}"
+        delta["tool_calls"] = sorted(entries, key=lambda entry: int(entry["index"]))
 
     def repair_call(self, entry: object) -> Chunk:
         """One entry of `delta.tool_calls`, numbered as OpenAI numbers them."""
@@ -466,9 +472,11 @@ class _ChoiceState:
             said = {"name": name, **said}
         elif name and not call.name:
             call.name = said["name"] = name
-        call.pieces.append(_encode(text)[1:-1])
-        rest = {k: v for k, v in entry.items() if k not in ("index", "id", "type", kind)}
-        return {"index": call.number, **head, kind: {**said, _CALL_KINDS[kind]: text}, **rest}
+        if text:
+            call.pieces.append(_encode(text)[1:-1])
+        rest = {k: v for k, v in entry.items() if k not in _CALL_MEMBERS}
+        said = {**said, _CALL_KINDS[call.kind]: text}
+        return {"index": call.number, **head, call.kind: said, **rest}
 
     def _begin(self, entry: Chunk, kind: str, name: str) -> _Call:
         number = len(self.calls)
@@ -478,9 +486,10 @@ class _ChoiceState:
             kind=kind,
             id=given if isinstance(given, str) and given else f"{self.call_prefix}{number}",
             name=name,
-            upstream_index=entry.get("index"),
         )
         self.calls.append(call)
+        self.by_id.setdefault(call.id, call)
+        self.by_index[_number(entry)] = call
         return call
 
     def _continued(self, entry: Chunk, name: str) -> _Call | None:
@@ -491,19 +500,23 @@ class _ChoiceState:
         or follows complete arguments.
         """
         given = entry.get("id")
-        for call in self.calls:
-            if given and call.id == given:
-                return call
-        index = entry.get("index")
-        candidates = [call for call in self.calls if index is None or call.upstream_index == index]
-        if not candidates and not given and not name:
-            candidates = self.calls
-        if not candidates:
+        if given and isinstance(given, str) and given in self.by_id:
+            return self.by_id[given]
+        number = _number(entry)
+        last = self.by_index.get(number)
+        if self.calls and (number is None or (last is None and not given and not name)):
+            last = self.calls[-1]
+        if last is None:
             return None
-        last = candidates[-1]
         if name and last.name and (given or name != last.name or last.is_complete):
             return None
         return last
+
+
+def _number(entry: Chunk) -> object:
+    """The upstream's own number of a call, if it has one."""
+    index = entry.get("index")
+    return index if index is None or isinstance(index, int | float | str) else repr(index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
