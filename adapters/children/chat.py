@@ -15,15 +15,16 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import chat_request
 from adapters.base import BadRequest, ContextExceeded
-from adapters.chat_request import ChatRequest, Message
-from adapters.children.generating import Engine, Likely, Sampling, Token
+from adapters.children.generating import Engine, Likely, Prompt, Sampling, Token
 from adapters.children.serving import EVENTS, Endpoint, Reply
 from adapters.children.stops import Text
+from adapters.children.thinking import Kind, Thoughts
 from adapters.children.tool_calls import Delta, Forced, Free, declared, told
 from adapters.children.turns import ModelThread
-from adapters.losses import invalid
+from adapters.wire import chat_request
+from adapters.wire.chat_request import ChatRequest, Message
+from adapters.wire.losses import invalid
 
 _Positive = Annotated[float, msgspec.Meta(gt=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -129,10 +130,12 @@ def _whole(engine: Engine, asked: Asked) -> Iterator[bytes]:
 
 def _choice(speaker: _Speaker, index: int, asked: Asked) -> Mapping[str, Any]:
     texts: list[str] = []
+    thoughts: list[str] = []
     logprobs: list[Mapping[str, Any]] = []
     calls: list[dict[str, Any]] = []
     for said in speaker.speak(index):
         texts.append(said.delta.get("content", ""))
+        thoughts.append(said.delta.get("reasoning_content", ""))
         logprobs += said.logprobs
         for call in said.delta.get("tool_calls", ()):
             if "id" in call:
@@ -141,6 +144,8 @@ def _choice(speaker: _Speaker, index: int, asked: Asked) -> Mapping[str, Any]:
                 calls[-1]["function"]["arguments"] += call["function"]["arguments"]
     text = "".join(texts)
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if any(thoughts):
+        message["reasoning_content"] = "".join(thoughts)
     if calls:
         message |= {"content": text or None, "tool_calls": calls}
     return {
@@ -195,6 +200,30 @@ class _Plain:
         return iter(())
 
 
+class _Thoughtful:
+    """Thoughts, and then what another reader makes of the rest."""
+
+    def __init__(self, reader: _Plain | Free, *, is_thinking: bool) -> None:
+        self._thoughts = Thoughts(is_thinking=is_thinking)
+        self._reader = reader
+
+    @property
+    def has_called(self) -> bool:
+        return self._reader.has_called
+
+    def feed(self, text: str) -> Iterator[Delta]:
+        for kind, part in self._thoughts.feed(text):
+            yield from self._delta(kind, part)
+
+    def end(self) -> Iterator[Delta]:
+        for kind, part in self._thoughts.end():
+            yield from self._delta(kind, part)
+        yield from self._reader.end()
+
+    def _delta(self, kind: Kind, part: str) -> Iterator[Delta]:
+        return self._reader.feed(part) if kind == "content" else iter([{kind: part}])
+
+
 class _Speaker:
     """Makes the choices of one request; to be used in the model's thread.
 
@@ -207,7 +236,8 @@ class _Speaker:
         self._functions = _callable(asked)
         self._must_call = self._functions and asked.choice()[0] == "required"
         self._prompt = _prompt(engine, asked, self._functions)
-        self._limit = min(asked.most_tokens or engine.context, engine.context - len(self._prompt))
+        room = engine.context - len(self._prompt.tokens)
+        self._limit = min(asked.most_tokens or room, room)
         self._sampling = self._sampling_of(asked)
         self._known = 0
         self._spoken = 0
@@ -215,7 +245,7 @@ class _Speaker:
 
     def speak(self, index: int) -> Iterator[_Said]:
         """The next choice, piece by piece."""
-        known = self._engine.read(self._prompt)
+        known = self._engine.read(self._prompt.tokens)
         if index == 0:
             self._known = known
         text = Text([stop for stop in self._asked.stops() if stop])
@@ -239,7 +269,7 @@ class _Speaker:
             self.finish = "tool_calls"
 
     def _last_words(
-        self, text: Text, reader: _Plain | Forced | Free, logprobs: _Logprobs
+        self, text: Text, reader: _Plain | Forced | _Thoughtful, logprobs: _Logprobs
     ) -> Iterator[_Said]:
         for delta in (*reader.feed(text.end()), *reader.end()):
             yield _Said(delta, logprobs.until(text.given))
@@ -248,7 +278,7 @@ class _Speaker:
 
     def usage(self) -> Mapping[str, Any]:
         """What all choices took; a prompt counts once."""
-        read = len(self._prompt)
+        read = len(self._prompt.tokens)
         return {
             "prompt_tokens": read,
             "completion_tokens": self._spoken,
@@ -256,12 +286,13 @@ class _Speaker:
             "prompt_tokens_details": {"cached_tokens": self._known},
         }
 
-    def _reader(self) -> _Plain | Forced | Free:
-        if not self._functions:
-            return _Plain()
+    def _reader(self) -> _Plain | Forced | _Thoughtful:
         if self._must_call:
             return Forced(self._functions, self._engine.template)
-        return Free(self._functions)
+        if self._sampling.grammar is not None:
+            return _Plain()  # there is no thinking in a grammar
+        reader = Free(self._functions) if self._functions else _Plain()
+        return _Thoughtful(reader, is_thinking=self._prompt.is_thinking)
 
     def _sampling_of_choice(self, index: int) -> Sampling:
         if index == 0 or self._sampling.seed is None:
@@ -326,8 +357,8 @@ def _callable(asked: Asked) -> list[chat_request.Declaration]:
     return [function for function in functions if not named or function.name in named]
 
 
-def _prompt(engine: Engine, asked: Asked, functions: list[chat_request.Declaration]) -> list[int]:
-    """The prompt's tokens; raises `ContextExceeded` where none would be left for an answer."""
+def _prompt(engine: Engine, asked: Asked, functions: list[chat_request.Declaration]) -> Prompt:
+    """The prompt; raises `ContextExceeded` where none would be left for an answer."""
     messages = [_message(message, f"messages[{n}]") for n, message in enumerate(asked.messages)]
     variables = dict(asked.chat_template_kwargs or {})
     if asked.reasoning_effort is not None:
@@ -341,8 +372,8 @@ def _prompt(engine: Engine, asked: Asked, functions: list[chat_request.Declarati
         prompt = engine.render(messages, **variables)
     except ValueError as error:
         raise invalid("messages", str(error)) from None
-    if len(prompt) >= engine.context:
-        _refuse_long(len(prompt), engine.context)
+    if len(prompt.tokens) >= engine.context:
+        _refuse_long(len(prompt.tokens), engine.context)
     return prompt
 
 

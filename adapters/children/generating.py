@@ -47,6 +47,14 @@ class Token:
     others: Sequence[Likely] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt's tokens; with `is_thinking` it ends in the middle of what the model thinks."""
+
+    tokens: Sequence[int]
+    is_thinking: bool = False
+
+
 class Engine(Protocol):
     """A model; used in one thread only.
 
@@ -65,7 +73,7 @@ class Engine(Protocol):
     def template(self) -> str:
         """The source of the template that messages are put into."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
         """The prompt for messages; raises `ValueError` where the template refuses them."""
 
     def grammar_of(self, schema: Mapping[str, Any]) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from adapters.children.generating import Likely, Sampling, Token
+from adapters.children import thinking
+from adapters.children.generating import Likely, Prompt, Sampling, Token
 from adapters.children.turns import Abandoned, ModelThread
 
 # For models that come without: the format that most small ones were taught.
@@ -32,6 +33,9 @@ _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = 0.8, 40, 0.95, 0.05
 _PENALISED_TOKENS = 64
 # llama.cpp takes this seed for "any".
 _ANY_SEED = 0xFFFFFFFF
+# The room for a context is taken when a model is loaded; what newer ones were trained for is more
+# than most machines have.
+_CONTEXT = 8192
 # A prompt is read in batches of so many tokens.
 _BATCH = 512
 # The room for a long text read in one piece grows with the square of its length.
@@ -49,15 +53,15 @@ class LlamaEngine:
         self._thread = thread
         self._llm = llama_cpp.Llama(
             path,
-            n_ctx=context or 0,
+            n_ctx=context or _CONTEXT,
             n_batch=_BATCH,
             n_threads=threads,
             n_threads_batch=threads,
             n_gpu_layers=-1,
             verbose=False,
         )
-        # llama.cpp rounds it up, but the binding has room for no more.
-        self.context = min(self._llm.n_ctx(), len(self._llm.input_ids))
+        trained = llama_cpp.llama_model_n_ctx_train(self._llm.model)
+        self.context: int = context or min(trained, _CONTEXT)
         self.vocabulary: int = self._llm.n_vocab()
         self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
@@ -83,7 +87,7 @@ class LlamaEngine:
             return self._bytes(token, shows_control=shows_control)
         return self._piece.raw[:size]
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
         """See `generating.Engine`."""
         try:
             prompt: str = self._formatter(messages=messages, **variables).prompt
@@ -92,8 +96,8 @@ class LlamaEngine:
         text = prompt.encode("utf-8", errors="replace")
         # Where the vocabulary wants a first token, a template may have written it already.
         is_begun = bool(self._bos) and prompt.startswith(self._bos)
-        tokens: list[int] = self._llm.tokenize(text, add_bos=not is_begun, special=True)
-        return tokens
+        tokens = self._llm.tokenize(text, add_bos=not is_begun, special=True)
+        return Prompt(tokens, thinking.is_begun(prompt))
 
     def grammar_of(self, schema: Mapping[str, Any]) -> str:
         """See `generating.Engine`; bounds of numbers are not kept to."""

@@ -9,21 +9,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 import msgspec
 import uvicorn
 
-from adapters import loose_json
 from adapters.base import BadRequest, ModelNotFound, UpstreamError
+from adapters.wire import loose_json
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -232,7 +234,9 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="its file or directory")
     parser.add_argument("--name", required=True, help="what requests call it")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--context", type=int, help="tokens of context (default: the model's)")
+    parser.add_argument(
+        "--context", type=int, help="tokens of context (default: the model's, within reason)"
+    )
     parser.add_argument("--threads", type=int, help="threads for one computation")
     parser.add_argument("--embeddings", action="store_true", help="vectors, not answers")
     return parser
@@ -261,7 +265,7 @@ def _take_standard_output() -> TextIO:
 
 
 def _serve(model: Model, listener: socket.socket, told: TextIO) -> None:
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             Child(model),
             http="httptools",
@@ -282,7 +286,16 @@ def _serve(model: Model, listener: socket.socket, told: TextIO) -> None:
     server.run(sockets=[listener])
 
 
+class _Server(uvicorn.Server):
+    """Control-C in a terminal reaches the parent too, which says when all is over."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig != signal.SIGINT:
+            super().handle_exit(sig, frame)
+
+
 def _end_with_parent(server: uvicorn.Server) -> None:
-    while os.read(0, 1 << 16):
-        pass
+    with suppress(OSError):
+        while os.read(0, 1 << 16):
+            pass
     server.should_exit = True

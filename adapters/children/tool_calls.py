@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters.chat_request import Declaration, json_object
 from adapters.children.stops import overlap
+from adapters.wire.chat_request import Declaration, json_object
 
 Delta = dict[str, Any]
 

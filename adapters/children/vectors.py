@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from adapters import chat_request
 from adapters.base import ContextExceeded
 from adapters.children.serving import Endpoint, Reply
 from adapters.children.turns import ModelThread
-from adapters.losses import invalid
+from adapters.wire import chat_request
+from adapters.wire.losses import invalid
 
 MAX_INPUTS = 2048
 

@@ -1,6 +1,7 @@
 """A child whose model is a text: `--model` names a JSON file with the tokens it always says.
 
-`texts` (a list of them for each choice, in turn), `template`, `context`; a prompt has one token
+`texts` (a list of them for each choice, in turn), `template`, `context`, `is_thinking`; a
+prompt has one token
 for each word. When the file is written anew, all of it is said anew. A piece of `null` stands for
 work that ends only when nobody waits for it any more; every such end adds a line to the file beside
 the model that is called `abandoned`.
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.children import chat
-from adapters.children.generating import Likely, Sampling, Token
+from adapters.children.generating import Likely, Prompt, Sampling, Token
 from adapters.children.serving import Model, arguments, main
 from adapters.children.turns import Abandoned, ModelThread
 
@@ -40,13 +41,14 @@ class Recital:
             self._texts = iter(told["texts"])
             self.context = told.get("context", 1000)
             self.template = told.get("template", "")
+            self.is_thinking = told.get("is_thinking", False)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
         self.load()
         if any(message["role"] == "wizard" for message in messages):
             raise ValueError("no wizards")
         said = " ".join(json.dumps(message) for message in messages)
-        return [1 for _ in said.split(" ")]
+        return Prompt([1 for _ in said.split(" ")], self.is_thinking)
 
     def grammar_of(self, schema: Mapping[str, Any]) -> str:
         if schema.get("type") == "nonsense":

@@ -279,6 +279,39 @@ def test_calls_of_its_own_will(
         assert choice["finish_reason"] == ("tool_calls" if calls else "stop")
 
 
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("text", "is_thinking", "thought", "content"),
+    [
+        ("<think>\nWell</think>\n\nYes", False, "\nWell", "Yes"),
+        ("\n<think>Well", False, "Well", ""),
+        ("Well</think>Yes", True, "Well", "Yes"),
+        ("Well</thi", True, "Well</thi", ""),
+        ("Yes <think>no</think>", False, None, "Yes <think>no</think>"),
+        (" <thin", False, None, " <thin"),
+        ("<think></think>Yes", False, None, "Yes"),
+    ],
+)
+def test_thoughts_are_told_from_the_answer(
+    shared: Reciting, text: str, is_thinking: bool, thought: str | None, content: str, size: int
+) -> None:
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    with shared(pieces, pieces, is_thinking=is_thinking) as child:
+        message = child.chat()["choices"][0]["message"]
+        assert message.get("reasoning_content") == thought
+        assert message["content"] == content
+        deltas = [chunk["choices"][0]["delta"] for chunk in child.chunks()]
+        assert "".join(delta.get("reasoning_content", "") for delta in deltas) == (thought or "")
+        assert "".join(delta.get("content", "") for delta in deltas) == content
+
+
+def test_a_call_after_a_thought(shared: Reciting) -> None:
+    with shared([f"Hm.</think>\n<tool_call>{CALL}</tool_call>"], is_thinking=True) as child:
+        message = child.chat(tools=[WEATHER])["choices"][0]["message"]
+        assert message["reasoning_content"] == "Hm." and message["content"] is None
+        assert message["tool_calls"][0]["function"]["name"] == "weather"
+
+
 def test_the_openai_client_is_content(shared: Reciting) -> None:
     with (
         shared(["Good", " day"]) as child,

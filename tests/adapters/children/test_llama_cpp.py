@@ -45,7 +45,7 @@ def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 def babbling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("babbling")
     model = make_gguf.babbling(folder / "babbling.gguf", context=16384)
-    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+    with running(LLAMA_CPP, model, "--context", "16384", *ONE_THREAD) as child:
         yield child
 
 

@@ -44,6 +44,12 @@ def test_ends_when_it_is_told_to(tmp_path: Path) -> None:
         assert child.process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
 
 
+def test_control_c_is_for_its_parent(tmp_path: Path) -> None:
+    with reciting(tmp_path, ["fine"]) as child:
+        child.process.send_signal(signal.SIGINT)
+        assert child.text() == "fine"
+
+
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     with start(STAND_IN, "--model", str(tmp_path / "none"), "--name", "x") as process:
         assert process.stdout and process.stderr
