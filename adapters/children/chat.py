@@ -26,7 +26,11 @@ from adapters.wire import chat_request
 from adapters.wire.chat_request import ChatRequest, Message
 from adapters.wire.losses import invalid
 
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
+# OpenAI's ranges where it has such a parameter; beyond them the numbers overflow.
+_Heat = Annotated[float, msgspec.Meta(ge=0, le=100)]
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_Factor = Annotated[float, msgspec.Meta(ge=0.01, le=100)]
+_Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 # What OpenAI says for a token that is as good as impossible; JSON has no infinity.
@@ -53,11 +57,13 @@ class Asked(ChatRequest):
     stream_options: _StreamOptions | None = None
     response_format: _Format | None = None  # type: ignore[assignment]  # it reads one member more
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    temperature: _Heat | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
     top_p: _Share | None = None
     min_p: _Share | None = None
-    repetition_penalty: _Positive | None = None
-    logit_bias: dict[int, float] | None = None
+    repetition_penalty: _Factor | None = None
+    logit_bias: dict[int, _Bias] | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -253,7 +259,7 @@ class _Speaker:
         logprobs = _Logprobs(self._asked)
         self.finish = "stop"
         count = 0
-        for token in islice(self._engine.generate(self._sampling_of_choice(index)), self._limit):
+        for token in islice(self._tokens(index), self._limit):
             count += 1
             logprobs.add(token, text.decoded)
             for delta in reader.feed(text.feed(token.text)):
@@ -267,6 +273,15 @@ class _Speaker:
         yield from self._last_words(text, reader, logprobs)
         if reader.has_called and self.finish == "stop":
             self.finish = "tool_calls"
+
+    def _tokens(self, index: int) -> Iterator[Token]:
+        try:
+            return self._engine.generate(self._sampling_of_choice(index))
+        except ValueError as error:
+            raise self._unfit(error) from None
+
+    def _unfit(self, error: ValueError) -> BadRequest:
+        return invalid("tools" if self._must_call else "response_format", str(error))
 
     def _last_words(
         self, text: Text, reader: _Plain | Forced | _Thoughtful, logprobs: _Logprobs
@@ -329,7 +344,7 @@ class _Speaker:
                 return reader.grammar(self._engine.grammar_of)
             return None if schema is None else self._engine.grammar_of(schema)
         except ValueError as error:
-            raise invalid("tools" if self._must_call else "response_format", str(error)) from None
+            raise self._unfit(error) from None
 
 
 def _schema(wanted: _Format) -> Mapping[str, Any] | None:

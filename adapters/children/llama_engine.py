@@ -19,7 +19,7 @@ import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from adapters.children import thinking
+from adapters.children import schemas, thinking
 from adapters.children.generating import Likely, Prompt, Sampling, Token
 from adapters.children.turns import Abandoned, ModelThread
 
@@ -30,6 +30,7 @@ _CHATML = (
 )
 # What llama.cpp's own programs draw with where nobody says otherwise.
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = 0.8, 40, 0.95, 0.05
+_COLDEST = 1e-4  # below it the numbers overflow, and the likeliest token is drawn anyway
 _PENALISED_TOKENS = 64
 # llama.cpp takes this seed for "any".
 _ANY_SEED = 0xFFFFFFFF
@@ -100,11 +101,13 @@ class LlamaEngine:
         return Prompt(tokens, thinking.is_begun(prompt))
 
     def grammar_of(self, schema: Mapping[str, Any]) -> str:
-        """See `generating.Engine`; bounds of numbers are not kept to."""
+        """See `generating.Engine`; bounds of numbers are not kept to, nor very great lengths."""
         try:
-            grammar: str = json_schema_to_gbnf(json.dumps(schema))
+            grammar: str = json_schema_to_gbnf(json.dumps(schemas.bounded(schema)))
         except Exception as error:  # it asserts, indexes and recurses on whatever it is given
             raise ValueError(f"no grammar can be made of the schema: {error!r}") from None
+        if len(grammar) > schemas.LARGEST_GRAMMAR:
+            raise ValueError("the grammar of the schema would be too large")
         return grammar
 
     def read(self, prompt: Sequence[int]) -> int:
@@ -146,7 +149,9 @@ class LlamaEngine:
 
     def generate(self, sampling: Sampling) -> Iterator[Token]:
         """See `generating.Engine`."""
-        chain = self._chain(sampling)
+        return self._draw(self._chain(sampling), sampling)
+
+    def _draw(self, chain: Any, sampling: Sampling) -> Iterator[Token]:
         try:
             while True:
                 self._thread.check()
@@ -205,7 +210,7 @@ class LlamaEngine:
         if sampling.grammar is not None:
             yield self._grammar(sampling.grammar)
         temperature = _or(sampling.temperature, _TEMPERATURE)
-        if temperature == 0:
+        if temperature < _COLDEST:
             yield llama_cpp.llama_sampler_init_greedy()
             return
         top_k = min(_or(sampling.top_k, _TOP_K), self.vocabulary)

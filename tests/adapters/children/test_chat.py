@@ -160,7 +160,10 @@ def test_logprobs_of_what_is_given_out(shared: Reciting) -> None:
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 1e30}, "temperature"),
         ({"top_p": 2}, "top_p"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"logit_bias": {"100": 1}}, "logit_bias"),
@@ -187,7 +190,7 @@ def test_what_cannot_be_done_is_refused_by_name(
     with shared() as child:
         status, error = child.refusal("chat/completions", **{"messages": HELLO, **asked})
         assert (status, error["type"]) == (400, "invalid_request_error")
-        assert error["param"] == (param or "response_format")
+        assert error["param"].startswith(param or "response_format")
 
 
 def test_what_changes_nothing_is_taken(shared: Reciting) -> None:

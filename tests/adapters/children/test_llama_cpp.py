@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.adapters.children.child import HELLO, LLAMA_CPP, PATIENCE_S, Child, joined, running
 from tests.adapters.children.child import start as start_child
@@ -130,13 +133,61 @@ def test_a_schema_is_kept_to(babbling: Child, temperature: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", [{"$ref": "https://x.example/s"}, {"type": "nonsense"}, {"properties": 1}]
+    "schema",
+    [
+        {"$ref": "https://x.example/s"},
+        {"$ref": "#"},
+        {"type": "nonsense"},
+        {"properties": 1},
+        {"enum": []},
+        {"type": "array", "minItems": 10**9},
+        {"type": "string", "pattern": "^("},
+    ],
 )
-def test_what_is_no_schema_is_refused(babbling: Child, schema: dict[str, Any]) -> None:
+def test_what_no_grammar_can_be_made_of_is_refused(babbling: Child, schema: dict[str, Any]) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     status, error = babbling.refusal("chat/completions", messages=HELLO, response_format=wanted)
     assert (status, error["param"]) == (400, "response_format")
     assert babbling.text(max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ({"type": "string", "pattern": r"^\d{3}-[a-f]$"}, r"\d{3}-[a-f]"),
+        ({"type": "string", "maxLength": 10**9, "enum": ["x", "y"]}, "x|y"),
+        ({"type": "string", "maxLength": 3}, ".{0,3}"),
+    ],
+)
+def test_texts_are_as_the_schema_says(
+    babbling: Child, schema: dict[str, Any], pattern: str
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    said = json.loads(babbling.text(response_format=wanted, temperature=1, seed=4))
+    assert re.fullmatch(pattern, said)
+
+
+NUMBERS = st.one_of(
+    st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()
+)
+MEMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
+OTHERS = ("repetition_penalty", "seed", "n", "top_logprobs", "max_tokens")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    asked=st.dictionaries(st.sampled_from([*MEMBERS, *OTHERS]), NUMBERS, max_size=4),
+    bias=st.dictionaries(st.integers(-1, 300).map(str), st.floats(-100, 100), max_size=3),
+)
+def test_no_number_brings_the_model_down(
+    babbling: Child, asked: dict[str, Any], bias: dict[str, float]
+) -> None:
+    if (asked.get("n") or 0) > 3:
+        asked.pop("n")
+    body = {"messages": HELLO, "max_tokens": 3, "logprobs": True, "logit_bias": bias, **asked}
+    body["max_tokens"] = min(body["max_tokens"] or 3, 3)
+    answer = babbling.client.post("/v1/chat/completions", content=json.dumps(body))
+    assert answer.status_code in (200, 400), answer.text
 
 
 def _tool(name: str) -> dict[str, Any]:
