@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import json
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import jinja2
@@ -21,6 +20,7 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from adapters.children import schemas, thinking
 from adapters.children.generating import Likely, Prompt, Sampling, Token
+from adapters.children.llama_drawing import Drawing
 from adapters.children.turns import Abandoned, ModelThread
 
 # For models that come without: the format that most small ones were taught.
@@ -28,12 +28,6 @@ _CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# What llama.cpp's own programs draw with where nobody says otherwise.
-_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = 0.8, 40, 0.95, 0.05
-_COLDEST = 1e-4  # below it the numbers overflow, and the likeliest token is drawn anyway
-_PENALISED_TOKENS = 64
-# llama.cpp takes this seed for "any".
-_ANY_SEED = 0xFFFFFFFF
 # The room for a context is taken when a model is loaded; what newer ones were trained for is more
 # than most machines have.
 _CONTEXT = 8192
@@ -149,19 +143,18 @@ class LlamaEngine:
 
     def generate(self, sampling: Sampling) -> Iterator[Token]:
         """See `generating.Engine`."""
-        return self._draw(self._chain(sampling), sampling)
+        drawing = Drawing(self._llm.ctx, self._vocab, self.vocabulary, sampling)
+        return self._tokens(drawing, sampling)
 
-    def _draw(self, chain: Any, sampling: Sampling) -> Iterator[Token]:
-        try:
+    def _tokens(self, drawing: Drawing, sampling: Sampling) -> Iterator[Token]:
+        with closing(drawing):
             while True:
                 self._thread.check()
-                drawn: int = llama_cpp.llama_sampler_sample(chain, self._llm.ctx, -1)
+                drawn = drawing.draw()
                 if llama_cpp.llama_vocab_is_eog(self._vocab, drawn):
                     return
                 yield self._token(drawn, sampling)
                 self._evaluate([drawn])
-        finally:
-            llama_cpp.llama_sampler_free(chain)
 
     def _token(self, drawn: int, sampling: Sampling) -> Token:
         text = self._bytes(drawn, shows_control=sampling.shows_control)
@@ -180,57 +173,6 @@ class LlamaEngine:
         logits = np.ctypeslib.as_array(pointer, shape=(self.vocabulary,)).astype(np.float64)
         logits -= logits.max()
         return logits - np.log(np.exp(logits).sum())
-
-    def _chain(self, sampling: Sampling) -> Any:
-        """What draws tokens: masks and penalties first, then what cuts the unlikely off."""
-        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        try:
-            for sampler in self._samplers(sampling):
-                llama_cpp.llama_sampler_chain_add(chain, sampler)
-        except ValueError:
-            llama_cpp.llama_sampler_free(chain)
-            raise
-        return chain
-
-    def _samplers(self, sampling: Sampling) -> Iterator[Any]:
-        if sampling.logit_bias:
-            pairs = [
-                llama_cpp.llama_logit_bias(token=token, bias=bias)
-                for token, bias in sampling.logit_bias.items()
-            ]
-            biases = (llama_cpp.llama_logit_bias * len(pairs))(*pairs)
-            yield llama_cpp.llama_sampler_init_logit_bias(self.vocabulary, len(pairs), biases)
-        yield llama_cpp.llama_sampler_init_penalties(
-            self.vocabulary,
-            _PENALISED_TOKENS,
-            sampling.repetition_penalty,
-            sampling.frequency_penalty,
-            sampling.presence_penalty,
-        )
-        if sampling.grammar is not None:
-            yield self._grammar(sampling.grammar)
-        temperature = _or(sampling.temperature, _TEMPERATURE)
-        if temperature < _COLDEST:
-            yield llama_cpp.llama_sampler_init_greedy()
-            return
-        top_k = min(_or(sampling.top_k, _TOP_K), self.vocabulary)
-        yield llama_cpp.llama_sampler_init_top_k(max(top_k, 0))
-        yield llama_cpp.llama_sampler_init_top_p(_or(sampling.top_p, _TOP_P), 1)
-        yield llama_cpp.llama_sampler_init_min_p(_or(sampling.min_p, _MIN_P), 1)
-        yield llama_cpp.llama_sampler_init_temp(temperature)
-        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        yield llama_cpp.llama_sampler_init_dist(seed % _ANY_SEED)
-
-    def _grammar(self, grammar: str) -> Any:
-        text = grammar.encode("utf-8", errors="replace")
-        sampler = llama_cpp.llama_sampler_init_grammar(self._vocab, text, b"root")
-        if not sampler:
-            raise ValueError("llama.cpp does not take the grammar of this schema")
-        return sampler
-
-
-def _or(given: Any, otherwise: Any) -> Any:
-    return otherwise if given is None else given
 
 
 def _common(known: Any, prompt: Sequence[int]) -> int:

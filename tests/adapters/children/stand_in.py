@@ -69,6 +69,7 @@ class Recital:
             yield Token(piece.encode("utf-8", "surrogateescape"), logprob, others)
 
     def _linger(self) -> None:
+        self._log.with_name("lingering").touch()
         try:
             while True:
                 self._thread.check()
