@@ -48,7 +48,8 @@ class ModelThread:
     @property
     def is_abandoned(self) -> bool:
         """Whether nobody waits for what is being worked at; may be asked in any thread."""
-        return self._current is not None and self._current.is_abandoned
+        current = self._current
+        return current is not None and current.is_abandoned
 
     def check(self) -> None:
         """Raise `Abandoned` if nobody waits any more; long work does so every few milliseconds."""
