@@ -21,6 +21,7 @@ Chat goes beyond OpenAI's reference where many servers and clients agree on how:
 
     AdapterError                 something went wrong upstream; the attempt failed
     |- Unsupported               the provider has no such parameter; nothing was sent
+    |- Unavailable               it cannot be asked now, and we know why; nothing was sent
     |- ConnectFailed             no connection; nothing was sent, nothing can be billed
     |- ConnectionLost            the connection broke before the answer was whole
     |- UpstreamTimeout           a deadline passed (connect, first byte, between bytes)
@@ -81,6 +82,16 @@ class Unsupported(AdapterError):
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class Unavailable(AdapterError):
+    """The model cannot be asked now, and the message says why; in `retry_s` it may be, if known."""
+
+    dispatched = False
+
+    def __init__(self, message: str, *, retry_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
 
 
 class ConnectFailed(AdapterError):

@@ -1,0 +1,1 @@
+"""Local models as processes of their own, each of which serves OpenAI's dialect on loopback."""
