@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import loose_json
-from adapters.anthropic_answer import ChatReader, MessagesReader
-from adapters.anthropic_failures import error_of
-from adapters.anthropic_request import to_messages
 from adapters.base import Call, MalformedAnswer, UpstreamError
-from adapters.over_http import Account, Dispatch, HttpAdapter
+from adapters.http.over_http import Account, Dispatch, HttpAdapter
+from adapters.wire import loose_json
+from adapters.wire.anthropic_answer import ChatReader, MessagesReader
+from adapters.wire.anthropic_failures import error_of
+from adapters.wire.anthropic_request import to_messages
 
 VERSION = "2023-06-01"
 """The version of the API that chat is translated to: the last that knows `temperature`."""

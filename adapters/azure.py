@@ -10,8 +10,8 @@ from typing import Unpack
 from urllib.parse import quote
 
 from adapters.base import Call
+from adapters.http.over_http import Account
 from adapters.openai_compatible import OpenAICompatible
-from adapters.over_http import Account
 from adapters.presets import PRESETS
 
 _CURRENT = "/openai/v1"

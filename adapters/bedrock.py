@@ -20,10 +20,6 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import aws_failures, loose_json
-from adapters.anthropic_answer import ChatReader, MessagesReader
-from adapters.anthropic_elsewhere import betas_of, is_claude, members_of
-from adapters.aws_event_stream import CONTENT_TYPE, EventStreamDecoder, FailedPayload
 from adapters.base import (
     BadRequest,
     Call,
@@ -36,15 +32,19 @@ from adapters.base import (
     UpstreamAuth,
     UpstreamError,
 )
-from adapters.bedrock_embeddings import EmbeddingsReader, embeds, to_embed
-from adapters.converse_answer import ConverseReader
-from adapters.converse_request import converse_request
-from adapters.losses import invalid
-from adapters.over_http import Decoder, Dispatch, EventReader, HttpAdapter
-from adapters.sse import NamedPayload
+from adapters.http.over_http import Decoder, Dispatch, EventReader, HttpAdapter
+from adapters.wire import aws_failures, loose_json
+from adapters.wire.anthropic_answer import ChatReader, MessagesReader
+from adapters.wire.anthropic_elsewhere import betas_of, is_claude, members_of
+from adapters.wire.aws_event_stream import CONTENT_TYPE, EventStreamDecoder, FailedPayload
+from adapters.wire.bedrock_embeddings import EmbeddingsReader, embeds, to_embed
+from adapters.wire.converse_answer import ConverseReader
+from adapters.wire.converse_request import converse_request
+from adapters.wire.losses import invalid
+from adapters.wire.sse import NamedPayload
 
 if TYPE_CHECKING:
-    from adapters.aws_signing import Signer
+    from adapters.http.aws_signing import Signer
 
 VERSION = "bedrock-2023-05-31"
 
@@ -155,7 +155,7 @@ class Bedrock(HttpAdapter):
 
 def _signer(region: str, profile: str | None) -> Signer:
     try:
-        from adapters.aws_signing import Signer  # most installations do without botocore
+        from adapters.http.aws_signing import Signer  # most installations do without botocore
     except ImportError as error:
         raise ImportError(f"{error}; install tollway[bedrock], or set 'api_key'") from None
     return Signer(region=region, profile=profile)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from adapters import gemini_answer
 from adapters.base import Call, UpstreamError
-from adapters.gemini_answer import ChatReader, EmbeddingsReader
-from adapters.gemini_request import to_batch_embed, to_generate
-from adapters.over_http import Dispatch, HttpAdapter
+from adapters.http.over_http import Dispatch, HttpAdapter
+from adapters.wire import gemini_answer
+from adapters.wire.gemini_answer import ChatReader, EmbeddingsReader
+from adapters.wire.gemini_request import to_batch_embed, to_generate
 
 _MOST_PAGES = 20
 

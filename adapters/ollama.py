@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import AdapterError, Call, Deadlines, MalformedAnswer
-from adapters.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
-from adapters.ollama_request import Translated, to_chat, to_embed, to_generate
-from adapters.over_http import MAX_ANSWER_BYTES, Account, Dispatch, HttpAdapter, Reader
-from adapters.transport import Response
+from adapters.http.over_http import MAX_ANSWER_BYTES, Account, Dispatch, HttpAdapter, Reader
+from adapters.http.transport import Response
+from adapters.wire import loose_json
+from adapters.wire.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
+from adapters.wire.ollama_request import Translated, to_chat, to_embed, to_generate
 
 # What Ollama gives a model at the least where nothing is said ("FAQ": context window size).
 _LEAST_CONTEXT = 4096
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _ASIDE = Deadlines(connect_s=5.0, first_byte_s=5.0, idle_s=5.0)
 
 
@@ -154,6 +156,6 @@ def _parameter(parameters: str, name: str) -> int:
     """A number among the lines of a model's parameters; 0 where it is not there."""
     for line in parameters.split("\n"):
         words = line.split()
-        if len(words) == 2 and words[0] == name and words[1].isdecimal():
+        if len(words) == 2 and words[0] == name and _NUMBER.fullmatch(words[1]):
             return int(words[1])
     return 0

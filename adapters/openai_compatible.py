@@ -7,15 +7,15 @@ from typing import Unpack
 
 import msgspec
 
-from adapters import thoughts
 from adapters.base import Call, Endpoint, MalformedAnswer
-from adapters.failures import read_error
-from adapters.fitting import UNCHANGED, fit
-from adapters.over_http import Account, Dispatch, EventReader, HttpAdapter
+from adapters.http.over_http import Account, Dispatch, EventReader, HttpAdapter
 from adapters.presets import PLAIN, Preset
-from adapters.ranking import cohere_ranking
-from adapters.response_events import ResponseEvents
-from adapters.sse import NamedPayload
+from adapters.wire import thoughts
+from adapters.wire.failures import read_error
+from adapters.wire.fitting import UNCHANGED, fit
+from adapters.wire.ranking import cohere_ranking
+from adapters.wire.response_events import ResponseEvents
+from adapters.wire.sse import NamedPayload
 
 _DONE = b"[DONE]"
 # Below this many bytes a payload may be blank, or the end mark with blanks around it.
@@ -92,7 +92,7 @@ class Chunks(EventReader):
     """OpenAI's events: the payloads before the end mark, without those that say nothing."""
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         ready: list[bytes] = []
         for payload in payloads:
             if isinstance(payload, NamedPayload):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adapters.base import Endpoint
-from adapters.fitting import OPTIONAL, Rules
+from adapters.wire.fitting import OPTIONAL, Rules
 
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 
@@ -35,13 +35,15 @@ _USUAL: Mapping[Endpoint, str] = {e: path for e, path in PATHS.items() if e != "
 class Preset:
     """One provider, or one kind of server.
 
-    `base_url` is None where only the operator knows it. `max_tokens_field` caps the output;
+    `base_url` is None where only the operator knows it; `prices` names its price list where that is
+    not told by its address. `max_tokens_field` caps the output;
     `stream_usage` is False where `stream_options` is refused (and usage comes unasked).
     `answers` tells how thoughts come: as `reasoning_content` or not at all, as `reasoning`, or as
     parts of the content. `meterable`: it stops a stream that is closed, and bills no more of it.
     """
 
     base_url: str | None = None
+    prices: str | None = None
     paths: Mapping[Endpoint, str] = field(default_factory=lambda: _USUAL)
     models_path: str = "/models"
     max_tokens_field: MaxTokensField = "max_tokens"
@@ -94,6 +96,7 @@ PRESETS: Mapping[str, Preset] = {
     "azure": Preset(
         # Microsoft Learn, "Azure OpenAI in Microsoft Foundry Models REST API reference" and
         # "API version lifecycle": the same requests, at the operator's own resource.
+        prices="azure",
         paths={e: path for e, path in PATHS.items() if e not in ("rerank", "moderations")},
         max_tokens_field="max_completion_tokens",
         rules={"chat": _OPENAI},
@@ -200,6 +203,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "perplexity": Preset(
         # perplexityai 0.46 (CompletionCreateParams). Usage comes in every chunk, unasked.
+        prices="perplexity",
         base_url="https://api.perplexity.ai",
         paths=_only("chat"),
         stream_usage=False,
@@ -214,6 +218,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "cohere": Preset(
         # "Using Cohere models via the OpenAI SDK" and "Rerank API (v2)": three dialects, one host.
+        prices="cohere",
         base_url="https://api.cohere.ai",
         paths={
             "chat": "/compatibility/v1/chat/completions",
@@ -235,6 +240,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "voyage": Preset(
         # voyageai 0.5 and "Text embeddings", "Rerankers" (docs.voyageai.com).
+        prices="voyageai",
         base_url="https://api.voyageai.com/v1",
         paths=_only("embeddings", "rerank"),
         rules={

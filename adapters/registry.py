@@ -12,7 +12,7 @@ from typing import Any
 from adapters.base import Adapter, Endpoint
 from adapters.leases import Lessor
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
-from adapters.templates import Endpoints
+from adapters.wire.templates import Endpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,9 @@ class Entry:
     is, unless the configuration says otherwise, and None where only the configuration can say.
     `meterable` says that whatever it speaks to stops generating and billing a stream that is
     closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
-    field for the maximum, `stream_usage` whether `stream_options` may be sent. `hosted`: its
-    models run in processes of ours, for nothing, and a target's `model` names a file.
+    field for the maximum, `stream_usage` whether `stream_options` may be sent; `prices` is whose
+    price list its models are on, where the address does not tell. `hosted`: its models run in
+    processes of ours, for nothing, and a target's `model` names a file.
     """
 
     make: Callable[[Settings], Adapter]
@@ -62,6 +63,7 @@ class Entry:
     meterable: bool = False
     max_tokens_field: MaxTokensField = "max_tokens"
     stream_usage: bool = True
+    prices: str | None = None
     hosted: bool = False
 
 
@@ -95,6 +97,7 @@ def _openai_compatible(preset: Preset) -> Entry:
         meterable=preset.meterable,
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
+        prices=preset.prices,
     )
 
 
@@ -147,6 +150,7 @@ BUILT_IN: Mapping[str, Entry] = {
         speaks_of=_speaks_of("adapters.vertex:speaks"),
         needs=("region", "project"),
         needs_base_url=False,
+        prices="google",
     ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
@@ -211,6 +215,11 @@ def needs_base_url(adapter: str) -> bool:
 def is_hosted(adapter: str) -> bool:
     """Whether an adapter's models run in processes of ours."""
     return adapter in BUILT_IN and BUILT_IN[adapter].hosted
+
+
+def prices(adapter: str) -> str | None:
+    """Whose price list the models of an adapter are on, where its address does not tell."""
+    return BUILT_IN[adapter].prices if adapter in BUILT_IN else None
 
 
 def max_tokens_field(adapter: str) -> MaxTokensField:

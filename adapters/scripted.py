@@ -46,7 +46,7 @@ from adapters.base import (
     ModelNotFound,
     UpstreamTimeout,
 )
-from adapters.failures import error_family
+from adapters.wire.failures import error_family
 
 _TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 _DEFAULT_DIMENSIONS = 256

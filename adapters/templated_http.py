@@ -7,13 +7,13 @@ from typing import Any, Unpack
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
-from adapters.chat_request import ChatRequest, Message
-from adapters.losses import Losses
-from adapters.over_http import Account, Dispatch, HttpAdapter
-from adapters.templated_answers import ChatReader, VectorReader
-from adapters.templates import (
+from adapters.http.over_http import Account, Dispatch, HttpAdapter
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import ChatRequest, Message
+from adapters.wire.losses import Losses
+from adapters.wire.templated_answers import ChatReader, VectorReader
+from adapters.wire.templates import (
     PARAMETERS,
     ChatEndpoint,
     EmbeddingsEndpoint,
@@ -100,7 +100,7 @@ def _text(message: Message, path: str, losses: Losses) -> str:
         losses.refuse(f"{path}.tool_calls", "its template has a place for text only")
     parts = message.parts()
     for i, part in enumerate(parts):
-        if part.text is None:
+        if part.text is None or part.type != "text":
             losses.refuse(f"{path}.content[{i}]", "its template has a place for text only")
     return "".join(part.text or "" for part in parts)
 

@@ -14,18 +14,18 @@ from urllib.parse import quote
 
 import msgspec
 
-from adapters import anthropic_failures, chat_request, gemini_answer, loose_json
-from adapters.anthropic_answer import ChatReader as ClaudeReader
-from adapters.anthropic_answer import MessagesReader
-from adapters.anthropic_elsewhere import betas_of, is_claude, members_of
 from adapters.base import Call, Endpoint, MalformedAnswer, Unsupported, UpstreamError
-from adapters.gemini_answer import ChatReader
-from adapters.gemini_request import to_generate
-from adapters.losses import invalid
-from adapters.over_http import Dispatch, EventReader, HttpAdapter
+from adapters.http.over_http import Dispatch, EventReader, HttpAdapter
+from adapters.wire import anthropic_failures, chat_request, gemini_answer, loose_json
+from adapters.wire.anthropic_answer import ChatReader as ClaudeReader
+from adapters.wire.anthropic_answer import MessagesReader
+from adapters.wire.anthropic_elsewhere import betas_of, is_claude, members_of
+from adapters.wire.gemini_answer import ChatReader
+from adapters.wire.gemini_request import to_generate
+from adapters.wire.losses import invalid
 
 if TYPE_CHECKING:
-    from adapters.google_tokens import Tokens
+    from adapters.http.google_tokens import Tokens
 
 VERSION = "vertex-2023-10-16"
 
@@ -160,7 +160,7 @@ class Vertex(HttpAdapter):
 
 def _tokens(credentials_file: Path | None) -> Tokens:
     try:
-        from adapters.google_tokens import Tokens  # most installations do without google-auth
+        from adapters.http.google_tokens import Tokens  # most installations do without google-auth
     except ImportError as error:
         raise ImportError(f"{error}; install tollway[vertex]") from None
     return Tokens(credentials_file)

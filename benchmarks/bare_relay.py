@@ -12,8 +12,8 @@ from typing import Any
 import uvicorn
 
 from adapters.base import Deadlines
-from adapters.http1 import Http1Transport
-from adapters.http_rules import Origin
+from adapters.http.http1 import Http1Transport
+from adapters.http.http_rules import Origin
 from benchmarks.workloads import PROVIDER_KEY
 
 

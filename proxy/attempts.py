@@ -132,7 +132,7 @@ class Attempts:
             if error.refused.reason != "budget":
                 raise
             refusal = error
-        job.uncounted = await _uncounted(job.request, target)
+        job.uncounted = await _uncounted(job.request, target, refusal.refused)
         if job.uncounted:
             try:
                 return await self._reserve_once(job, target, reason)
@@ -437,11 +437,14 @@ def _affordable(job: Job, target: Target, refused: Refused) -> int | None:
     return costs.affordable_maximum(job.request, target, refused.budget.left_nanousd, job.uncounted)
 
 
-async def _uncounted(request: Request, target: Target) -> int:
+async def _uncounted(request: Request, target: Target, refused: Refused) -> int:
     """By how many tokens the bound of a request's input is too high, where that can be counted."""
     if target.price is None or not tokens.is_countable(target.model):
         return 0
     texts, size = request.texts()
+    left = refused.budget.left_nanousd if refused.budget is not None else 0
+    if not costs.may_fit(request, target, left, uncounted=size):
+        return 0
     counted = await tokens.count(target.model, texts) if size <= MOST_COUNTED_BYTES else None
     return 0 if counted is None else max(0, size - counted)
 

@@ -17,7 +17,7 @@ import msgspec
 
 from adapters import registry as adapter_registry
 from adapters.base import Endpoint
-from adapters.templates import Endpoints
+from adapters.wire.templates import Endpoints
 from policies import registry as policy_registry
 from policies.base import Capability
 from proxy import budgets, catalog, pricing, webhooks

@@ -133,6 +133,12 @@ def affordable_maximum(
     return tokens if tokens >= LEAST_CLAMPED_TOKENS else None
 
 
+def may_fit(request: Request, target: Target, left_nanousd: int, *, uncounted: int) -> bool:
+    """Whether so much money could pay for the input, if what may be counted of it were nothing."""
+    bounds = bounds_of(request, target, 0, None, metered=False, uncounted=uncounted)
+    return bounds.most <= left_nanousd
+
+
 def unbounded(request: Request, target: Target) -> str | None:
     """The parameter, if any, whose cost at this target has no upper bound."""
     found = request.unbounded_at(target.speaks)

@@ -391,7 +391,9 @@ class Engine:
         headers += tried.target.reply_headers
         if tried.dropped:
             told = ", ".join(dict.fromkeys(tried.dropped))[:_LONGEST_LIST]
-            headers.append((b"x-tollway-dropped-params", told.encode("ascii", "backslashreplace")))
+            # A client's own names may have anything in them, line ends too.
+            listed = told.encode("unicode_escape")[:_LONGEST_LIST]
+            headers.append((b"x-tollway-dropped-params", listed))
         if job.clamp is not None:
             headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
         if tried.settlement is not None:

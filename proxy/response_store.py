@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class ResponseStore:
         self._keep_s = days * _DAY_S
         self._total_bytes = total_bytes
         self._largest_bytes = largest_bytes
-        self.chain_bytes = chain_bytes
+        self._chain_bytes = chain_bytes
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="responses")
         self._db: sqlite3.Connection | None = None
@@ -168,7 +169,7 @@ class ResponseStore:
             db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            db.execute("PRAGMA journal_mode = WAL")
+            _use_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA foreign_keys = ON")
             db.executescript(_SCHEMA)
@@ -182,10 +183,10 @@ class ResponseStore:
         db.execute("BEGIN IMMEDIATE")
         try:
             yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:  # a disk that is full has rolled some back by itself
+                db.execute("ROLLBACK")
 
     def _put(self, kept: Kept) -> None:
         size = len(kept.input) + len(kept.response)
@@ -211,17 +212,20 @@ class ResponseStore:
         links = self._open.execute(_CHAIN, asked).fetchall()
         if not links or links[0]["previous"] is not None:
             return None
-        if sum(link["bytes"] for link in links) > self.chain_bytes:
+        if sum(link["bytes"] for link in links) > self._chain_bytes:
             raise TooLong
-        now = int(self._clock.time())
-        with self._writing() as db:
-            db.executemany(
-                "UPDATE responses SET used_at = ? WHERE id = ?",
-                [(now, link["id"]) for link in links],
-            )
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk can be read
+            self._use([link["id"] for link in links])
         chain = [self._get(link["id"], owner) for link in links]
         whole = [kept for kept in chain if kept is not None]
         return whole if len(whole) == len(links) else None
+
+    def _use(self, ids: Sequence[str]) -> None:
+        now = int(self._clock.time())
+        with self._writing() as db:
+            db.executemany(
+                "UPDATE responses SET used_at = ? WHERE id = ?", [(now, each) for each in ids]
+            )
 
     def _find_item(self, item_id: str, owner: str) -> Kept | None:
         row = self._open.execute(
@@ -266,3 +270,17 @@ def _kept(row: sqlite3.Row) -> Kept:
         input=row["input"],
         response=row["response"],
     )
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Change the journal; where another worker does so too, SQLite does not wait by itself."""
+    patience = 100
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            patience -= 1
+            if not patience:
+                raise
+            time.sleep(_BUSY_S / 100)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,6 +26,8 @@ from proxy.wire.surrogates import without_lone
 PREFIX = "/v1/responses/"
 
 _MOST_ITEMS = 100
+# A client waits no longer for the end of its answer because others are kept before.
+_KEEP_WITHIN_S = 5.0
 _logger = logging.getLogger("tollway")
 
 
@@ -59,11 +63,17 @@ class Responses:
         if not caller.may_use("responses"):
             raise EndpointForbidden("this API key may not use the endpoint 'responses'")
         history = await self._history(asked, caller)
-        request = asked.resolved(history, await self._referred(asked, caller, history))
+        referred = await self._referred(asked, caller, history)
+        request = asked.resolved(history, referred, keeps=self._store is not None)
         if self._store is not None and asked.stores:
-            exchange.before_end = partial(
-                self._keep, self._store, exchange, caller, asked, request.result
+            kept = Kept(
+                id=response_id(exchange.request_id),
+                owner=caller.key_id,
+                previous=asked.previous,
+                input=b"[%b]" % b",".join(map(bytes, request.items)),
+                response=b"",
             )
+            exchange.before_end = partial(self._keep, self._store, kept, request.result)
         await self._engine.serve(exchange, caller, request)
 
     async def show(self, exchange: Exchange) -> None:
@@ -135,42 +145,32 @@ class Responses:
         for index, name in references.items():
             if name not in known and self._store is not None:
                 kept = await self._store.find_item(name, caller.key_id)
-                if kept is not None:
-                    known |= _by_id(_output(kept.response))
-                    size += len(kept.response)
-                    if size > self._store.chain_bytes:
-                        raise _too_long(f"input[{index}]")
-        for index, name in references.items():
+                known |= _by_id(_output(kept.response)) if kept is not None else {}
             if name not in known:
                 raise UnknownPrevious(
                     f"Item with id {name[:100]!r} not found.", param=f"input[{index}]"
                 )
+            # The same one may be named many times.
+            size += len(memoryview(known[name]))
+            if size > self._max_body:
+                raise _too_long(f"input[{index}]")
         return {index: known[name] for index, name in references.items()}
 
-    async def _keep(
-        self,
-        store: ResponseStore,
-        exchange: Exchange,
-        caller: Caller,
-        asked: wire.Asked,
-        result: wire.Result,
-    ) -> None:
+    async def _keep(self, store: ResponseStore, kept: Kept, result: wire.Result) -> None:
         """Keep the response, if there is one, before the client can ask for it."""
         if result.response is None:
             return
-        kept = Kept(
-            id=response_id(exchange.request_id),
-            owner=caller.key_id,
-            previous=asked.previous,
-            input=b"[%b]" % b",".join(map(bytes, asked.items)),
-            response=result.response,
-            item_ids=list(_by_id(_output(result.response))),
-        )
+        item_ids = list(_by_id(_output(result.response)))
+        whole = replace(kept, response=result.response, item_ids=item_ids)
         try:
-            if not await store.put(kept):
+            async with asyncio.timeout(_KEEP_WITHIN_S):
+                is_kept = await store.put(whole)
+            if not is_kept:
                 _logger.warning("response %s is too large to be kept", kept.id)
-        except (sqlite3.Error, OSError) as error:  # the answer is whole, and goes out all the same
-            _logger.warning("response %s is not kept: %s", kept.id, error)
+        # The answer is whole, and goes out all the same.
+        except (sqlite3.Error, OSError) as error:
+            problem = str(error) or "the database is busy"
+            _logger.warning("response %s is not kept: %s", kept.id, problem)
 
 
 def _path(exchange: Exchange) -> tuple[str, str, str]:

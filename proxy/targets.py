@@ -256,6 +256,8 @@ class _Maker:
 
     name: str
     provider: cfg.Provider
+    prices: str
+    """Whose prices its models have."""
     known: Mapping[str, catalog.Model]
     unpriced: cfg.Unpriced
     drop_params: bool
@@ -266,13 +268,9 @@ class _Maker:
     wildcard: cfg.Target | None = None
     """What the configuration says of `provider/*`."""
 
-    @property
-    def _prices(self) -> str:
-        return self.provider.prices or self.name
-
     def knows(self, model: str) -> bool:
         """Whether the catalogue or the price book has this model at this provider."""
-        return model in self.known or self.book.find(self._prices, model, self.today) is not None
+        return model in self.known or self.book.find(self.prices, model, self.today) is not None
 
     def make(self, model: str) -> Target:
         """A target that is configured only by `provider/*`."""
@@ -296,7 +294,7 @@ class _Maker:
             price=self._price(target, model),
             context_length=target.context_length
             or (known.context_length if known else None)
-            or self.book.context_length(self._prices, model)
+            or self.book.context_length(self.prices, model)
             or (_HOSTED_CONTEXT if is_hosted and "chat" in capabilities else None),
             max_output_tokens=target.max_output_tokens
             or (known.max_output_tokens if known else None),
@@ -357,7 +355,7 @@ class _Maker:
         known = self.known.get(model)
         if known is not None and known.free:
             return Price.free(source="catalogue")
-        return self.book.find(self._prices, model, self.today) or _price_of_unpriced(self.unpriced)
+        return self.book.find(self.prices, model, self.today) or _price_of_unpriced(self.unpriced)
 
     def _capabilities(
         self, target: cfg.Target, known: catalog.Model | None, model: str
@@ -431,19 +429,22 @@ def build_table(
         provider.price_provider: {model.name: model for model in provider.models}
         for provider in known.providers
     }
-    makers = {
-        name: _Maker(
+    makers: dict[str, _Maker] = {}
+    for name, settings in config.providers.items():
+        service = _at(known, settings)
+        prices = settings.prices or adapter_registry.prices(settings.adapter)
+        prices = prices or (service.price_provider if service is not None else name)
+        makers[name] = _Maker(
             name=name,
-            provider=provider,
-            known=catalogued.get(provider.prices or name, {}),
-            unpriced=config.unpriced if provider.unpriced is None else provider.unpriced,
+            provider=settings,
+            prices=prices,
+            known=catalogued.get(prices, {}),
+            unpriced=config.unpriced if settings.unpriced is None else settings.unpriced,
             drop_params=config.drop_params,
-            catalogued=_at(known, provider),
+            catalogued=service,
             book=book,
             today=today,
         )
-        for name, provider in config.providers.items()
-    }
     targets: dict[str, Target] = {}
     aliases: dict[str, str] = {}
     wildcards: dict[str, _Maker] = {}

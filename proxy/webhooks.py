@@ -20,8 +20,8 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from adapters.base import AdapterError, Deadlines
-from adapters.http_rules import Origin
-from adapters.transport import open_transport
+from adapters.http.http_rules import Origin
+from adapters.http.transport import open_transport
 
 TIMEOUT_S = 10.0
 """For one try, from the first packet to the head of the answer."""

@@ -265,7 +265,14 @@ def build_app(
 
     max_body = server.max_body_mb << 20
     responses = Responses(auth=auth, engine=engine, store=store, max_body=max_body)
-    counts = CountTokens(auth=auth, engine=engine, adapters=adapters, max_body=max_body)
+    counts = CountTokens(
+        auth=auth,
+        engine=engine,
+        adapters=adapters,
+        ledger=ledger,
+        clock=SystemClock(),
+        max_body=max_body,
+    )
     routes: dict[str, Mapping[str, Endpoint]] = {
         **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},

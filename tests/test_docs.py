@@ -14,8 +14,8 @@ import pytest
 import typer.main
 
 from adapters import registry as adapters
-from adapters import templates
 from adapters.base import Endpoint
+from adapters.wire import templates
 from policies import registry as policies
 from policies.base import Capability
 from proxy import cli, config

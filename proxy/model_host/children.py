@@ -21,7 +21,7 @@ from pathlib import Path
 
 import adapters
 from adapters.base import AdapterError, Deadlines
-from adapters.transport import open_transport
+from adapters.http.transport import open_transport
 from proxy.model_host import memory
 
 _READY = re.compile(rb"ready ([0-9]{1,5})\b")

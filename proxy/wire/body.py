@@ -21,6 +21,19 @@ Members = dict[str, msgspec.Raw]
 # Of what a client sent, no more than this goes into a message.
 _LONGEST_QUOTE = 200
 
+# What routing and money go by. Servers in Go read a name in whatever case it is written, so that
+# `N` would be priced as nothing and obeyed as `n`.
+_NAMES = """
+model models messages system input prompt suffix query documents instructions n best_of stream
+max_tokens max_completion_tokens max_output_tokens stream_options service_tier speed tools functions
+response_format text modalities thinking reasoning reasoning_effort web_search_options prediction
+search_parameters enable_search plugins data_sources compound_custom cached_content google
+extra_body previous_response_id store background conversation context_management container
+mcp_servers inference_geo fallbacks compaction image images image_url mask svg size quality
+output_format batch_size
+"""
+_ONE_CASE = frozenset(_NAMES.split())
+
 _members = msgspec.json.Decoder(Members)
 
 # The key of the next member with what stands around it, and the end of the object. Only text that
@@ -48,6 +61,11 @@ class Body:
         if not raw.isascii():
             _check_utf8(raw)
         text, members = _split(raw)
+        for name in members:
+            if not (name.islower() and name.isascii()) and name.casefold() in _ONE_CASE:
+                raise InvalidRequest(
+                    f"the key {name!r} must be written {name.casefold()!r}", param=name
+                )
         if text is raw and len(raw) == _compact_length(members):
             return cls(text, members)
         return cls(text, _as_sent(raw, text, members))

@@ -34,6 +34,10 @@ TOOL_PROMPT_TOKENS = 1024
 # byte cover a list of digits with a line for each, and text as `\uXXXX`.
 PRINTED_TOKENS_PER_BYTE = 3
 
+# A data URL says what it is of within so many bytes.
+_LONGEST_URL_HEAD = 64
+_IMAGE_URL = b'"data:image/'
+
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking"})
 _FUNCTION_TOOLS = frozenset({"function", "custom"})
 _BOUNDED_MODALITIES = frozenset({"text", "audio"})
@@ -48,6 +52,10 @@ UNBOUNDED = (
     "models",
     "data_sources",  # Azure
     "compound_custom",  # Groq
+    "image_config",  # images that are drawn, whatever the maximum of tokens
+    "additionalModelRequestFields",  # Amazon's: any parameter of the model's own
+    "guardrailConfig",
+    "performanceConfig",
     "speed",  # Anthropic's fast mode, at several times the price
     "cached_content",  # Google's stored prompts, here and in what its other parameters are in
     "google",
@@ -75,6 +83,10 @@ class _Part(msgspec.Struct):
     image_url: msgspec.Raw = _ABSENT
     input_audio: msgspec.Raw = _ABSENT
     file: msgspec.Raw = _ABSENT
+
+
+class _Url(msgspec.Struct):
+    url: msgspec.Raw = _ABSENT
 
 
 class _Tool(msgspec.Struct):
@@ -126,6 +138,7 @@ _fields = msgspec.json.Decoder(_Fields)
 _texts = msgspec.json.Decoder(_Texts)
 _text_parts = msgspec.json.Decoder(list[_TextPart])
 _parts = msgspec.json.Decoder(list[_Part])
+_url = msgspec.json.Decoder(_Url)
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
 
@@ -307,6 +320,8 @@ class _Content:
             self.media += 1
             self.images += 1
             self.media_bytes += _size(part.image_url)
+            if not _may_be_image(part.image_url):
+                self.unbounded = f"{path}.image_url"
         if part.type == "input_audio" or not _is_nothing(part.input_audio):
             self._hold_unbounded("audio", part.input_audio, f"{path}.input_audio")
         elif part.type == "file" or not _is_nothing(part.file):
@@ -356,7 +371,25 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
             return f"tools[{index}].type"
     if not _BOUNDED_MODALITIES.issuperset(fields.modalities or ()):
         return "modalities"
+    if may_compact(body.members.get("context_management", _ABSENT)):
+        return "context_management"
     return next((n for n in UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+
+
+def may_compact(raw: msgspec.Raw) -> bool:
+    """Whether Anthropic may write a summary besides, which is billed and has no maximum."""
+    given = bytes(raw)
+    return b"compact" in given or b"\\" in given
+
+
+def _may_be_image(raw: msgspec.Raw) -> bool:
+    """Whether it costs no more than an image: some providers take books by data URLs as well."""
+    try:
+        url = raw if memoryview(raw)[0] == ord('"') else _url.decode(raw).url
+    except msgspec.ValidationError:
+        return raw is _ABSENT or _is_nothing(raw)
+    head = bytes(memoryview(url)[:_LONGEST_URL_HEAD]).replace(b"\\/", b"/").lower()
+    return b"\\" not in head and (not head.startswith(b'"data:') or head.startswith(_IMAGE_URL))
 
 
 def _raw_texts(content: msgspec.Raw) -> list[msgspec.Raw]:

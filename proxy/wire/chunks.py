@@ -383,7 +383,6 @@ class _Call:
     kind: str
     id: str
     name: str
-    upstream_index: object
     pieces: list[bytes] = field(default_factory=list)
 
     @property
@@ -393,9 +392,9 @@ class _Call:
     @property
     def is_complete(self) -> bool:
         """Its arguments are a whole JSON object: what follows belongs to another call."""
-        text = b"".join(self.pieces)
-        if not text.endswith(b"}"):
+        if not self.pieces or not self.pieces[-1].endswith(b"}"):
             return False
+        text = b"".join(self.pieces)
         try:
             json.loads(_unescaped(text))
         except (ValueError, RecursionError):
@@ -409,6 +408,9 @@ class _ChoiceState:
     has_role: bool = False
     finish: str | None = None
     calls: list[_Call] = field(default_factory=list)
+    by_id: dict[str, _Call] = field(default_factory=dict)
+    by_index: dict[object, _Call] = field(default_factory=dict)
+    """The last one with each of the upstream's own numbers."""
 
     def repair_role(self, delta: Chunk) -> None:
         """`role` stands in the first delta, and there only."""
@@ -466,7 +468,8 @@ class _ChoiceState:
             said = {"name": name, **said}
         elif name and not call.name:
             call.name = said["name"] = name
-        call.pieces.append(_encode(text)[1:-1])
+        if text:
+            call.pieces.append(_encode(text)[1:-1])
         rest = {k: v for k, v in entry.items() if k not in ("index", "id", "type", kind)}
         return {"index": call.number, **head, kind: {**said, _CALL_KINDS[kind]: text}, **rest}
 
@@ -478,9 +481,10 @@ class _ChoiceState:
             kind=kind,
             id=given if isinstance(given, str) and given else f"{self.call_prefix}{number}",
             name=name,
-            upstream_index=entry.get("index"),
         )
         self.calls.append(call)
+        self.by_id.setdefault(call.id, call)
+        self.by_index[_number(entry)] = call
         return call
 
     def _continued(self, entry: Chunk, name: str) -> _Call | None:
@@ -491,19 +495,23 @@ class _ChoiceState:
         or follows complete arguments.
         """
         given = entry.get("id")
-        for call in self.calls:
-            if given and call.id == given:
-                return call
-        index = entry.get("index")
-        candidates = [call for call in self.calls if index is None or call.upstream_index == index]
-        if not candidates and not given and not name:
-            candidates = self.calls
-        if not candidates:
+        if given and isinstance(given, str) and given in self.by_id:
+            return self.by_id[given]
+        number = _number(entry)
+        last = self.by_index.get(number)
+        if self.calls and (number is None or (last is None and not given and not name)):
+            last = self.calls[-1]
+        if last is None:
             return None
-        last = candidates[-1]
         if name and last.name and (given or name != last.name or last.is_complete):
             return None
         return last
+
+
+def _number(entry: Chunk) -> object:
+    """The upstream's own number of a call, if it has one."""
+    index = entry.get("index")
+    return index if index is None or isinstance(index, int | float | str) else repr(index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

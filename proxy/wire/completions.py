@@ -28,7 +28,9 @@ Chunk = dict[str, Any]
 # What a server may add to a prompt: the token that begins a text.
 _PROMPT_TOKENS = 16
 # Members that no chat has, and the values of theirs that say nothing.
-_LOST = ("suffix", "echo", "logprobs", "best_of")
+_LOST = ("suffix", "echo", "logprobs", "best_of", "max_completion_tokens")
+# Whether a server obeys the maximum of another endpoint, nobody knows here.
+_UNBOUNDED = ("max_completion_tokens", *chat.UNBOUNDED)
 _SAYS_NOTHING = (b"null", b"false", b'""')
 # Members whose name or shape is another in a chat, or that are only for servers that have this.
 _NOT_CHAT = frozenset({"prompt", *_LOST})
@@ -98,20 +100,28 @@ class CompletionsRequest:
     needs: frozenset[Capability] = frozenset({"chat"})
     images: int = 0
     units: Units = NO_UNITS
-    reasons: bool = False
 
     @property
     def n(self) -> int:
         """How often the maximum may be generated."""
         return self.answers
 
+    @property
+    def reasons(self) -> bool:
+        """Whether the chat asks for reasoning."""
+        return not isinstance(self.chat, Unsupported) and self.chat.reasons
+
     def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
-        """The same at every target."""
-        return self.unbounded
+        """What a text has no use for may ask a chat for something: tools, for one."""
+        if self.endpoint in speaks or isinstance(self.chat, Unsupported):
+            return self.unbounded
+        return self.chat.unbounded
 
     def input_bound(self, image_tokens: int) -> int:
-        """An upper bound of the input in tokens."""
-        return self.token_bound
+        """An upper bound of the input in tokens, whichever way it is sent."""
+        if isinstance(self.chat, Unsupported):
+            return self.token_bound
+        return max(self.token_bound, self.chat.input_bound(image_tokens))
 
     def texts(self) -> tuple[list[str], int]:
         """The prompt, where it is one text."""
@@ -179,7 +189,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Completio
     named, withheld = read_tags(body)
     rest = len(raw) - len(memoryview(fields.prompt))
     options = fields.stream_options or {}
-    unbounded = (n for n in chat.UNBOUNDED if not _says_nothing(body.members.get(n)))
+    unbounded = (n for n in _UNBOUNDED if not _says_nothing(body.members.get(n)))
     return CompletionsRequest(
         body=body,
         model=fields.model,

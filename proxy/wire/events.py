@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from adapters.base import AdapterError, MalformedAnswer
-from adapters.sse import NamedPayload
+from adapters.wire.sse import NamedPayload
 from proxy.errors import ApiError
 from proxy.pricing import Usage
 from proxy.wire import failures

@@ -31,6 +31,8 @@ _TOKENS_OF_AN_IMAGE = 4160
 # Images that are sent along, whose size nobody knows here, and formats that other models author or
 # that have many frames.
 _UNBOUNDED = ("image", "images", "image_url", "mask", "svg")
+# What other APIs call `n` (SiliconFlow, fal, Replicate): a server that obeys it makes more.
+_OTHER_COUNTS = ("batch_size", "num_images", "num_outputs", "num_images_per_prompt", "samples")
 _UNBOUNDED_FORMATS = frozenset({"svg", "gif"})
 
 
@@ -106,7 +108,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ImagesReq
     n = fields.n or 1
     if fields.stream and n > 1:
         raise InvalidRequest("only one image at a time is streamed", param="n")
-    unbounded = named_in(body, _UNBOUNDED)
+    unbounded = named_in(body, (*_UNBOUNDED, *_OTHER_COUNTS))
     if fields.output_format in _UNBOUNDED_FORMATS:
         unbounded = "output_format"
     named, withheld = read_tags(body)

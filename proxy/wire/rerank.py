@@ -124,11 +124,15 @@ def _unbounded(fields: _Fields) -> str | None:
             document = _document.decode(raw)
         except msgspec.ValidationError as error:
             raise wire_body.invalid(error, path) from None
-        if isinstance(document, dict) and any(
-            name.startswith(("image", "video")) for name in document
-        ):
+        if isinstance(document, dict) and any(map(_is_media, document.items())):
             return path
     return None
+
+
+def _is_media(member: tuple[str, msgspec.Raw]) -> bool:
+    """Whether a member of a document is more than text: vLLM has images in a list of parts."""
+    name, value = member
+    return name.startswith(("image", "video", "audio", "pdf")) or memoryview(value)[0] in b"[{"
 
 
 def _tokens(usage: object) -> int:

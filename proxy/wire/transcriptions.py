@@ -30,6 +30,10 @@ _USUAL_TOKENS_PER_SECOND = 10
 # Longer than any sound that fits into a request.
 _MOST_SECONDS = 10**8
 
+# Parts that hold other sound, or say where there is some (Groq has `url`, Mistral `file_url` and
+# `file_id`).
+_OTHER_SOUND = ("known_speaker_references", "url", "file_url", "file_id", "audio_url")
+
 _JSON = frozenset({"json", "verbose_json", "diarized_json"})
 _TEXTS = frozenset({"text", "srt", "vtt"})
 _YES, _NO = frozenset({"true", "1"}), frozenset({"false", "0", ""})
@@ -149,6 +153,6 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Transcrip
 
 
 def _unbounded(form: Form) -> str | None:
-    """Sound besides the file's: its bytes would count as text here."""
+    """Sound besides the file's, or in its place: here its bytes would count as text."""
     names = (part.name for part in form.parts)
-    return next((n for n in names if n.startswith("known_speaker_references")), None)
+    return next((n for n in names if n.startswith(_OTHER_SOUND)), None)

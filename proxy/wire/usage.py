@@ -133,6 +133,7 @@ def reported(usage: object) -> Usage | None:
         output_tokens=output_tokens,
         reasoning_tokens=min(_part(out, "reasoning_tokens"), output_tokens),
         output_audio_tokens=min(_part(out, "audio_tokens"), output_tokens),
+        output_image_tokens=min(_part(out, "image_tokens"), output_tokens),
     )
 
 

@@ -1,7 +1,8 @@
 """Every adapter on the stage of each scene: the same provider, as far as the contract can tell.
 
 A scene is what the provider does; a stage makes an adapter of one kind whose provider does it.
-Whoever writes an adapter adds its stage to `STAGES`, and the contract tests run over it.
+Whoever writes an adapter adds its stage to `STAGES`, and the contract tests run over it. What a
+provider says in its own bytes, and all that may go wrong there, is in `test_wires.py`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,30 @@ from adapters.ollama import Ollama
 from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
 from adapters.templated_http import TemplatedHttp
-from adapters.templates import Endpoints
 from adapters.vertex import Vertex
-from tests.adapters import clouds
+from adapters.wire.templates import Endpoints
+from tests.adapters import (
+    clouds,
+    wire_anthropic,
+    wire_converse,
+    wire_gemini,
+    wire_ollama,
+    wire_openai,
+)
 from tests.adapters.servers import Peer, ScriptedServer
+from tests.adapters.wire import (
+    END,
+    Called,
+    Said,
+    Wire,
+    piece,
+    saying,
+    stream_head,
+    whole,
+)
 
 TEXT = "Once upon a time."
-CALL = {"name": "get_weather", "arguments": {"city": "Paris"}}
+CALL: dict[str, Any] = {"name": "get_weather", "arguments": {"city": "Paris"}}
 
 Scene = Literal[
     "text",
@@ -52,6 +70,37 @@ Scene = Literal[
 Stage = Callable[[Scene], AbstractContextManager[Adapter]]
 
 MODEL = "model-x"
+
+
+# --- in any dialect -------------------------------------------------------------------------------
+
+
+def _begun(wire: Wire, go_on: Callable[[Peer], object]) -> Callable[[Peer], None]:
+    """A provider that streams the first word, and goes on with something else."""
+    events = wire.stream(Said(texts=("Once",)))
+    first = next(place for place, event in enumerate(events) if b"Once" in event)
+
+    def answer(peer: Peer) -> None:
+        wire.read(peer)
+        begun = b"".join(map(piece, events[: first + 1]))
+        peer.send(stream_head(wire.content_type) + begun)
+        go_on(peer)
+
+    return answer
+
+
+def _spoken(wire: Wire) -> dict[Scene, Callable[[Peer], None]]:
+    """The scenes that are played alike in every dialect."""
+    called = Called(id="call_1", name=CALL["name"], arguments=CALL["arguments"])
+    return {
+        "text": saying(wire, Said(texts=("Once ", "upon ", "a time."))),
+        "tools": saying(wire, Said(calls=(called,), finish="tool_calls")),
+        "cut": _begun(wire, Peer.reset),
+        "stall": _begun(wire, Peer.is_gone),
+        "error in the stream": _begun(
+            wire, lambda peer: peer.send(piece(wire.error_event("no", "c")) + END)
+        ),
+    }
 
 
 # --- scripted -------------------------------------------------------------------------------------
@@ -80,29 +129,7 @@ def _scripted(scene: Scene) -> Iterator[Adapter]:
 
 # --- openai_compatible ----------------------------------------------------------------------------
 
-
-def head(status: int = 200, **headers: str) -> bytes:
-    """The head of an answer; `content_type` is `content-type`."""
-    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status} Because\r\n{lines}\r\n".encode()
-
-
-def whole(body: object, status: int = 200, **headers: str) -> bytes:
-    """An answer with a JSON body."""
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    given = {"content_type": "application/json", "content_length": str(len(text)), **headers}
-    return head(status, **given) + text
-
-
-EVENTS = head(content_type="text/event-stream", transfer_encoding="chunked")
-
-
-def piece(data: bytes) -> bytes:
-    """A piece of a chunked body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-END = b"0\r\n\r\n"
+EVENTS = stream_head("text/event-stream")
 DONE = piece(b"data: [DONE]\n\n")
 
 
@@ -118,53 +145,12 @@ def chunk(delta: object, finish: str | None = None) -> dict[str, Any]:
 
 
 _USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
-_FUNCTION = {"name": "get_weather", "arguments": json.dumps({"city": "Paris"})}
-_TOOL_CALL = {"id": "call_1", "type": "function", "function": _FUNCTION}
-
-
-def _saying(peer: Peer, message: dict[str, Any], finish: str) -> None:
-    """Answer with a message, streamed or whole as the request asks."""
-    if json.loads(peer.read_request().body).get("stream"):
-        peer.send(EVENTS + event(chunk({"role": "assistant", "content": ""})))
-        calls = message.get("tool_calls")
-        delta = {"tool_calls": [{"index": 0, **calls[0]}]} if calls else message
-        peer.send(event(chunk(delta)) + event(chunk({}, finish)))
-        peer.send(event({"choices": [], "usage": _USAGE}) + DONE + END)
-        return
-    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
-    peer.send(whole({"choices": [choice], "usage": _USAGE}))
-
-
-def _text(peer: Peer) -> None:
-    _saying(peer, {"content": TEXT}, "stop")
-
-
-def _tools(peer: Peer) -> None:
-    _saying(peer, {"content": None, "tool_calls": [_TOOL_CALL]}, "tool_calls")
 
 
 def _embeddings(peer: Peer) -> None:
     request = json.loads(peer.read_request().body)
     data = [{"index": i, "embedding": [1.0, 0.0]} for i, _ in enumerate(request["input"])]
     peer.send(whole({"data": data, "usage": {"prompt_tokens": 2, "total_tokens": 2}}))
-
-
-def _cut(peer: Peer) -> None:
-    peer.read_request()
-    peer.send(EVENTS + event(chunk({"content": "Once"})))
-    peer.reset()
-
-
-def _stall(peer: Peer) -> None:
-    peer.read_request()
-    peer.send(EVENTS + event(chunk({"content": "Once"})))
-    assert peer.is_gone()
-
-
-def _error_in_the_stream(peer: Peer) -> None:
-    peer.read_request()
-    peer.send(EVENTS + event(chunk({"content": ""})))
-    peer.send(event({"error": {"message": "no", "code": "c"}}) + END)
 
 
 def _failing(status: int, code: str | None = None, **headers: str) -> Callable[[Peer], None]:
@@ -176,12 +162,8 @@ def _failing(status: int, code: str | None = None, **headers: str) -> Callable[[
 
 
 _SERVED: dict[Scene, Callable[[Peer], None]] = {
-    "text": _text,
-    "tools": _tools,
+    **_spoken(wire_openai),
     "embeddings": _embeddings,
-    "cut": _cut,
-    "stall": _stall,
-    "error in the stream": _error_in_the_stream,
     "status 400": _failing(400, "c"),
     "status 401": _failing(401, "invalid_api_key"),
     "status 404": _failing(404, "model_not_found"),
@@ -310,46 +292,10 @@ def _local(scene: Scene) -> Iterator[Adapter]:
 # --- gemini ---------------------------------------------------------------------------------------
 
 
-def gemini(*parts: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    """A `GenerateContentResponse` of one candidate."""
-    candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
-    if finish:
-        candidate["finishReason"] = finish
-    usage = {"promptTokenCount": 3, "candidatesTokenCount": 5, "totalTokenCount": 8}
-    return {
-        "candidates": [candidate],
-        "usageMetadata": usage,
-        "modelVersion": MODEL,
-        "responseId": "r1",
-    }
-
-
-def _gemini_saying(*parts: dict[str, Any]) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        if "streamGenerateContent?alt=sse" not in peer.read_request().line:
-            peer.send(whole(gemini(*parts, finish="STOP")))
-            return
-        peer.send(EVENTS)
-        for part in parts:
-            peer.send(event(gemini(part)))
-        peer.send(event(gemini({"text": ""}, finish="STOP")) + END)
-
-    return answer
-
-
 def _gemini_embeddings(peer: Peer) -> None:
     requests = json.loads(peer.read_request().body)["requests"]
     embeddings = [{"values": [1.0, 0.0]} for _ in requests]
     peer.send(whole({"embeddings": embeddings, "usageMetadata": {"promptTokenCount": 2}}))
-
-
-def _gemini_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(EVENTS + event(gemini({"text": "Once"})))
-        break_off(peer)
-
-    return answer
 
 
 def _gemini_failing(
@@ -364,14 +310,8 @@ def _gemini_failing(
 
 
 _GEMINI: dict[Scene, Callable[[Peer], None]] = {
-    "text": _gemini_saying(*({"text": piece} for piece in ("Once ", "upon ", "a time."))),
-    "tools": _gemini_saying({"functionCall": {"name": CALL["name"], "args": CALL["arguments"]}}),
+    **_spoken(wire_gemini),
     "embeddings": _gemini_embeddings,
-    "cut": _gemini_breaking(Peer.reset),
-    "stall": _gemini_breaking(Peer.is_gone),
-    "error in the stream": _gemini_breaking(
-        lambda peer: peer.send(event({"error": {"message": "no", "status": "c"}}) + END)
-    ),
     "status 400": _gemini_failing(400, "INVALID_ARGUMENT"),
     "status 401": _gemini_failing(401, "UNAUTHENTICATED"),
     "status 404": _gemini_failing(404, "NOT_FOUND", "models/model-x is not found"),
@@ -395,101 +335,18 @@ def _gemini(scene: Scene) -> Iterator[Adapter]:
 # --- anthropic ------------------------------------------------------------------------------------
 
 
-def anthropic_event(value: dict[str, Any]) -> bytes:
-    """An event of Anthropic's, which have names, in a piece of its own."""
-    return piece(b"event: %b\ndata: %b\n\n" % (value["type"].encode(), json.dumps(value).encode()))
-
-
-def anthropic_message(*content: dict[str, Any], stop: str = "end_turn") -> dict[str, Any]:
-    """A whole message."""
-    return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": MODEL,
-        "content": list(content),
-        "stop_reason": stop,
-        "usage": {"input_tokens": 3, "output_tokens": 5},
-    }
-
-
-def anthropic_events(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The events of a message that is streamed, its texts in pieces."""
-    start = {**message, "content": [], "stop_reason": None}
-    events: list[dict[str, Any]] = [{"type": "message_start", "message": start}, {"type": "ping"}]
-    for index, block in enumerate(message["content"]):
-        deltas: list[dict[str, Any]] = []
-        if block["type"] == "text":
-            said = block["text"]
-            deltas = [
-                {"type": "text_delta", "text": said[at : at + 5]} for at in range(0, len(said), 5)
-            ]
-            block = {**block, "text": ""}
-        elif block["type"] == "tool_use":
-            said = json.dumps(block["input"])
-            deltas = [{"type": "input_json_delta", "partial_json": text} for text in ("", said)]
-            block = {**block, "input": {}}
-        events.append({"type": "content_block_start", "index": index, "content_block": block})
-        events += ({"type": "content_block_delta", "index": index, "delta": d} for d in deltas)
-        events.append({"type": "content_block_stop", "index": index})
-    stop = {"stop_reason": message["stop_reason"], "stop_sequence": None}
-    usage = {"output_tokens": message["usage"]["output_tokens"]}
-    return [
-        *events,
-        {"type": "message_delta", "delta": stop, "usage": usage},
-        {"type": "message_stop"},
-    ]
-
-
-def _anthropic_saying(message: dict[str, Any]) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        if json.loads(peer.read_request().body).get("stream"):
-            peer.send(EVENTS + b"".join(map(anthropic_event, anthropic_events(message))) + END)
-        else:
-            peer.send(whole(message))
-
-    return answer
-
-
-def _anthropic_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
-    begun = anthropic_events(anthropic_message({"type": "text", "text": "Once"}))[:4]
-
-    def answer(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(EVENTS + b"".join(map(anthropic_event, begun)))
-        break_off(peer)
-
-    return answer
-
-
-def anthropic_error(kind: str, message: str = "no") -> dict[str, Any]:
-    """An error, in a stream or as a body."""
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
-
-
 def _anthropic_failing(
     status: int, kind: str, message: str = "no", **headers: str
 ) -> Callable[[Peer], None]:
     def answer(peer: Peer) -> None:
         peer.read_request()
-        peer.send(whole(anthropic_error(kind, message), status, **headers))
+        peer.send(whole(wire_anthropic.error(kind, message), status, **headers))
 
     return answer
 
 
 _ANTHROPIC: dict[Scene, Callable[[Peer], None]] = {
-    "text": _anthropic_saying(anthropic_message({"type": "text", "text": TEXT})),
-    "tools": _anthropic_saying(
-        anthropic_message(
-            {"type": "tool_use", "id": "toolu_1", "name": CALL["name"], "input": CALL["arguments"]},
-            stop="tool_use",
-        )
-    ),
-    "cut": _anthropic_breaking(Peer.reset),
-    "stall": _anthropic_breaking(Peer.is_gone),
-    "error in the stream": _anthropic_breaking(
-        lambda peer: peer.send(anthropic_event(anthropic_error("c")) + END)
-    ),
+    **_spoken(wire_anthropic),
     "status 400": _anthropic_failing(400, "invalid_request_error"),
     "status 401": _anthropic_failing(401, "authentication_error"),
     "status 404": _anthropic_failing(404, "not_found_error", f"model: {MODEL}"),
@@ -512,71 +369,26 @@ def _anthropic(scene: Scene) -> Iterator[Adapter]:
 
 # --- ollama ---------------------------------------------------------------------------------------
 
-LINES = head(content_type="application/x-ndjson", transfer_encoding="chunked")
-
-
-def line(message: object, **more: object) -> bytes:
-    """A line of an answer of `/api/chat`, in a piece of its own."""
-    said = {"model": MODEL, "message": message, "done": False, **more}
-    return piece(json.dumps(said).encode() + b"\n")
-
-
-_ENDED = {"done": True, "done_reason": "stop", "prompt_eval_count": 3, "eval_count": 5}
-
-
-def asked(peer: Peer) -> dict[str, Any]:
-    """The request that follows the questions on its side: nothing is loaded, nothing known."""
-    while True:
-        request = peer.read_request()
-        if "/api/ps" not in request.line and "/api/show" not in request.line:
-            found: dict[str, Any] = json.loads(request.body)
-            return found
-        peer.send(whole({"models": []}))
-
-
-def _ollama_saying(*messages: dict[str, Any]) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        if asked(peer)["stream"]:
-            said = b"".join(line({"role": "assistant", **message}) for message in messages)
-            peer.send(LINES + said + line({"role": "assistant", "content": ""}, **_ENDED) + END)
-            return
-        text = "".join(message.get("content", "") for message in messages)
-        message = {**messages[0], "role": "assistant", "content": text}
-        peer.send(whole({"model": MODEL, "message": message, **_ENDED}))
-
-    return answer
-
 
 def _ollama_embeddings(peer: Peer) -> None:
-    vectors = [[1.0, 0.0] for _ in asked(peer)["input"]]
+    vectors = [[1.0, 0.0] for _ in json.loads(wire_ollama.read(peer).body)["input"]]
     peer.send(whole({"model": MODEL, "embeddings": vectors, "prompt_eval_count": 2}))
-
-
-def _ollama_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        asked(peer)
-        peer.send(LINES + line({"role": "assistant", "content": "Once"}))
-        break_off(peer)
-
-    return answer
 
 
 def _ollama_failing(status: int, error: str, **headers: str) -> Callable[[Peer], None]:
     def answer(peer: Peer) -> None:
-        asked(peer)
+        wire_ollama.read(peer)
         peer.send(whole({"error": error}, status, **headers))
 
     return answer
 
 
 _OLLAMA: dict[Scene, Callable[[Peer], None]] = {
-    "text": _ollama_saying({"content": "Once upon"}, {"content": " a time."}),
-    "tools": _ollama_saying({"tool_calls": [{"function": CALL}]}),
+    **_spoken(wire_ollama),
     "embeddings": _ollama_embeddings,
-    "cut": _ollama_breaking(Peer.reset),
-    "stall": _ollama_breaking(Peer.is_gone),
-    "error in the stream": _ollama_breaking(
-        lambda peer: peer.send(piece(b'{"error":{"message":"no","code":"c"}}\n') + END)
+    "error in the stream": _begun(
+        wire_ollama,
+        lambda peer: peer.send(piece(b'{"error":{"message":"no","code":"c"}}\n') + END),
     ),
     "status 400": _ollama_failing(400, "invalid options"),
     "status 401": _ollama_failing(401, "unauthorized"),
@@ -633,7 +445,7 @@ def _line(value: object) -> bytes:
 def _generating(peer: Peer) -> None:
     usage = {"in": 3, "out": 5}
     if json.loads(peer.read_request().body)["stream"]:
-        peer.send(LINES + _line({"token": "Once upon"}))
+        peer.send(wire_ollama.LINES + _line({"token": "Once upon"}))
         peer.send(_line({"token": TEXT.removeprefix("Once upon")}))
         peer.send(_line({"token": None, "usage": usage}) + END)
         return
@@ -648,7 +460,7 @@ def _embedding(peer: Peer) -> None:
 def _token_then(then: Callable[[Peer], object]) -> Callable[[Peer], None]:
     def answer(peer: Peer) -> None:
         peer.read_request()
-        peer.send(LINES + _line({"token": "Once"}))
+        peer.send(wire_ollama.LINES + _line({"token": "Once"}))
         then(peer)
 
     return answer
@@ -681,47 +493,6 @@ WITHOUT_TOOLS = {"http"}
 
 # --- bedrock --------------------------------------------------------------------------------------
 
-FRAMES = head(content_type="application/vnd.amazon.eventstream", transfer_encoding="chunked")
-_CONVERSED = {"inputTokens": 3, "outputTokens": 5, "totalTokens": 8}
-
-
-def converse(name: str, payload: dict[str, Any]) -> bytes:
-    """A message of `ConverseStream`, in a piece of its own."""
-    return piece(clouds.event(name, payload))
-
-
-def _converse_saying(block: dict[str, Any], reason: str) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        path = clouds.path_of(peer.read_request())
-        if not path.endswith("/converse-stream"):
-            message = {"role": "assistant", "content": [block]}
-            said = {"output": {"message": message}, "stopReason": reason, "usage": _CONVERSED}
-            peer.send(whole(said))
-            return
-        peer.send(FRAMES + converse("messageStart", {"role": "assistant"}))
-        if (use := block.get("toolUse")) is not None:
-            start = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
-            peer.send(converse("contentBlockStart", {"contentBlockIndex": 0, "start": start}))
-            delta: dict[str, Any] = {"toolUse": {"input": json.dumps(use["input"])}}
-        else:
-            delta = block
-        peer.send(converse("contentBlockDelta", {"contentBlockIndex": 0, "delta": delta}))
-        peer.send(converse("contentBlockStop", {"contentBlockIndex": 0}))
-        peer.send(converse("messageStop", {"stopReason": reason}))
-        peer.send(converse("metadata", {"usage": _CONVERSED, "metrics": {}}) + END)
-
-    return answer
-
-
-def _converse_breaking(break_off: Callable[[Peer], object]) -> Callable[[Peer], None]:
-    def answer(peer: Peer) -> None:
-        peer.read_request()
-        delta = {"contentBlockIndex": 0, "delta": {"text": "Once"}}
-        peer.send(FRAMES + converse("contentBlockDelta", delta))
-        break_off(peer)
-
-    return answer
-
 
 def _aws_failing(
     status: int, name: str, message: str = "no", **headers: str
@@ -730,16 +501,7 @@ def _aws_failing(
 
 
 _CONVERSE: dict[Scene, Callable[[Peer], None]] = {
-    "text": _converse_saying({"text": TEXT}, "end_turn"),
-    "tools": _converse_saying(
-        {"toolUse": {"toolUseId": "t1", "name": CALL["name"], "input": CALL["arguments"]}},
-        "tool_use",
-    ),
-    "cut": _converse_breaking(Peer.reset),
-    "stall": _converse_breaking(Peer.is_gone),
-    "error in the stream": _converse_breaking(
-        lambda peer: peer.send(piece(clouds.exception("c", "no")) + END)
-    ),
+    **_spoken(wire_converse),
     "status 400": _aws_failing(400, "ValidationException"),
     "status 401": _aws_failing(401, "NotAuthorized"),
     "status 404": _aws_failing(404, "ResourceNotFoundException"),

@@ -12,19 +12,13 @@ import pytest
 
 from adapters import base
 from adapters.anthropic import Anthropic
-from adapters.anthropic_failures import FAMILIES
 from adapters.base import Answer, Call, Deadlines, Endpoint
-from tests.adapters.contract import (
-    END,
-    EVENTS,
-    anthropic_error,
-    anthropic_event,
-    anthropic_events,
-    anthropic_message,
-    head,
-    whole,
-)
+from adapters.wire.anthropic_failures import FAMILIES
+from tests.adapters.contract import EVENTS
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, head, whole
+from tests.adapters.wire_anthropic import anthropic_event, anthropic_events, anthropic_message
+from tests.adapters.wire_anthropic import error as anthropic_error
 
 T = TypeVar("T")
 

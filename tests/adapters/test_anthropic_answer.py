@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.anthropic_answer import ChatReader, MessagesReader
-from adapters.anthropic_request import to_messages
-from adapters.base import MalformedAnswer, UpstreamError
-from adapters.over_http import EventReader
-from tests.adapters.contract import anthropic_events, anthropic_message
+from adapters.base import AdapterError, MalformedAnswer, UpstreamError
+from adapters.http.over_http import EventReader
+from adapters.wire.anthropic_answer import ChatReader, MessagesReader
+from adapters.wire.anthropic_request import to_messages
+from tests.adapters.shapes import damaged
+from tests.adapters.wire_anthropic import anthropic_events, anthropic_message
 
 Json = dict[str, Any]
 
@@ -365,7 +368,7 @@ def test_citations_with_an_address_are_annotations_of_their_text() -> None:
         },
     }
     assert message(*content)["annotations"] == [annotation]
-    assert gathered(streamed(*content))["annotations"] == [annotation]
+    assert gathered(streamed(*content))["annotations"] == [{"index": 0, **annotation}]
 
 
 # --- usage ----------------------------------------------------------------------------------------
@@ -534,3 +537,35 @@ def test_thoughts_between_other_blocks_go_back_between_them(content: list[Json])
     messages = [{"role": "user", "content": "Hi"}, message(*content), *results]
     found = to_messages(json.dumps({"messages": messages}).encode(), model=MODEL)
     assert found.members["messages"][1]["content"] == content
+
+
+def test_a_signature_in_a_thousand_pieces_is_put_together_at_once() -> None:
+    reader = ChatReader("m")
+    head = {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking"}}
+    delta = {"type": "signature_delta", "signature": "x" * 1000}
+    piece = {"type": "content_block_delta", "index": 0, "delta": delta}
+    began = time.process_time()
+    reader.read_payloads([json.dumps(head).encode()])
+    reader.read_payloads([json.dumps(piece).encode()] * 10_000)
+    (chunk,) = reader.read_payloads([b'{"type":"content_block_stop","index":0}'])
+    assert time.process_time() - began < 1
+    (detail,) = json.loads(chunk)["choices"][0]["delta"]["reasoning_details"]
+    assert len(detail["signature"]) == 10_000_000
+
+
+_MESSAGE = anthropic_message(
+    {"type": "thinking", "thinking": "Hm", "signature": "s"},
+    {"type": "text", "text": "Hé", "citations": [{"url": "u", "title": "t"}]},
+    {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}},
+)
+
+
+@given(damaged(anthropic_events(_MESSAGE)), damaged(_MESSAGE))
+def test_any_answer_is_read_or_an_error_of_ours(events: Any, message: Any) -> None:
+    reader = ChatReader("m")
+    for event in events if isinstance(events, list) else [events]:
+        with contextlib.suppress(AdapterError):
+            for payload in reader.read_payloads([json.dumps(event).encode()]):
+                assert isinstance(json.loads(payload), dict)
+    with contextlib.suppress(AdapterError):
+        assert json.loads(ChatReader("m").read_body(json.dumps(message).encode()))["choices"]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.anthropic_models import UNKNOWN, model_of
-from adapters.anthropic_request import to_messages
 from adapters.base import BadRequest, Unsupported
+from adapters.wire import loose_json
+from adapters.wire.anthropic_models import UNKNOWN, model_of
+from adapters.wire.anthropic_request import to_messages
+from adapters.wire.losses import Losses
+from tests.adapters.shapes import damaged
 
 BUDGETS = "claude-sonnet-4-5-20250929"
 ADAPTS = "claude-opus-4-8"
@@ -111,9 +115,10 @@ def test_a_maximum_is_always_told(given: Json, default: int | None, maximum: int
     "hint",
     [
         {"stream": True, "stream_options": {"include_usage": True}},
-        {"store": True, "metadata": {"a": "b"}, "usage": {"include": True}},
+        {"store": False, "metadata": {"a": "b"}, "usage": {"include": True}},
         {"prompt_cache_key": "k", "prompt_cache_retention": "24h"},
-        {"n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0},
+        {"n": 1, "logprobs": False, "top_logprobs": 0, "presence_penalty": 0},
+        {"frequency_penalty": 0.0, "repetition_penalty": 1.0},
         {"logit_bias": {}, "modalities": ["text"], "verbosity": "medium"},
         {"temperature": None, "top_p": 1, "seed": None, "stop": None, "tools": None},
         {"temperature": 1, "service_tier": "auto", "response_format": {"type": "text"}},
@@ -355,6 +360,15 @@ def test_a_conversation_begins_with_the_user() -> None:
     with pytest.raises(Unsupported) as caught:
         translated({"role": "assistant", "content": "Hello"}, USER)
     assert caught.value.param == "messages[0].role"
+
+
+def test_a_greeting_is_left_out_if_it_may_be() -> None:
+    said = {"role": "assistant", "content": "Hello"}
+    found, dropped = translated(said, USER, drop=True)
+    assert found["messages"] == HI
+    assert dropped == ["messages[0].role"]
+    with pytest.raises(BadRequest):
+        translated(said, drop=True)
 
 
 def test_names_are_told_as_left_out() -> None:
@@ -648,8 +662,14 @@ def test_a_property_may_be_called_like_a_keyword() -> None:
     assert dropped == []
 
 
-def test_objects_with_any_property_cannot_be_had() -> None:
-    schema = {"type": "object", "additionalProperties": {"type": "string"}}
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        {"type": "object", "properties": {"any": {"type": "object", "description": "d"}}},
+    ],
+)
+def test_objects_with_any_property_cannot_be_had(schema: Json) -> None:
     asked = {"type": "json_schema", "json_schema": {"schema": schema}}
     assert refused(response_format=asked) == "response_format.json_schema.schema"
 
@@ -865,3 +885,77 @@ def test_any_shape_is_translated_or_refused(request: Json, message: Any) -> None
             to_messages(json.dumps(body).encode(), model=BUDGETS, drop_params=drop)
         except (BadRequest, Unsupported) as error:
             assert error.param
+
+
+def test_an_index_of_a_thought_may_be_any_number() -> None:
+    detail = {"type": "reasoning.text", "text": "t", "signature": "s", "index": 2**63}
+    said = {"role": "assistant", "content": "a", "reasoning_details": [detail]}
+    turns = translated(USER, said, USER)[0]["messages"]
+    assert [block["type"] for block in turns[1]["content"]] == ["text", "thinking"]
+
+
+def test_a_name_that_is_no_text_is_the_clients_fault() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"a"}],"\\ud83d":1}'
+    with pytest.raises(BadRequest):
+        to_messages(body, model="claude-opus-4-5", drop_params=True)
+
+
+def test_ten_thousand_losses_are_told_at_once() -> None:
+    losses = Losses(drop_params=True)
+    began = time.process_time()
+    for _ in range(2):
+        for i in range(30_000):
+            losses.tell(f"messages[{i}].name")
+    assert time.process_time() - began < 1
+    assert len(losses.dropped) == 30_000
+
+
+_ASKED: Json = {
+    "messages": [
+        {"role": "system", "content": "s"},
+        {
+            "role": "user",
+            "name": "n",
+            "content": [
+                {"type": "text", "text": "t", "cache_control": {"type": "ephemeral"}},
+                image({"url": PIXEL, "detail": "low"}),
+                {"type": "file", "file": {"file_data": "data:text/plain;base64,AAAA"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "r",
+            "reasoning_details": [
+                {"type": "reasoning.text", "signature": "s", "index": 0},
+                {"type": "reasoning.encrypted", "data": "d", "format": "anthropic"},
+            ],
+            "thinking_blocks": [{"type": "thinking", "thinking": "x", "signature": "s"}],
+            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "r"}]},
+        {"role": "system", "content": "late"},
+        {"role": "user", "content": "Hi"},
+    ],
+    "tools": [{**TOOL, "function": {**FUNCTION, "strict": True}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    "max_tokens": 5000,
+    "stop": ["a"],
+    "temperature": 0.5,
+    "reasoning": {"effort": "low", "max_tokens": 2000},
+    "thinking": {"type": "enabled", "budget_tokens": 2000},
+    "output_config": {"effort": "low"},
+}
+
+
+@given(damaged(_ASKED), st.sampled_from([BUDGETS, ADAPTS, ALWAYS_THINKS]), st.booleans())
+def test_any_request_is_translated_or_refused(asked: Any, model: str, drop: bool) -> None:
+    try:
+        found = to_messages(json.dumps(asked).encode(), model=model, drop_params=drop)
+    except (BadRequest, Unsupported):
+        return
+    maximum = asked.get("max_tokens")
+    assert found.members["max_tokens"] == (4096 if maximum is None else maximum)
+    loose_json.encode(found.members)

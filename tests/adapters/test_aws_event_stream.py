@@ -13,9 +13,9 @@ from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.aws_event_stream import EventStreamDecoder, FailedPayload
 from adapters.base import MalformedAnswer
-from adapters.sse import NamedPayload
+from adapters.wire.aws_event_stream import EventStreamDecoder, FailedPayload
+from adapters.wire.sse import NamedPayload
 from tests.adapters import clouds
 
 EVENT = clouds.header(":message-type", "event") + clouds.header(":event-type", "chunk")

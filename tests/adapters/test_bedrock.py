@@ -16,13 +16,15 @@ from typing import Any
 import botocore
 import pytest
 
-from adapters import aws_failures, base, registry
-from adapters.aws_signing import Signer
+from adapters import base, registry
 from adapters.base import AdapterError, Call, Deadlines, Endpoint
 from adapters.bedrock import Bedrock, speaks
+from adapters.http.aws_signing import Signer
+from adapters.wire import aws_failures
 from tests.adapters import clouds
-from tests.adapters.contract import END, FRAMES, piece, whole
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, piece, whole
+from tests.adapters.wire_converse import FRAMES
 
 CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 KEY, SECRET, SESSION = "AKIATEST0123456789", "secret/0123456789+abcdef", "session-token-0123456789"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 import pytest
 import uvloop
 
-from adapters.dialing import Address, dial, first_connected, reason_of, resolve
+from adapters.http.dialing import Address, dial, first_connected, reason_of, resolve
 from tests.adapters.servers import closed_port, deaf_listener
 
 Run = Callable[[Coroutine[object, object, None]], None]

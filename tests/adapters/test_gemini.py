@@ -11,14 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import base, gemini_answer
+from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.gemini import Gemini
-from adapters.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
-from adapters.sse import EventDecoder
-from tests.adapters.contract import END, EVENTS, event, gemini, whole
+from adapters.wire import gemini_answer
+from adapters.wire.gemini_answer import FAMILIES, FINISH_REASONS, ChatReader, EmbeddingsReader
+from adapters.wire.sse import EventDecoder
+from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
 from tests.adapters.shapes import damaged
+from tests.adapters.wire import END, head, piece, whole
+from tests.adapters.wire_gemini import gemini
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -206,7 +209,7 @@ def test_thoughts_and_signatures_are_told_apart_from_the_text() -> None:
     assert message["reasoning_content"] == "Hm"
     assert message["content"] == "Well"
     assert message["reasoning_details"] == [
-        {"type": "reasoning.encrypted", "data": "S", "format": "google-gemini-v1"}
+        {"type": "reasoning.encrypted", "data": "S", "format": "google-gemini-v1", "index": 0}
     ]
 
 
@@ -370,7 +373,12 @@ def test_a_stream_is_chunks_of_one_shape() -> None:
         gemini({"text": "b"}),
         gemini({"text": "", "thoughtSignature": "S"}, finish="STOP"),
     )
-    signature = {"type": "reasoning.encrypted", "data": "S", "format": "google-gemini-v1"}
+    signature = {
+        "type": "reasoning.encrypted",
+        "data": "S",
+        "format": "google-gemini-v1",
+        "index": 0,
+    }
     assert deltas(chunks) == [
         {"role": "assistant", "reasoning_content": "Hm"},
         {"content": "a"},
@@ -590,3 +598,15 @@ def test_an_error_of_any_shape_has_the_family_of_its_status(body: bytes) -> None
 def test_our_key_is_never_quoted() -> None:
     error = {"error": {"code": 400, "message": f"bad {KEY}", "status": "INVALID_ARGUMENT"}}
     assert KEY not in failure_of(whole(error, 400)).message
+
+
+def test_what_google_quotes_of_our_key_is_redacted() -> None:
+    quoted = {"error": {"code": 400, "message": f"key {KEY}", "status": f"X {KEY}"}}
+    spelled = json.dumps(quoted).replace("AIza", "\\u0041Iza").encode()
+    for failure in (
+        failure_of(EVENTS, event(quoted), END, stream=True),
+        failure_of(whole(quoted)),
+        failure_of(EVENTS, piece(b"data: " + spelled + b"\n\n"), END, stream=True),
+        failure_of(head(400, content_length=str(len(spelled))) + spelled),
+    ):
+        assert KEY not in repr((failure.args, vars(failure)))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Unsupported
-from adapters.gemini_request import Translated, clean_schema, to_batch_embed, to_generate
+from adapters.wire.gemini_request import Translated, clean_schema, to_batch_embed, to_generate
 from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]
@@ -109,6 +109,10 @@ def test_neighbours_of_one_role_are_one_turn() -> None:
         ),
         (
             {"type": "image_url", "image_url": "https://a/b"},
+            {"fileData": {"fileUri": "https://a/b", "mimeType": "image/jpeg"}},
+        ),
+        (
+            {"type": "file", "file": {"file_data": "https://a/b"}},
             {"fileData": {"fileUri": "https://a/b"}},
         ),
         (
@@ -246,7 +250,7 @@ def test_images_that_the_model_made_go_back() -> None:
         ([{"role": "wizard", "content": ""}], "messages[0].role"),
         ([{"role": "user", "content": 5}], "messages[0].content"),
         ([{"content": "a"}], "messages[0]"),
-        ([called(("a", "f", "[1]"))], "messages[0].tool_calls[0].function.arguments"),
+        ([{"role": "user", "content": ""}], "messages"),
         ("Hi", "messages"),
     ],
 )
@@ -649,7 +653,7 @@ def conversation(turns: list[tuple[str, Any]]) -> list[Json]:
 
 @given(_turns)
 def test_every_call_is_followed_by_its_results(turns: list[tuple[str, Any]]) -> None:
-    found = contents(*conversation(turns))
+    found = contents(*conversation([*turns, ("user", "Hi")]))
     assert all(content["parts"] for content in found)
     for place, content in enumerate(found):
         calls = [part["functionCall"] for part in content["parts"] if "functionCall" in part]
@@ -721,3 +725,47 @@ def test_a_surrogate_that_stands_alone_survives() -> None:
     body = b'{"messages":[{"role":"user","content":"a\\ud83d"}],"user":"u","n":1}'
     translated = to_generate(call(body))
     assert json.loads(translated.body)["contents"][0]["parts"] == [{"text": "a\ud83d"}]
+
+
+def test_a_file_at_google_is_no_image_by_its_name() -> None:
+    url = "https://generativelanguage.googleapis.com/v1beta/files/film.png"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    asked = {"messages": [{"role": "user", "content": [part]}]}
+    assert refused(asked) == "messages[0].content[0]"
+
+
+def test_a_name_that_every_result_repeats_is_short() -> None:
+    calls = called(("a", "f" * 257, "{}"))
+    with pytest.raises(BadRequest) as caught:
+        generated({"messages": [*QUESTION, calls]})
+    assert caught.value.param == "messages[1].tool_calls[0].function.name"
+
+
+def test_arguments_that_were_cut_off_go_back_as_they_are() -> None:
+    translated = translate({"messages": [*QUESTION, called(("a", "f", '{"x": "ab'))]})
+    call_of_it = json.loads(translated.body)["contents"][1]["parts"][0]["functionCall"]
+    assert call_of_it["args"] == {"arguments": '{"x": "ab'}
+    assert translated.dropped == ("messages[1].tool_calls[0].function.arguments",)
+
+
+def test_empty_texts_are_not_sent() -> None:
+    empty = {"type": "text", "text": ""}
+    messages = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": [empty, {"type": "text", "text": "a"}]},
+    ]
+    body = generated({"messages": messages})
+    assert body == {"contents": [{"role": "user", "parts": [{"text": "a"}]}]}
+
+
+def test_instructions_among_the_messages_are_told_to_come_first() -> None:
+    late = {"role": "system", "content": "Be brief"}
+    translated = translate({"messages": [*QUESTION, late, *QUESTION]})
+    assert json.loads(translated.body)["systemInstruction"] == {"parts": [{"text": "Be brief"}]}
+    assert translated.dropped == ("messages[1].role",)
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "gemini-3.8-flash"])
+def test_an_effort_above_the_greatest_is_told(model: str) -> None:
+    translated = translate({"messages": QUESTION, "reasoning_effort": "max"}, model=model)
+    assert translated.dropped == ("reasoning_effort",)

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from adapters.http_rules import ContentDecoder, Origin, accepted_headers, decoder_for
+from adapters.http.http_rules import ContentDecoder, Origin, accepted_headers, decoder_for
 
 
 @pytest.mark.parametrize(

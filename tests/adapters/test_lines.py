@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import MalformedAnswer
-from adapters.lines import LineDecoder
+from adapters.wire.lines import LineDecoder
 
 BODY = '{"a":"ä"}\r\n\n  \n{"b":"\u2028"}\n{"c":1}'.encode()
 

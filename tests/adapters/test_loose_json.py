@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from adapters import loose_json
+from adapters.wire import loose_json
 
 
 class Said(msgspec.Struct):

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
-from adapters.lines import LineDecoder
 from adapters.ollama import Ollama, Shown
-from adapters.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
-from tests.adapters.contract import END, LINES, line, piece, whole
+from adapters.wire.lines import LineDecoder
+from adapters.wire.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
 from tests.adapters.servers import Peer, ScriptedServer
 from tests.adapters.shapes import damaged
+from tests.adapters.wire import END, piece, whole
+from tests.adapters.wire_ollama import LINES, line
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -309,6 +310,7 @@ def shown(length: int, parameters: str = "") -> Json:
         (30_000, {"show": shown(131072)}, 16384),
         (30_000, {"show": shown(8192)}, 8192),
         (30_000, {"show": shown(131072, "stop  x\nnum_ctx    32768")}, None),
+        (30_000, {"show": shown(131072, f"num_ctx {'9' * 5000}")}, 16384),
         (30_000, {"ps": loaded(4096), "show": shown(131072, "num_ctx 32768")}, 16384),
         (30_000, {"ps": loaded(65536)}, 65536),
         (30_000, {"ps": b"<html>", "show": b"[]"}, 16384),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import BadRequest, Call, Deadlines, Endpoint, Unsupported
-from adapters.ollama_request import Translated, to_chat, to_embed, to_generate
+from adapters.wire.ollama_request import Translated, to_chat, to_embed, to_generate
 from tests.adapters.shapes import damaged
 
 Json = dict[str, Any]
@@ -375,3 +376,42 @@ def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
 def test_a_surrogate_that_stands_alone_survives() -> None:
     translated = to_chat(call(b'{"messages":[{"role":"user","content":"a\\ud83d"}]}'))
     assert json.loads(translated.body(None))["messages"][0]["content"] == "a\ud83d"
+
+
+def test_the_options_do_not_raise_the_maximum_that_is_held() -> None:
+    asked = {"max_tokens": 5, "options": {"num_predict": -1, "mirostat": 1}}
+    assert chat(asked)["options"] == {"num_predict": 5, "mirostat": 1}
+    assert chat({"options": {"num_predict": 7}})["options"] == {"num_predict": 7}
+
+
+def test_many_results_are_sorted_at_once() -> None:
+    calls = [{"id": f"c{i}", "function": {"name": "f", "arguments": "{}"}} for i in range(20_000)]
+    results = [{"role": "tool", "tool_call_id": f"c{i}", "content": ""} for i in range(20_000)]
+    began = time.process_time()
+    found = messages({"role": "assistant", "tool_calls": calls}, *reversed(results))
+    assert time.process_time() - began < 2
+    assert [m["tool_call_id"] for m in found[1:]] == [f"c{i}" for i in range(20_000)]
+
+
+def test_arguments_that_were_cut_off_go_back_as_they_are() -> None:
+    calls = [{"id": "a", "function": {"name": "f", "arguments": '{"x": "ab'}}]
+    asked = translate({"messages": [*QUESTION, {"role": "assistant", "tool_calls": calls}]})
+    sent = json.loads(asked.body(None))["messages"][1]["tool_calls"][0]["function"]
+    assert sent["arguments"] == {"arguments": '{"x": "ab'}
+    assert asked.dropped == ["messages[1].tool_calls[0].function.arguments"]
+
+
+def test_many_allowed_tools_are_picked_at_once() -> None:
+    tools = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(20_000)]
+    allowed = {"mode": "auto", "tools": tools[1:]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    began = time.process_time()
+    assert len(chat({"tools": tools, "tool_choice": choice})["tools"]) == 19_999
+    assert time.process_time() - began < 1
+
+
+def test_what_ollama_does_not_hold_to_is_told() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "strict": True}}]
+    assert translate({"tools": tools}).dropped == ["tools[].function.strict"]
+    assert translate({"include_reasoning": False}).dropped == ["include_reasoning"]
+    assert translate({"include_reasoning": True}).dropped == []

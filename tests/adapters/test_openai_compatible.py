@@ -12,8 +12,9 @@ import pytest
 from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
 from adapters.openai_compatible import OpenAICompatible
-from tests.adapters.contract import DONE, END, EVENTS, chunk, event, head, piece, whole
+from tests.adapters.contract import DONE, EVENTS, chunk, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, head, piece, whole
 
 T = TypeVar("T")
 

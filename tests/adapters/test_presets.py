@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from adapters import base, registry
 from adapters.base import Call, Deadlines, Endpoint
-from adapters.failures import read_error
-from adapters.fitting import OPTIONAL, Rules, fit
 from adapters.presets import PRESETS
-from adapters.ranking import cohere_ranking
-from adapters.thoughts import joined, renamed
-from tests.adapters.contract import DONE, END, EVENTS, chunk, event, refusing, whole
+from adapters.wire.failures import read_error
+from adapters.wire.fitting import OPTIONAL, Rules, fit
+from adapters.wire.ranking import cohere_ranking
+from adapters.wire.thoughts import joined, renamed
+from tests.adapters.contract import DONE, EVENTS, chunk, event, refusing
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, whole
 
 KEY = "sk-test-0123456789abcdef"
 USER = {"role": "user", "content": "Hi"}
@@ -236,6 +237,7 @@ def test_who_knows_only_the_older_name_of_the_maximum_is_told_that(name: str) ->
         ("mistral", {"logit_bias": {"1": 2}}, "logit_bias"),
         ("mistral", {"store": True}, "store"),
         ("mistral", {"anything": 1}, "anything"),
+        ("mistral", {"reasoning": {"effort": "low"}}, "reasoning"),
         ("deepseek", {"n": 2}, "n"),
         ("deepseek", {"response_format": {"type": "json_schema"}}, "response_format"),
         ("groq", {"logprobs": True}, "logprobs"),
@@ -512,6 +514,11 @@ def test_mistrals_parts_become_a_text_and_a_thought() -> None:
     assert payload["choices"][0]["delta"] == {"content": "Once upon", "reasoning_content": "Hm."}
     (body,) = ask("mistral", chat(), whole({"choices": [{"message": {"content": content}}]})).answer
     assert body["choices"][0]["message"]["reasoning_content"] == "Hm."
+
+
+def test_parts_with_half_a_letter_are_joined_too() -> None:
+    said = json.dumps({"choices": [{"delta": {"content": [{"type": "text", "text": "\ud83d"}]}}]})
+    assert json.loads(joined(said.encode()))["choices"][0]["delta"] == {"content": "\ud83d"}
 
 
 @given(content=_JSON, choice=_JSON)

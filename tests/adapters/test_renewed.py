@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from adapters.renewed import Renewed, State
+from adapters.http.renewed import Renewed, State
 
 
 class Source:

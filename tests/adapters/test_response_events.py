@@ -10,8 +10,9 @@ import pytest
 
 from adapters.base import Adapter, Answer, Call, ConnectionLost, Deadlines
 from adapters.registry import BUILT_IN, Settings
-from tests.adapters.contract import END, EVENTS, piece
+from tests.adapters.contract import EVENTS
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, piece
 
 CALL = Call(
     endpoint="responses", model="m", body=b'{"model":"m"}', stream=True, deadlines=Deadlines()

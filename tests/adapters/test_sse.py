@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.base import MalformedAnswer
-from adapters.sse import MAX_EVENT_BYTES, EventDecoder, NamedPayload
+from adapters.wire.sse import MAX_EVENT_BYTES, EventDecoder, NamedPayload
 
 
 def decoded(chunks: Iterable[bytes], limit: int = MAX_EVENT_BYTES) -> list[bytes]:

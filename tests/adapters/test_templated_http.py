@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from adapters import base
 from adapters.base import Call, Deadlines, Endpoint
-from adapters.templated_answers import ChatReader, VectorReader
 from adapters.templated_http import TemplatedHttp
-from adapters.templates import ChatPlaces, Endpoints, StreamPlaces, VectorPlaces, fill, found
-from tests.adapters.contract import END, EVENTS, event, head, piece, whole
+from adapters.wire.templated_answers import ChatReader, VectorReader
+from adapters.wire.templates import ChatPlaces, Endpoints, StreamPlaces, VectorPlaces, fill, found
+from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer
+from tests.adapters.wire import END, head, piece, whole
 
 Json = dict[str, Any]
 USER = {"role": "user", "content": "Hi"}
@@ -173,6 +174,18 @@ def test_values_are_never_taken_for_templates() -> None:
             {"p": "{{prompt}}"},
             {
                 "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": "u", "text": "x"}],
+                    }
+                ]
+            },
+            "messages[0].content[0]",
+        ),
+        (
+            {"p": "{{prompt}}"},
+            {
+                "messages": [
                     {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
                 ]
             },
@@ -270,6 +283,23 @@ def test_a_stream_without_its_end_mark_is_broken() -> None:
     described = endpoints({"p": "{{prompt}}"}, stream={"text": "t", "end": "[DONE]"})
     with pytest.raises(base.ConnectionLost):
         ask(described, {"messages": [USER], "stream": True}, EVENTS, event({"t": "Hel"}), END)
+
+
+@pytest.mark.parametrize("said", [[], [{"t": "Hel"}]])
+def test_the_end_of_the_body_is_no_end_of_nothing_or_of_half_an_answer(said: list[Json]) -> None:
+    described = endpoints({"p": "{{prompt}}"}, stream={"text": "t", "finish_reason": "why"})
+    body = {"messages": [USER], "stream": True}
+    with pytest.raises(base.ConnectionLost):
+        ask(described, body, EVENTS, *map(event, said), END)
+    asked = ask(described, body, EVENTS, *map(event, [*said, {"t": "", "why": "end"}]), END)
+    assert asked.answer[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_an_error_that_ends_a_stream_is_told() -> None:
+    described = endpoints({"p": "{{prompt}}"}, stream={"text": "t", "finish_reason": "why"})
+    error = event({"error": {"message": "no", "type": None, "code": None}})
+    asked = ask(described, {"messages": [USER], "stream": True}, EVENTS, error, END)
+    assert asked.answer == [{"error": {"message": "no", "type": None, "code": None}}]
 
 
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), ends=st.booleans())

@@ -33,10 +33,10 @@ from adapters.base import (
     MalformedAnswer,
     UpstreamTimeout,
 )
-from adapters.http1 import Http1Transport
-from adapters.http_rules import MAX_HEAD_BYTES, Origin
-from adapters.httpx_transport import FOREIGN_ERRORS, HttpxTransport, translated
-from adapters.transport import Transport, environment_proxy, open_transport
+from adapters.http.http1 import Http1Transport
+from adapters.http.http_rules import MAX_HEAD_BYTES, Origin
+from adapters.http.httpx_transport import FOREIGN_ERRORS, HttpxTransport, translated
+from adapters.http.transport import Transport, environment_proxy, open_transport
 from tests.adapters.servers import (
     Peer,
     Request,
@@ -1735,7 +1735,7 @@ def test_a_proxy_that_refuses_is_a_failed_connection() -> None:
 
 def test_httpx_is_not_loaded_before_it_is_needed() -> None:
     program = (
-        "import sys, adapters.transport as t;"
+        "import sys, adapters.http.transport as t;"
         "t.open_transport('https://h', headers={}, environ={});"
         "assert 'httpx2' not in sys.modules"
     )

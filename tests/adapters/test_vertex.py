@@ -16,8 +16,10 @@ from adapters import base, registry
 from adapters.base import AdapterError, Call, Deadlines, Endpoint
 from adapters.vertex import Vertex, address, speaks
 from tests.adapters import clouds
-from tests.adapters.contract import END, EVENTS, event, gemini, whole
+from tests.adapters.contract import EVENTS, event
 from tests.adapters.servers import Peer, Request, ScriptedServer, closed_port
+from tests.adapters.wire import END, whole
+from tests.adapters.wire_gemini import gemini
 
 CLAUDE = "claude-sonnet-4-5@20250929"
 GEMINI = "gemini-3-pro-preview"

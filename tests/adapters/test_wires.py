@@ -31,7 +31,18 @@ from tests.adapters import (
     wire_openai,
 )
 from tests.adapters.servers import Peer, ScriptedServer, serving_parts
-from tests.adapters.wire import END, Called, Counts, Json, Said, Wire, piece, stream_head, whole
+from tests.adapters.wire import (
+    END,
+    Called,
+    Counts,
+    Json,
+    Said,
+    Wire,
+    piece,
+    saying,
+    stream_head,
+    whole,
+)
 
 T = TypeVar("T")
 
@@ -166,21 +177,6 @@ def made(name: str, url: str, opened: contextlib.ExitStack) -> Adapter:
             settings, api_key=None, project="p", region="global", credentials_file=file
         )
     return registry.make(adapter, settings)
-
-
-def saying(wire: Wire, said: Said) -> Callable[[Peer], None]:
-    """A provider that says it, streamed or whole as the request asks."""
-
-    def answer(peer: Peer) -> None:
-        request = wire.read(peer)
-        asks_stream = json.loads(request.body).get("stream") or "stream" in request.line
-        if asks_stream:
-            pieces = b"".join(map(piece, wire.stream(said)))
-            peer.send(stream_head(wire.content_type) + pieces + END)
-        else:
-            peer.send(whole(wire.whole(said)))
-
-    return answer
 
 
 async def chunks_of(answer: Answer) -> list[Json]:

@@ -7,7 +7,7 @@ shows it. Both the contract's stages and the upstream of the end-to-end matrix a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -148,3 +148,18 @@ def framed(value: object, name: str | None = None) -> bytes:
 def read(peer: Peer) -> Request:
     """The next request, where a provider is asked nothing else."""
     return peer.read_request()
+
+
+def saying(wire: Wire, said: Said) -> Callable[[Peer], None]:
+    """A provider that says it, streamed or whole as the request asks."""
+
+    def answer(peer: Peer) -> None:
+        request = wire.read(peer)
+        asks_stream = json.loads(request.body).get("stream") or "stream" in request.line
+        if asks_stream:
+            pieces = b"".join(map(piece, wire.stream(said)))
+            peer.send(stream_head(wire.content_type) + pieces + END)
+        else:
+            peer.send(whole(wire.whole(said)))
+
+    return answer

@@ -6,10 +6,11 @@ caching" and "Thinking" in its documentation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 
 from adapters import base
-from tests.adapters.wire import Counts, Failing, Json, Said, frame, framed, read
+from tests.adapters.wire import Counts, Failing, Json, Said, frame, framed, piece, read
 
 __all__ = [
     "content_type",
@@ -116,7 +117,7 @@ def stream(said: Said) -> list[bytes]:
     return [event(value) for value in (*events, {"type": "message_stop"})]
 
 
-def error(kind: str, message: str) -> Json:
+def error(kind: str, message: str = "no") -> Json:
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_1"}
 
 
@@ -188,3 +189,49 @@ failing: Mapping[str, Failing] = {
         status=502, body=b"<html>502 Bad Gateway</html>", family=base.Overloaded
     ),
 }
+
+
+def anthropic_event(value: Json) -> bytes:
+    """An event of Anthropic's, which have names, in a piece of its own."""
+    return piece(b"event: %b\ndata: %b\n\n" % (value["type"].encode(), json.dumps(value).encode()))
+
+
+def anthropic_message(*content: Json, stop: str = "end_turn") -> Json:
+    """A whole message."""
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": MODEL,
+        "content": list(content),
+        "stop_reason": stop,
+        "usage": {"input_tokens": 3, "output_tokens": 5},
+    }
+
+
+def anthropic_events(message: Json) -> list[Json]:
+    """The events of a message that is streamed, its texts in pieces."""
+    start = {**message, "content": [], "stop_reason": None}
+    events: list[Json] = [{"type": "message_start", "message": start}, {"type": "ping"}]
+    for index, block in enumerate(message["content"]):
+        deltas: list[Json] = []
+        if block["type"] == "text":
+            said = block["text"]
+            deltas = [
+                {"type": "text_delta", "text": said[at : at + 5]} for at in range(0, len(said), 5)
+            ]
+            block = {**block, "text": ""}
+        elif block["type"] == "tool_use":
+            said = json.dumps(block["input"])
+            deltas = [{"type": "input_json_delta", "partial_json": text} for text in ("", said)]
+            block = {**block, "input": {}}
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += ({"type": "content_block_delta", "index": index, "delta": d} for d in deltas)
+        events.append({"type": "content_block_stop", "index": index})
+    stop = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    usage = {"output_tokens": message["usage"]["output_tokens"]}
+    return [
+        *events,
+        {"type": "message_delta", "delta": stop, "usage": usage},
+        {"type": "message_stop"},
+    ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from adapters import base
 from tests.adapters import clouds
-from tests.adapters.wire import Called, Counts, Failing, Json, Said, read
+from tests.adapters.wire import Called, Counts, Failing, Json, Said, read, stream_head
 
 __all__ = [
     "content_type",
@@ -26,6 +26,7 @@ __all__ = [
 
 content_type = "application/vnd.amazon.eventstream"
 tells = frozenset({"cached", "written", "written_1h"})
+FRAMES = stream_head(content_type)
 optional = 1  # the metadata: an answer is whole without its usage
 
 _STOP_REASONS = {
@@ -110,7 +111,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def error_event(message: str, code: str) -> bytes:
-    return clouds.exception("modelStreamErrorException", message)
+    return clouds.exception(code, message)
 
 
 def _failing(

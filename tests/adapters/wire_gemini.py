@@ -165,3 +165,17 @@ failing: Mapping[str, Failing] = {
         status=502, body=b"<html>502 Bad Gateway</html>", family=base.Overloaded
     ),
 }
+
+
+def gemini(*parts: Json, finish: str | None = None) -> Json:
+    """A `GenerateContentResponse` of one candidate."""
+    candidate = {"content": {"role": "model", "parts": list(parts)}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 5, "totalTokenCount": 8}
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": MODEL,
+        "responseId": "r1",
+    }

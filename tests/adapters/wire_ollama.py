@@ -112,3 +112,12 @@ def read(peer: Peer) -> Request:
         if "/api/ps" not in request.line and "/api/show" not in request.line:
             return request
         peer.send(wire.whole({"models": []}))
+
+
+LINES = wire.stream_head(content_type)
+
+
+def line(message: object, **more: object) -> bytes:
+    """A line of an answer of `/api/chat`, in a piece of its own."""
+    said = {"model": MODEL, "message": message, "done": False, **more}
+    return wire.piece(json.dumps(said).encode() + b"\n")

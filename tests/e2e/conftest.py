@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e import matrix
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Upstream
 
@@ -41,9 +42,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The matrix of clients and providers, as far as it was run."""
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
     found = [value for r in reports for name, value in r.user_properties if name == "matrix"]
-    if not found:
-        return
-    terminalreporter.section("clients and providers")
-    for client, failed in found:
-        lacks = ", ".join(f"{feature} of {provider}" for provider, feature in failed)
-        terminalreporter.write_line(f"{client}: {f'all but {lacks}' if lacks else 'everything'}")
+    if found:
+        terminalreporter.section("clients, and what they do not get from which providers")
+        for line in matrix.summary(dict(found)):
+            terminalreporter.write_line(line)

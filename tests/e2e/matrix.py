@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,15 +74,12 @@ _OWN_TOOL = (
     "the client does not know the model and asks for JSON as the call of a tool of its own, which "
     "this provider cannot be bound to: tell it `structuredOutputMode: 'outputFormat'`"
 )
-_KEEPS_SIGNED = "the client sends thoughts back only where they are signed"
 EXPLAINED: Mapping[Cell, str] = {
     ("AI SDK, openai chat", "*", "reasoning"): _UNREAD,
     ("AI SDK, openai chat", "*", "reasoning_kept"): _UNREAD,
     ("AI SDK, openai-compatible", "anthropic", "reasoning_kept"): _UNSIGNED,
     ("AI SDK, anthropic", "gemini", "structured_output"): _OWN_TOOL,
     ("AI SDK, anthropic", "ollama", "structured_output"): _OWN_TOOL,
-    ("AI SDK, anthropic", "openai", "reasoning_kept"): _KEEPS_SIGNED,
-    ("AI SDK, anthropic", "ollama", "reasoning_kept"): _KEEPS_SIGNED,
 }
 """Why a feature is not to be had somewhere; `*` stands for any provider."""
 
@@ -188,6 +185,22 @@ def unexpected(found: Mapping[Cell, str | None]) -> list[str]:
     failed = [f"{cell}: {error}" for cell, error in found.items() if error and not reason(cell)]
     stale = [f"{cell} works" for cell, error in found.items() if not error and reason(cell)]
     return failed + stale
+
+
+def summary(failed: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
+    """A table of clients and features: `+`, or the providers that do not have it."""
+    lines = [["client", *(feature.replace("_", " ") for feature in FEATURES)]]
+    for client, cells in failed.items():
+        lacking = [[name for name, found in cells if found == feature] for feature in FEATURES]
+        lines.append([client, *map(_cell, lacking)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+
+
+def _cell(lacking: Sequence[str]) -> str:
+    if not lacking:
+        return "+"
+    return "none" if len(lacking) == len(MODELS) else f"not {', '.join(lacking)}"
 
 
 def _main() -> int:

@@ -111,6 +111,11 @@ def kept_responses(client: OpenAI) -> None:
     assert client.responses.retrieve(second.id).output_text == second.output_text
     items = client.responses.input_items.list(second.id, order="asc").data
     assert [item.content[0].text for item in items if item.type == "message"] == ["four"]
+    reference: Any = [{"type": "item_reference", "id": second.output[0].id}]
+    third = client.responses.create(model="auto", input=[*reference, *_said("five")])
+    fourth = client.responses.create(model="auto", input="six", previous_response_id=third.id)
+    # once upon a time., five, once upon a time., six.
+    assert fourth.usage and fourth.usage.input_tokens == 5 + 1 + 5 + 1
     client.responses.delete(first.id)
     _raises(openai.NotFoundError, lambda: client.responses.retrieve(first.id))
     follow = {"model": "auto", "input": "x", "previous_response_id": second.id}
@@ -118,6 +123,10 @@ def kept_responses(client: OpenAI) -> None:
     forgotten = client.responses.create(model="auto", input="x", store=False)
     _raises(openai.NotFoundError, lambda: client.responses.retrieve(forgotten.id))
     _raises(openai.BadRequestError, lambda: client.responses.cancel(second.id))
+
+
+def _said(text: str) -> Any:
+    return [{"role": "user", "content": text}]
 
 
 def errors(client: OpenAI) -> None:

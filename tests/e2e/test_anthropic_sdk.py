@@ -430,13 +430,24 @@ def test_its_own_count_is_exact_and_costs_nothing(
     server: Tollway, upstream: Upstream, client: Anthropic
 ) -> None:
     upstream.scripts["sonnet"] = as_anthropic
-    before = len(server.rows())
     raw = client.messages.with_raw_response.count_tokens(model="claude/sonnet", messages=HELLO)
     assert raw.headers["x-tollway-token-count"] == "exact"
     assert raw.parse().input_tokens == 321
     assert upstream.calls[0].path == "/v1/messages/count_tokens"
     assert upstream.calls[0].body == {"model": "sonnet", "messages": HELLO}
-    assert len(server.rows()) == before
+    row = server.rows()[-1]
+    assert (row["endpoint"], row["outcome"], row["cost_nanousd"]) == ("count_tokens", "ok", 0)
+
+
+def test_counts_are_within_the_limits_of_their_key(server: Tollway, upstream: Upstream) -> None:
+    upstream.scripts["sonnet"] = as_anthropic
+    limits = {"name": "slow", "requests_per_minute": 1}
+    key = server.admin("POST", "/keys", limits)["key"]
+    slow = Anthropic(base_url=server.url, api_key=key, max_retries=0)
+    assert slow.messages.count_tokens(model="claude/sonnet", messages=HELLO).input_tokens == 321
+    with pytest.raises(anthropic.RateLimitError):
+        slow.messages.count_tokens(model="claude/sonnet", messages=HELLO)
+    assert len(upstream.calls) == 1
 
 
 def test_a_count_that_fails_is_estimated_and_one_that_is_refused_is_refused(

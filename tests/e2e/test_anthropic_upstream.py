@@ -139,6 +139,18 @@ def test_or_left_out_and_told_where_that_is_asked_for(tollway: Tollway, upstream
     assert not {"logit_bias", "seed"} & upstream.calls[-1].body.keys()
 
 
+def test_a_parameter_of_any_name_writes_no_header_of_its_own(tollway: Tollway) -> None:
+    reply = tollway.chat(
+        "claude/claude-sonnet-4-5",
+        headers={"x-tollway-drop-params": "true"},
+        **{"a\r\nx-mine: 1\r\n\x00ö\U0001f44b": 1},
+    )
+    assert reply.status_code == 200, reply.text
+    assert "x-mine" not in reply.headers
+    told = reply.headers["x-tollway-dropped-params"]
+    assert told == r"a\r\nx-mine: 1\r\n\x00\xf6\U0001f44b"
+
+
 def test_a_target_that_can_be_told_is_next(tollway: Tollway, upstream: Upstream) -> None:
     async def plain(call: Call, line: Line) -> None:
         await line.json(completion())

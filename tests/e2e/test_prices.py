@@ -197,6 +197,7 @@ def test_refreshed_prices_are_shown_and_charged(upstream: Upstream, tmp_path: Pa
         "output": 5 * 10**9,
         "per_request": 0,
         "service_tiers": [],
+        "pieces": [],
         "source": "a list of ours",
         "as_of": None,
         "age_days": 0,

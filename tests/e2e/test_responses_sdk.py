@@ -132,7 +132,21 @@ def test_what_is_kept_belongs_to_its_key(scripted: Tollway) -> None:
     reference: Any = [{"type": "item_reference", "id": made.output[0].id}]
     with pytest.raises(BadRequestError):
         second.responses.create(model="auto", input=reference)
-    assert first.responses.create(model="auto", input=reference).output_text
+    again = first.responses.create(model="auto", input=reference)
+    assert again.output_text
+    # What a reference stands for is kept with it.
+    more = first.responses.create(model="auto", input="more", previous_response_id=again.id)
+    assert more.output_text
+    assert first.responses.input_items.list(again.id).data[0].type == "message"
+
+
+def test_one_item_is_not_made_into_many_times_a_request(tmp_path: Path) -> None:
+    with serving(tmp_path, {**DEMONSTRATION, "server": {"max_body_mb": 1}}) as running:
+        client = client_of(running)
+        made = client.responses.create(model="auto", input="hi")
+        reference: Any = {"type": "item_reference", "id": made.output[0].id}
+        with pytest.raises(BadRequestError, match="larger than a request"):
+            client.responses.create(model="auto", input=[reference] * 15_000)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +184,7 @@ def test_a_file_that_cannot_be_written_costs_no_answer(tmp_path: Path) -> None:
 def test_nothing_is_kept_where_that_is_off(tmp_path: Path) -> None:
     with serving(tmp_path, {**DEMONSTRATION, "responses": {"store": False}}) as running:
         made = running.post("/v1/responses", {"model": "auto", "input": "hi"}).json()
+        assert made["store"] is False
         assert running.get(f"/v1/responses/{made['id']}").status_code == 404
         again = {"model": "auto", "input": "hi", "previous_response_id": made["id"]}
         assert running.post("/v1/responses", again).status_code == 400

@@ -134,3 +134,12 @@ def test_an_image_that_nobody_tells_of_costs_what_was_asked_for() -> None:
 
 def test_most_requests_have_no_units() -> None:
     assert CHAT.units is NO_UNITS
+
+
+def test_a_text_is_not_counted_for_a_budget_that_could_not_pay_for_the_rest() -> None:
+    text = {"role": "user", "content": "x" * 100_000}
+    request = chat.parse(json.dumps({"model": "m", "messages": [text]}).encode())
+    target = _target(Price(input=1_000_000, output=0, source="test"))
+    rest = request.input_bound(0) - 100_000
+    assert costs.may_fit(request, target, rest, uncounted=100_000)
+    assert not costs.may_fit(request, target, rest - 1, uncounted=100_000)

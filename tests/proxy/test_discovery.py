@@ -14,8 +14,8 @@ from proxy import catalog
 from proxy.config import Config, Provider, Server
 from proxy.discovery import Found, discover
 from proxy.errors import StartError
-from tests.adapters.contract import whole
 from tests.adapters.servers import Peer, ScriptedServer
+from tests.adapters.wire import whole
 
 
 class _ModelServer(BaseHTTPRequestHandler):

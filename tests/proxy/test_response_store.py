@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -176,3 +177,21 @@ def test_a_damaged_file_is_an_error_and_no_crash(tmp_path: Path, clock: Hand) ->
     with pytest.raises(sqlite3.Error):
         run(store.put(kept("a")))
     store.close()
+
+
+def test_a_full_disk_can_be_read_and_is_written_once_there_is_room(
+    store: ResponseStore, tmp_path: Path
+) -> None:
+    run(store.put(kept("a")))
+    _, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = max(file.stat().st_size for file in tmp_path.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full, hardest))
+    try:
+        with pytest.raises(sqlite3.OperationalError):
+            run(store.put(kept("b", "a", size=4_900)))
+        chain = run(store.chain("a", "k1"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hardest, hardest))
+    assert chain is not None and [each.id for each in chain] == ["a"]
+    assert run(store.put(kept("c", "a")))
+    assert run(store.get("b", "k1")) is None and run(store.get("c", "k1")) is not None

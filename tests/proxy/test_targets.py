@@ -439,3 +439,20 @@ targets: [{target: openai/*}]
     assert target.name == "openai/omni-moderation-latest"
     assert target.is_free
     assert target.capabilities == {"moderations"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ('{base_url: "https://api.x.ai/v1"}', "grok-4"),
+        ("{adapter: xai}", "grok-4"),
+        ("{adapter: azure, base_url: 'https://me.openai.azure.com'}", "gpt-4o"),
+        ("{adapter: vertex, region: global, project: p}", "gemini-2.5-pro"),
+        ('{base_url: "http://10.0.0.9/v1", prices: openai}', "gpt-4o"),
+    ],
+)
+def test_prices_are_those_of_the_service_whatever_it_is_called(provider: str, model: str) -> None:
+    table = _table(f"providers:\n  mine: {provider}\ntargets:\n  - {{target: mine/{model}}}\n")
+    price = _target(table, f"mine/{model}").price
+    assert price is not None
+    assert price.input > 0

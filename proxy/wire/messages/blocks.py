@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.errors import InvalidRequest
 from proxy.wire import body as wire_body
-from proxy.wire.messages import call_ids
+from proxy.wire.messages import call_ids, reasoning
 
 Members = dict[str, Any]
 
@@ -244,7 +244,7 @@ class _Blocks:
     def _think(self, block: _Thinking, index: int) -> None:
         """What was thought goes along in any case; unsigned, it is no more than its text."""
         self._thoughts.append(block.thinking)
-        if block.signature:
+        if block.signature and block.signature != reasoning.UNSIGNED:
             entry = {"text": block.thinking, "signature": block.signature, "index": index}
             self._details.append({"type": "reasoning.text", **entry})
         else:

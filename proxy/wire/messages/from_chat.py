@@ -116,6 +116,9 @@ def _thoughts(said: _Message) -> list[tuple[int | None, Members]]:
     text = words(said.reasoning_content or said.reasoning or "")
     if text and not any(block.get("thinking") for _, block in found):
         found.insert(0, (None, {"type": "thinking", "thinking": text, "signature": ""}))
+    for _, block in found:
+        if block["type"] == "thinking":
+            block["signature"] = block["signature"] or reasoning.UNSIGNED
     return found
 
 

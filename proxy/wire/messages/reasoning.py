@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+UNSIGNED = "unsigned"
+"""The signature of what no provider signed: clients send back only thoughts that have one."""
+
 
 def blocks(details: object) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """The blocks that a list of details stands for, each with its place among all, where told.

@@ -18,7 +18,7 @@ from proxy.wire import answers, chat, chunks
 from proxy.wire.body import Body
 from proxy.wire.chat import ChatRequest
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
-from proxy.wire.messages import from_chat, native
+from proxy.wire.messages import from_chat, native, reasoning
 from proxy.wire.messages.to_chat import translate
 from proxy.wire.messages.writer import MessageWriter
 from proxy.wire.surrogates import without_lone
@@ -27,6 +27,8 @@ from proxy.wire.tags import read as read_tags
 
 # What a client says to Anthropic, and to nobody else, outside of the body.
 _PASSED_HEADERS = (b"anthropic-version", b"anthropic-beta")
+
+_UNSIGNED = msgspec.json.encode(reasoning.UNSIGNED)
 
 _message_list = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _blocks: msgspec.json.Decoder[str | list[dict[str, msgspec.Raw]]] = msgspec.json.Decoder(
@@ -60,6 +62,7 @@ class MessagesRequest:
     lost: tuple[str, ...]
     spared: tuple[str, ...]
     unsigned: bool
+    thinks: bool
     endpoint: Endpoint = "messages"
     capability: Capability = "chat"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -104,8 +107,8 @@ class MessagesRequest:
 
     @property
     def reasons(self) -> bool:
-        """Whether it asks for thoughts."""
-        return self.chat.reasons
+        """Whether it asks for thoughts: also without an effort, which is all that chat can say."""
+        return self.chat.reasons or self.thinks
 
     @property
     def service_tier(self) -> str | None:
@@ -192,7 +195,8 @@ def parse_prompt(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Me
     return MessagesRequest(
         body=body,
         chat=asked,
-        max_output_tokens=fields.max_tokens,
+        # A chat generates at least one.
+        max_output_tokens=None if fields.max_tokens is None else max(1, fields.max_tokens),
         text_bytes=len(raw) - losses.media_bytes,
         added_tokens=losses.added_tokens,
         unbounded=losses.unbounded or asked.unbounded,
@@ -200,6 +204,7 @@ def parse_prompt(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Me
         lost=tuple(losses.lost),
         spared=tuple(losses.spared),
         unsigned=losses.unsigned,
+        thinks=fields.thinking is not None and fields.thinking.type != "disabled",
         headers=_passed(headers or {}),
         tags=tags,
         withheld=withheld,
@@ -243,4 +248,4 @@ def _without_unsigned(messages: msgspec.Raw) -> bytes:
 def _is_unsigned(block: dict[str, msgspec.Raw]) -> bool:
     if bytes(block.get("type", b"")) != b'"thinking"':
         return False
-    return bytes(block.get("signature", b"null")) in (b"null", b'""')
+    return bytes(block.get("signature", b"null")) in (b"null", b'""', _UNSIGNED)

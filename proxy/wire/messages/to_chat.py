@@ -13,7 +13,7 @@ import msgspec
 from proxy.errors import InvalidRequest
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
-from proxy.wire.chat import MAX_OUTPUT_TOKENS
+from proxy.wire.chat import MAX_OUTPUT_TOKENS, may_compact
 from proxy.wire.messages.blocks import NULL, Losses, Members, Message, Text, cached, chat_messages
 
 
@@ -250,7 +250,7 @@ def _note_the_rest(translation: Translation, body: Body) -> None:
         if (
             name in _UNBOUNDED
             or name == "speed"
-            or (name == "context_management" and b"compact" in bytes(value))
+            or (name == "context_management" and may_compact(value))
         ):
             translation.losses.unbounded = name
 

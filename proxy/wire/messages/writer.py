@@ -108,7 +108,7 @@ class _Block:
             return True
         if self.looked_at != len(self.written):
             self.looked_at = len(self.written)
-            self.is_whole = _is_object(b"".join(self.written))
+            self.is_whole = _is_object(self.written)
         return self.is_whole
 
 
@@ -126,6 +126,8 @@ class MessageWriter:
         """The one that has begun, and those that wait for it to end."""
         self._latest: _Block | None = None
         """The one that the last piece belongs to."""
+        self._calls: dict[int, _Block] = {}
+        """Those of tool calls."""
         self._ended: set[int | None] = set()
         self._index = 0
         self._output_bytes = 0
@@ -229,8 +231,8 @@ class MessageWriter:
         number = entry["index"]
         function = entry.get("function") or entry.get("custom") or {}
         arguments = words(function.get("arguments") or function.get("input") or "")
-        block = next((b for b in self._blocks if b.number == number), None)
-        if block is None and number in self._ended:
+        block = self._calls.get(number)
+        if number in self._ended:
             if arguments.strip():
                 raise MalformedAnswer("the provider went back to a tool call that was complete")
             return
@@ -241,7 +243,7 @@ class MessageWriter:
                 "name": function.get("name") or "",
                 "input": {},
             }
-            block = _Block(kind="tool_use", start=start, number=number)
+            block = self._calls[number] = _Block(kind="tool_use", start=start, number=number)
             self._blocks.append(block)
         elif function.get("name"):
             block.start["name"] = function["name"]
@@ -264,6 +266,8 @@ class MessageWriter:
             has_ended = is_last or block.kind == "redacted_thinking"
             if not has_ended and not (len(self._blocks) > 1 and block.may_end()):
                 break
+            if block.kind == "thinking" and block.signature is None:
+                events.append(self._signature(reasoning.UNSIGNED))
             events.append(event("content_block_stop", {"index": self._index}))
             self._index += 1
             self._output_bytes += block.size
@@ -285,10 +289,13 @@ class MessageWriter:
             block.waiting.clear()
             events.append(block.write(text))
         if block.signature:
-            delta = {"type": "signature_delta", "signature": block.signature}
+            events.append(self._signature(block.signature))
             block.signature = ""
-            events.append(event("content_block_delta", {"index": self._index, "delta": delta}))
         return events
+
+    def _signature(self, signature: str) -> bytes:
+        delta = {"type": "signature_delta", "signature": signature}
+        return event("content_block_delta", {"index": self._index, "delta": delta})
 
 
 def ending(
@@ -312,12 +319,12 @@ def words(said: object) -> str:
     raise MalformedAnswer("the provider sent words that are no text")
 
 
-def _is_object(arguments: bytes) -> bool:
-    """Whether a piece of JSON, as it stands between two quotes, is a whole object."""
-    if not arguments.endswith(b"}"):
+def _is_object(pieces: list[bytes]) -> bool:
+    """Whether pieces of JSON, as they stand between two quotes, are a whole object."""
+    if not pieces or not pieces[-1].endswith(b"}"):
         return False
     try:
-        json.loads(json.loads(b'"%b"' % arguments))
+        json.loads(json.loads(b'"%b"' % b"".join(pieces)))
     except (ValueError, RecursionError):
         return False
     return True

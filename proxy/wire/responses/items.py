@@ -153,7 +153,8 @@ class Conversation:
         self._losses = losses
         self._said: list[Message | _Turn] = []
         self._open: _Turn | None = None
-        self._calls: dict[str, _Turn] = {}
+        self._turns: dict[str, _Turn] = {}
+        self._calls: dict[str, Message] = {}
         self._extra: dict[str, Any] = {}
         self._read: dict[str, Callable[[msgspec.Raw, str], None]] = {
             "message": self._add_message,
@@ -204,9 +205,9 @@ class Conversation:
             elif name in _PROVIDERS_OWN:
                 self._losses.tell(where)
             else:
-                self._losses.refuse(
-                    f"{where}.type", f"items of type {name[:100]!r} cannot be carried over a chat"
-                )
+                # It may hold images, or stand for what only its maker has.
+                why = f"items of type {name[:100]!r} cannot be carried over a chat"
+                self._losses.refuse(f"{where}.type", why, costs=True)
         return foreign
 
     # --- what the user says ----------------------------------------------------------------
@@ -244,7 +245,7 @@ class Conversation:
     def _answer(self, call_id: str, content: str | list[Message]) -> None:
         """Put the output of a call where it belongs."""
         message = {"role": "tool", "tool_call_id": call_id, "content": content or ""}
-        turn = self._calls.get(call_id)
+        turn = self._turns.get(call_id)
         if turn is None:
             self._said.append(message)
         else:
@@ -273,7 +274,7 @@ class Conversation:
             call["extra_content"] = self._extra[call_id]
         turn = self._turn()
         turn.calls.append(call)
-        self._calls[call_id] = turn
+        self._calls[call_id], self._turns[call_id] = call, turn
 
     def _add_reasoning(self, raw: msgspec.Raw, path: str) -> None:
         item = decoded(_reasoning, raw, path)
@@ -300,10 +301,8 @@ class Conversation:
         if not isinstance(call_id, str) or not isinstance(extra, dict):
             return
         self._extra[call_id] = extra
-        turn = self._calls.get(call_id)
-        for call in turn.calls if turn is not None else ():
-            if call["id"] == call_id:
-                call["extra_content"] = extra
+        if call_id in self._calls:
+            self._calls[call_id]["extra_content"] = extra
 
     def _is_foreign(self, raw: msgspec.Raw, path: str) -> bool:
         """Whether only we can read it, or nobody without having kept it."""

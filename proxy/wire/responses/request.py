@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
@@ -72,7 +73,9 @@ _UNBOUNDED = frozenset({"prompt", "context_management", *chat.UNBOUNDED})
 _LOGPROBS = "message.output_text.logprobs"
 _SEALED = "reasoning.encrypted_content"
 _ABSENT = msgspec.Raw(b"null")
+_FALSE = msgspec.Raw(b"false")
 _NOTHING = (b"null", b"false", b"[]")
+_NOTHING_REFERRED: Mapping[int, msgspec.Raw] = MappingProxyType({})
 
 
 class _Format(msgspec.Struct):
@@ -119,7 +122,6 @@ class _Fields(msgspec.Struct):
 
 _fields = msgspec.json.Decoder(_Fields)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_sent_items = msgspec.json.Decoder(str | list[msgspec.Raw])
 _reference = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -134,7 +136,7 @@ class Result:
 class Asked:
     """A request as it was sent, before what it refers to is known.
 
-    `items` are its input; `text` and `clean` are the same without lone surrogates.
+    `clean` are its members and `items` its input, both without lone surrogates.
     """
 
     body: Body
@@ -163,21 +165,31 @@ class Asked:
         return found
 
     def resolved(
-        self, history: Sequence[msgspec.Raw] = (), referred: Mapping[int, msgspec.Raw] | None = None
+        self,
+        history: Sequence[msgspec.Raw] = (),
+        referred: Mapping[int, msgspec.Raw] = _NOTHING_REFERRED,
+        *,
+        keeps: bool = True,
     ) -> ResponsesRequest:
-        """The request with what it refers to. Raises `InvalidRequest`."""
-        items = [(referred or {}).get(n, item) for n, item in enumerate(self.items)]
-        return _request(self, history, items, is_changed=bool(history or referred))
+        """The request with what it refers to. Raises `InvalidRequest`.
+
+        `keeps` says that what is to be kept can be.
+        """
+        items = [referred.get(n, item) for n, item in enumerate(self.items)]
+        request = _request(self, history, items, is_changed=bool(history or referred))
+        return request if keeps else replace(request, echo={**request.echo, "store": _FALSE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResponsesRequest:
     """A request for a response: the chat it is, and the body for those who speak Responses.
 
-    `input_surplus` are the bytes that the chat lacks of what the native body says.
+    `items` are the input that is its own, with what it refers to in its place; `input_surplus`
+    bounds the tokens that the chat lacks of what the native body says.
     """
 
     body: Body
+    items: Sequence[msgspec.Raw]
     native: Change
     chat: chat.ChatRequest
     losses: Losses
@@ -335,11 +347,11 @@ def read(raw: bytes) -> Asked:
         body=body,
         fields=fields,
         clean=_members.decode(body.text),
-        items=_items(body.members.get("input"), fields),
+        items=_items(fields),
     )
 
 
-def _items(sent: msgspec.Raw | None, fields: _Fields) -> Sequence[msgspec.Raw]:
+def _items(fields: _Fields) -> Sequence[msgspec.Raw]:
     """The input as items, as they were sent but for lone surrogates."""
     if isinstance(fields.input, str):
         if not fields.input:
@@ -392,6 +404,7 @@ def _request(
         native_body["include"] = include
     return ResponsesRequest(
         body=asked.body,
+        items=items,
         native=native_body,
         chat=chat_request,
         losses=losses,
@@ -422,7 +435,7 @@ def _instructions(fields: _Fields, losses: Losses) -> str:
     try:
         return msgspec.json.decode(fields.instructions, type=str | None) or ""
     except msgspec.ValidationError:
-        losses.refuse("instructions")
+        losses.refuse("instructions", costs=True)
         return ""
 
 
@@ -488,12 +501,25 @@ def _response_format(wanted: _Format | None) -> dict[str, Any] | None:
 
 
 def _surplus(asked: Asked, changes: Change, chat_request: chat.ChatRequest) -> int:
-    """Bytes of the native body beyond those of the chat: what of it cannot be translated."""
+    """Tokens of the native body beyond the chat's: what of it is not translated, or not allowed.
+
+    Tools that are not allowed are told all the same.
+    """
     texts = {**asked.body.members, **changes}
     native_bytes = sum(
         len(memoryview(text)) + len(name) + 4 for name, text in texts.items() if text is not None
     )
-    return max(0, native_bytes - len(chat_request.body.text))
+    surplus = max(0, native_bytes - len(chat_request.body.text))
+    sent, told = (
+        _size(members, "tools") for members in (asked.body.members, chat_request.body.members)
+    )
+    if sent > told:
+        surplus += chat.PRINTED_TOKENS_PER_BYTE * (sent - told)
+    return surplus if told or not sent else surplus + chat.TOOL_PROMPT_TOKENS
+
+
+def _size(members: Mapping[str, msgspec.Raw], name: str) -> int:
+    return len(memoryview(members[name])) if name in members else 0
 
 
 def _is_nothing(value: msgspec.Raw) -> bool:

@@ -142,7 +142,7 @@ class Tools:
             name = chat_name(choice.name, choice.namespace)
             self.choice = {"type": "function", "function": {"name": name}}
         else:
-            losses.refuse("tool_choice")
+            losses.refuse("tool_choice", costs=True)
 
 
 _WRAPPED: Chunk = {

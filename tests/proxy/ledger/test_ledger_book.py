@@ -35,7 +35,7 @@ def books(tmp_path: Path) -> Iterator[Books]:
                 [0, 1, 30, 60, 61, 1_800, 3_540, 3_600, 3_661, -1, -61, -1_800, -7_300]
             ),
             st.sampled_from(["reserve", "reserve", "settle", "restart", "look"]),
-            st.integers(0, 100),
+            st.integers(1, 100),
         ),
         max_size=25,
     )

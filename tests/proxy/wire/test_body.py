@@ -263,3 +263,15 @@ def test_no_bytes_raise_anything_but_a_refusal(raw: bytes) -> None:
     except InvalidRequest as error:
         assert error.status == 400
         error.body()
+
+
+@pytest.mark.parametrize("name", ["N", "Max_Tokens", "MODEL", "max_to\u212aens", "\u017fpeed"])
+def test_a_name_that_some_servers_would_read_in_another_case_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Body.parse(json.dumps({"model": "m", name: 5}).encode())
+    assert refused.value.param == name
+
+
+@pytest.mark.parametrize("name", ["guardrailConfig", "X", "max_tokens", "0", ""])
+def test_other_names_are_written_as_anyone_likes(name: str) -> None:
+    assert name in Body.parse(json.dumps({name: 5}).encode()).members

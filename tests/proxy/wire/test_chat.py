@@ -15,6 +15,12 @@ from proxy.wire.chat import ChatRequest, parse
 from proxy.wire.dialect import Upstream
 
 HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9_000}}
 
 
@@ -170,6 +176,12 @@ def test_needs_follow_from_the_fields(fields: dict[str, Any], needs: set[str]) -
         ({"data_sources": [{"type": "azure_search"}]}, "data_sources"),
         ({"cached_content": "cachedContents/1"}, "cached_content"),
         ({"google": {"cached_content": "cachedContents/1"}}, "google"),
+        ({"image_config": {"image_size": "4K"}}, "image_config"),
+        (
+            {"additionalModelRequestFields": {"max_completion_tokens": 100_000}},
+            "additionalModelRequestFields",
+        ),
+        ({"performanceConfig": {"latency": "optimized"}}, "performanceConfig"),
         ({"modalities": ["text", "image"]}, "modalities"),
         ({"tools": [{"function": {"name": "f"}}, {"type": "web_search"}]}, "tools[1].type"),
         (
@@ -198,6 +210,10 @@ def test_a_cost_without_a_bound_is_named(fields: dict[str, Any], param: str) -> 
         ({"type": "document_url", "document_url": "https://x"}, "type"),
         ({"type": "image", "source": {"type": "url", "url": "https://x"}}, "type"),
         ({"image_url": {"url": "https://x"}}, "type"),
+        (picture("data:application/pdf;base64,AAAA"), "image_url"),
+        (picture("data:video/mp4;base64,AAAA"), "image_url"),
+        (picture("DATA:text/plain,a"), "image_url"),
+        ({"type": "image_url", "image_url": "data:application/pdf;base64,AAAA"}, "image_url"),
         ({}, "type"),
     ],
 )
@@ -217,12 +233,41 @@ def test_a_part_whose_cost_no_bytes_bound_is_named(part: dict[str, Any], param: 
         {"service_tier": "priority"},  # the target's price tells whether it has a bound
         {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
         {"messages": [{"role": "user", "content": [IMAGE]}]},
+        {"messages": [{"role": "user", "content": [picture("https://x/y.pdf")]}]},
+        {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
         {"messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}]},
         {"messages": [{"role": "assistant", "content": None, "audio": None}]},
     ],
 )
 def test_a_bounded_cost_is_not_refused(fields: dict[str, Any]) -> None:
     assert request(**fields).unbounded is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        rb'"data:application\/pdf;base64,A"',
+        rb'"d\u0061ta:application/pdf;base64,A"',
+        rb'"https://x","url":"data:application/pdf;base64,A"',
+    ],
+)
+def test_no_spelling_of_a_books_url_makes_it_an_image(url: bytes) -> None:
+    part = rb'{"type":"image_url","image_url":{"url":%b}}' % url
+    raw = rb'{"model":"m","messages":[{"role":"user","content":[%b]}]}' % part
+    assert parse(raw, {}).unbounded == "messages[0].content[0].image_url"
+
+
+def test_an_image_may_be_spelled_as_php_spells_it() -> None:
+    part = rb'{"type":"image_url","image_url":{"url":"data:image\/png;base64,AA\/A"}}'
+    raw = rb'{"model":"m","messages":[{"role":"user","content":[%b]}]}' % part
+    assert parse(raw, {}).unbounded is None
+
+
+@pytest.mark.parametrize("kind", ["compact_20260112", "\\u0063ompact_20260112"])
+def test_a_summary_of_the_context_has_no_maximum(kind: str) -> None:
+    edits = b'{"edits":[{"type":"%b"}]}' % kind.encode()
+    raw = rb'{"model":"m","messages":[{"role":"user","content":"a"}],"context_management":%b}'
+    assert parse(raw % edits, {}).unbounded == "context_management"
 
 
 # --- the bound of the input -----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -707,3 +708,11 @@ def test_json_over_several_lines_leaves_on_one() -> None:
     pretty = json.dumps(say("a\nb"), indent=2).encode()
     read = client_of([ROLE, pretty, pretty, STOP])
     assert text_of(read) == "a\nba\nb"
+
+
+def test_many_calls_take_time_in_proportion() -> None:
+    begun = [encode(call(entry(n, f"c{n}", "f", "{"))) for n in range(20_000)]
+    began = time.process_time()
+    _, failure = stream().feed_all(begun)
+    assert failure is None
+    assert time.process_time() - began < 4  # looking through all calls took half a minute

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.base import AdapterError
-from adapters.sse import EventDecoder
+from adapters.wire.sse import EventDecoder
 from proxy.wire import chunks
 from tests.proxy.wire.streams import (
     HEAD,

@@ -13,6 +13,7 @@ from openai.types import Completion
 from adapters.base import AdapterError, MalformedAnswer, Unsupported, UpstreamError
 from proxy.errors import InvalidRequest, UpstreamDown
 from proxy.pricing import Usage
+from proxy.wire import chat
 from proxy.wire.completions import CompletionsRequest, parse
 from proxy.wire.dialect import Identity, Upstream
 from tests.proxy.wire.response_events import merged
@@ -53,6 +54,39 @@ def piece(text: str, finish: str | None = None, index: int = 0, **members: Any) 
 
 
 # --- requests -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"modalities": ["image"]}, "modalities"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+    ],
+)
+def test_what_has_no_bound_in_a_chat_has_none_here(members: dict[str, Any], named: str) -> None:
+    assert asked(**members).unbounded_at(CHAT.speaks) == named
+
+
+def test_the_maximum_of_a_chat_is_none_of_a_text() -> None:
+    request = asked(max_completion_tokens=100_000)
+    assert request.unbounded_at(NATIVE.speaks) == "max_completion_tokens"
+    with pytest.raises(Unsupported, match="max_completion_tokens"):
+        request.upstream(CHAT)
+    held = Upstream(
+        model="up", max_tokens_field="max_completion_tokens", default_max=50, drop_params=True
+    )
+    sent = request.upstream(held)
+    assert json.loads(sent.body)["max_completion_tokens"] == 50
+    assert sent.dropped == ("max_completion_tokens",)
+
+
+def test_what_a_chat_adds_is_in_the_bound_of_the_input() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 1000}}]
+    request = asked(tools=tools, reasoning_effort="high")
+    sent = request.upstream(Upstream(model="m"))
+    assert request.input_bound(0) >= chat.parse(sent.body).input_bound(0)
+    assert request.reasons and not asked().reasons
 
 
 def test_a_server_that_has_it_gets_it_as_it_is() -> None:

@@ -239,6 +239,8 @@ def test_an_answer_without_images_is_no_answer() -> None:
         ({"output_format": "gif"}, "output_format"),
         ({"image": "data:"}, "image"),
         ({"image": None}, None),
+        ({"batch_size": 4}, "batch_size"),
+        ({"num_images": 4}, "num_images"),
         ({"output_format": "png"}, None),
     ],
 )
@@ -330,6 +332,8 @@ def test_a_ranking_of_documents_that_were_not_sent_is_no_answer() -> None:
     [
         ({"query": {"image": "http://x"}}, "query"),
         ({"documents": ["a", {"image": "http://x"}]}, "documents[1]"),
+        ({"documents": [{"content": [{"type": "image_url"}]}]}, "documents[0]"),
+        ({"documents": [{"text": "a", "title": "b", "year": 1}]}, None),
         ({"query": {"text": "toll"}}, None),
     ],
 )
@@ -417,6 +421,11 @@ def test_a_wrong_request_for_a_transcription_is_refused(texts: dict[str, str], p
     with pytest.raises(InvalidRequest) as refused:
         _form(**texts)
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize("name", ["url", "file_url", "file_id"])
+def test_sound_that_is_somewhere_else_has_no_bound(name: str) -> None:
+    assert _form(**{name: "https://example.com/ten-hours.mp3"}).unbounded == name
 
 
 def test_voices_that_are_sent_along_have_no_bound() -> None:

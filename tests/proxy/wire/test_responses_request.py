@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -459,6 +460,39 @@ def test_the_bound_covers_what_no_chat_has() -> None:
     assert request.input_bound(0) >= 10_000
 
 
+def test_tools_that_are_not_allowed_are_in_the_bound_as_if_they_were() -> None:
+    tools = [{**FUNCTION, "description": "d" * 10_000}, {**FUNCTION, "name": "g"}]
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": ""}]}
+    request = asked(tools=tools, tool_choice=allowed)
+    assert request.input_bound(0) >= asked(tools=tools).input_bound(0)
+    allowed["tools"] = [{"type": "function", "name": "g"}]
+    request = asked(tools=tools, tool_choice=allowed)
+    assert request.input_bound(0) >= asked(tools=tools).input_bound(0)
+
+
+@pytest.mark.parametrize(
+    ("members", "unbounded"),
+    [
+        (
+            {
+                "input": [
+                    {
+                        "type": "computer_call_output",
+                        "call_id": "c",
+                        "output": {"type": "computer_screenshot", "image_url": "https://x/y.png"},
+                    }
+                ]
+            },
+            "input[0].type",
+        ),
+        ({"input": [{"type": "image_generation_call", "id": "ig_1"}]}, "input[0].type"),
+        ({"instructions": [{"role": "user", "content": []}]}, "instructions"),
+    ],
+)
+def test_what_may_hold_an_image_has_no_bound(members: dict[str, Any], unbounded: str) -> None:
+    assert asked(**members).unbounded_at(NATIVE.speaks) == unbounded
+
+
 def test_tags_are_ours() -> None:
     request = asked(metadata={"tags": ["a"], "b": "c"})
     assert request.tags == ("a",)
@@ -590,3 +624,21 @@ def test_nothing_that_was_said_is_lost(turns: list[tuple[str, str]]) -> None:
         else:
             expected.append((kind, words))
     assert found == expected
+
+
+def test_what_belongs_to_calls_is_found_at_once() -> None:
+    many = 20_000
+    calls = [{**CALL, "call_id": f"c{n}"} for n in range(many)]
+    entries = [
+        {"type": reasoning.CALL, "id": f"c{many - 1}", "extra_content": {"n": n}}
+        for n in range(many)
+    ]
+    thought = {"type": "reasoning", "summary": [], "encrypted_content": reasoning.seal(entries)}
+    body = json.dumps({"model": "m", "input": [*calls, thought]}).encode()
+    began = time.process_time()
+    request = parse(body)
+    assert time.process_time() - began < 4  # looking through all calls took a minute
+    assert json.loads(request.upstream(CHAT).body)["messages"][0]["tool_calls"][-1] == {
+        **function_call(f"c{many - 1}", arguments='{"a":1}'),
+        "extra_content": {"n": many - 1},
+    }

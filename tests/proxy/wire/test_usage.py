@@ -272,3 +272,14 @@ def test_a_reported_cost_is_never_rounded_down(cost: Decimal) -> None:
 )
 def test_the_tier_that_an_answer_names(answer: object, usage: object, tier: str | None) -> None:
     assert service_tier(answer, usage) == tier
+
+
+def test_images_of_an_answer_are_told_apart_from_its_text() -> None:
+    said = {
+        "prompt_tokens": 5,
+        "completion_tokens": 1300,
+        "completion_tokens_details": {"image_tokens": 1290},
+    }
+    found = reported(said)
+    assert found is not None
+    assert found.output_image_tokens == 1290

@@ -96,7 +96,7 @@ def test_what_was_thought_said_and_called() -> None:
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_thinking_that_nobody_signed(name: str) -> None:
     told = message(completion(content="A", **{name: "Hm."}))
-    assert told["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    assert told["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": "unsigned"}
 
 
 def test_a_call_ends_the_turn_whatever_the_provider_says() -> None:

@@ -291,8 +291,9 @@ def test_what_an_assistant_said_thought_and_called() -> None:
     }
 
 
-def test_thinking_that_nobody_signed_goes_along_as_text_alone() -> None:
-    thought = {"type": "thinking", "thinking": "Hm.", "signature": ""}
+@pytest.mark.parametrize("signature", ["", "unsigned"])
+def test_thinking_that_nobody_signed_goes_along_as_text_alone(signature: str) -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": signature}
     said = saying(thought, {"type": "text", "text": "A"}, role="assistant")
     assert messages(*HELLO, *said)[1] == {
         "role": "assistant",
@@ -578,8 +579,9 @@ def test_our_tags_do_not_go_upstream() -> None:
     assert native(asked)["metadata"] == {"user_id": "u"}
 
 
-def test_thinking_that_nobody_signed_does_not_go_to_anthropic() -> None:
-    unsigned = {"type": "thinking", "thinking": "Hm\ud83d", "signature": ""}
+@pytest.mark.parametrize("signature", ["", "unsigned"])
+def test_thinking_that_nobody_signed_does_not_go_to_anthropic(signature: str) -> None:
+    unsigned = {"type": "thinking", "thinking": "Hm\ud83d", "signature": signature}
     signed = {"type": "thinking", "thinking": "Ah.", "signature": "sig"}
     said = [
         *HELLO,
@@ -599,3 +601,26 @@ def test_thinking_that_nobody_signed_does_not_go_to_anthropic() -> None:
         [signed, {"type": "text", "text": "B"}],
     ]
     assert sent(asked, speaks=frozenset({"messages"})).dropped == ("messages.thinking",)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "reasons"),
+    [
+        ({"type": "adaptive"}, True),
+        ({"type": "adaptive", "display": "omitted"}, True),
+        ({"type": "enabled", "budget_tokens": 1024}, True),
+        ({"type": "disabled"}, False),
+        (None, False),
+    ],
+)
+def test_who_thinks_as_much_as_it_likes_reasons(
+    thinking: dict[str, Any] | None, reasons: bool
+) -> None:
+    assert request(thinking=thinking).reasons is reasons
+
+
+def test_what_is_dropped_for_a_chat_is_held() -> None:
+    """A cache that is only warmed takes nothing, but a chat answers with a token at least."""
+    asked = request(max_tokens=0)
+    assert asked.max_output_tokens == chat(asked, drop_params=True)["max_tokens"] == 1
+    assert native(asked)["max_tokens"] == 0

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.anthropic_answer import ChatReader
-from adapters.anthropic_request import to_messages
+from adapters.wire.anthropic_answer import ChatReader
+from adapters.wire.anthropic_request import to_messages
 from tests.proxy.wire.messages.asked import IDENTITY, request, sent
 from tests.proxy.wire.messages.grammar import read
 from tests.proxy.wire.messages.test_native import START, STOP

@@ -80,7 +80,7 @@ def test_every_piece_leaves_at_once() -> None:
 def test_thinking_comes_before_what_is_said(kind: str) -> None:
     seen = client_of(chunk({kind: "Hm"}), chunk({kind: "m."}), say("A"), say("B"), STOP)
     assert seen.blocks == [
-        {"type": "thinking", "thinking": "Hmm.", "signature": ""},
+        {"type": "thinking", "thinking": "Hmm.", "signature": "unsigned"},
         {"type": "text", "text": "AB"},
     ]
 
@@ -103,7 +103,7 @@ def test_signatures_end_what_was_thought() -> None:
         {"type": "thinking", "thinking": "two", "signature": "s2"},
         {"type": "redacted_thinking", "data": "xyz"},
         {"type": "thinking", "thinking": "", "signature": "s3"},
-        {"type": "thinking", "thinking": "in short", "signature": ""},
+        {"type": "thinking", "thinking": "in short", "signature": "unsigned"},
         {"type": "text", "text": "A"},
     ]
 

@@ -19,7 +19,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import service_account
 
 from adapters.base import ConnectFailed, UpstreamAuth
-from adapters.renewed import Renewed, State
+from adapters.http.renewed import Renewed, State
 
 logger = logging.getLogger(__name__)
 

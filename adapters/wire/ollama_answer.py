@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import ContextExceeded, MalformedAnswer, UpstreamError
-from adapters.failures import error_family, read_error, upstream_error
-from adapters.lines import LineDecoder
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
+from adapters.wire import loose_json
+from adapters.wire.failures import error_family, read_error, upstream_error
+from adapters.wire.lines import LineDecoder
 
 Json = dict[str, Any]
 

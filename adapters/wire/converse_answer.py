@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import aws_failures, loose_json
-from adapters.aws_event_stream import CONTENT_TYPE, EventStreamDecoder, FailedPayload
 from adapters.base import MalformedAnswer, UpstreamError
-from adapters.over_http import Decoder, EventReader
-from adapters.sse import NamedPayload
+from adapters.http.over_http import Decoder, EventReader
+from adapters.wire import aws_failures, loose_json
+from adapters.wire.aws_event_stream import CONTENT_TYPE, EventStreamDecoder, FailedPayload
+from adapters.wire.sse import NamedPayload
 
 Json = dict[str, Any]
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from adapters.aws_event_stream import FailedPayload
 from adapters.base import (
     BadRequest,
     ContentRefused,
@@ -22,7 +21,8 @@ from adapters.base import (
     UpstreamAuth,
     UpstreamError,
 )
-from adapters.failures import Said, error_family, read_error, upstream_error
+from adapters.wire.aws_event_stream import FailedPayload
+from adapters.wire.failures import Said, error_family, read_error, upstream_error
 
 FAMILIES: Mapping[str, tuple[type[UpstreamError], int]] = {
     "AccessDeniedException": (UpstreamAuth, 403),

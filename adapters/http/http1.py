@@ -23,7 +23,6 @@ from typing import Final, cast
 
 import httptools
 
-from adapters import http_rules
 from adapters.base import (
     AdapterError,
     ConnectFailed,
@@ -32,8 +31,9 @@ from adapters.base import (
     MalformedAnswer,
     UpstreamTimeout,
 )
-from adapters.dialing import dial, reason_of
-from adapters.http_rules import Origin
+from adapters.http import http_rules
+from adapters.http.dialing import dial, reason_of
+from adapters.http.http_rules import Origin
 
 MAX_IDLE: Final = 256
 IDLE_EXPIRY_S: Final = 15.0

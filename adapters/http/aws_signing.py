@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session
 
 from adapters.base import UpstreamAuth
-from adapters.renewed import Renewed, State
+from adapters.http.renewed import Renewed, State
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters import loose_json
-from adapters.losses import Losses
+from adapters.wire import loose_json
+from adapters.wire.losses import Losses
 
 Schema = dict[str, Any]
 
@@ -27,6 +27,8 @@ _FORMATS = frozenset(
     }
 )
 _OF_SCHEMAS = ("properties", "$defs", "definitions")
+# An object that has none of these, and is not closed, may have any members.
+_NAMES_MEMBERS = frozenset({"properties", "$ref", "anyOf", "allOf", "enum", "const"})
 _LISTS_OF_SCHEMAS = ("anyOf", "allOf")
 
 
@@ -75,7 +77,8 @@ class _Closing:
         return kept
 
     def _close_object(self, schema: Schema) -> None:
-        if schema.get("additionalProperties", False) is not False:
+        is_free = _NAMES_MEMBERS.isdisjoint(schema)
+        if schema.get("additionalProperties", is_free) is not False:
             self._losses.refuse(self._path, "Claude's objects have properties of known names only")
         schema["additionalProperties"] = False
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import BadRequest, Call
-from adapters.chat_request import says_something
-from adapters.losses import Losses
+from adapters.wire import loose_json
+from adapters.wire.chat_request import says_something
+from adapters.wire.losses import Losses
 
 Members = dict[str, msgspec.Raw]
 
@@ -112,7 +112,7 @@ class _Fitting:
                 if bytes(raw) != b"null":
                     self._losses.tell(name)
             elif self._is_unknown(own, raw):
-                self._leave_out(name, name, raw)
+                self._refuse(name, name, raw)
             elif name in ("messages", "tools"):
                 fitted[name] = self._fit_list(raw, name)
             else:
@@ -130,7 +130,11 @@ class _Fitting:
     def _leave_out(self, name: str, path: str, raw: msgspec.Raw) -> None:
         if name in _EXTRAS and says_something(name, bytes(raw)):
             self._losses.tell(path)
-        elif says_something(name, bytes(raw)):
+        else:
+            self._refuse(name, path, raw)
+
+    def _refuse(self, name: str, path: str, raw: msgspec.Raw) -> None:
+        if says_something(name, bytes(raw)):
             self._losses.refuse(path, "this provider has no such parameter")
 
     def _fit_list(self, raw: msgspec.Raw, path: str) -> msgspec.Raw:

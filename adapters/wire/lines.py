@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.base import MalformedAnswer
-from adapters.sse import MAX_EVENT_BYTES
+from adapters.wire.sse import MAX_EVENT_BYTES
 
 
 class LineDecoder:

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import loose_json
-from adapters.anthropic_models import EFFORTS, Model, model_of
-from adapters.anthropic_schema import closed
-from adapters.anthropic_turns import Message, turns_of
 from adapters.base import BadRequest
-from adapters.losses import Losses, invalid
+from adapters.wire import loose_json
+from adapters.wire.anthropic_models import EFFORTS, Model, model_of
+from adapters.wire.anthropic_schema import closed
+from adapters.wire.anthropic_turns import Message, turns_of
+from adapters.wire.losses import Losses, invalid
 
 T = TypeVar("T")
 
@@ -40,15 +40,18 @@ _SHARES: Mapping[str, float] = {
 
 _HINTS = frozenset(
     {
-        *("model", "stream", "stream_options", "store", "metadata", "usage"),
-        *("prompt_cache_key", "prompt_cache_retention"),
+        *("model", "stream", "stream_options", "metadata", "usage"),
+        *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"),
     }
 )
 """What changes nothing of the answer."""
 
 _SAYS_NOTHING: Mapping[str, object] = {
     "n": 1,
+    "store": False,
     "logprobs": False,
+    "top_logprobs": 0,
+    "repetition_penalty": 1,
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "logit_bias": {},
@@ -172,6 +175,8 @@ def _convert(value: object, kind: type[T], path: str = "") -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _misfit(str(error), path) from None
+    except ValueError:  # a name with a surrogate that stands alone
+        raise invalid(path or "body", "not all of it is text") from None
 
 
 def _misfit(message: str, path: str) -> BadRequest:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from adapters.base import Deadlines
-from adapters.http1 import Http1Transport
-from adapters.http_rules import Origin
+from adapters.http.http1 import Http1Transport
+from adapters.http.http_rules import Origin
 
 
 class Response(Protocol):
@@ -94,7 +94,7 @@ def open_transport(
         return Http1Transport(origin, headers=headers)
     # Imported here because httpx2 takes a good part of the start-up time and most installations
     # never need it.
-    from adapters.httpx_transport import HttpxTransport
+    from adapters.http.httpx_transport import HttpxTransport
 
     return HttpxTransport(origin, headers=headers, proxy=proxy, http2=http2, ca_bundle=ca_bundle)
 

@@ -13,7 +13,7 @@ from zlib import crc32
 import msgspec
 
 from adapters.base import MalformedAnswer
-from adapters.sse import NamedPayload
+from adapters.wire.sse import NamedPayload
 
 CONTENT_TYPE: Final = "application/vnd.amazon.eventstream"
 # Both are Amazon's own limits.

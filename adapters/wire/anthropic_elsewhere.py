@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import chat_request, loose_json
-from adapters.anthropic_request import to_messages
 from adapters.base import Call
-from adapters.losses import Losses, invalid
+from adapters.wire import chat_request, loose_json
+from adapters.wire.anthropic_request import to_messages
+from adapters.wire.losses import Losses, invalid
 
 _shallow = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

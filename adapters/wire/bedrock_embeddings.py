@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, MalformedAnswer, Unsupported
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
+from adapters.wire import chat_request, loose_json
 
 Json = dict[str, Any]
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
-from adapters.chat_request import (
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import (
     ChatRequest,
     Effort,
     Message,
@@ -24,7 +24,7 @@ from adapters.chat_request import (
     ToolCall,
     data_url,
 )
-from adapters.losses import Losses, invalid
+from adapters.wire.losses import Losses, invalid
 
 Json = dict[str, Any]
 
@@ -72,6 +72,7 @@ _older = re.compile(r"(?:^|/)(?:gemini-[12][.-]|gemma-|learnlm-)").search
 _thinks_by_budget = re.compile(r"(?:^|/)gemini-2\.5-").search
 _always_thinks = re.compile(r"(?:^|/)gemini-2\.5-pro").search
 _film = re.compile(r"https://(?:[\w-]+\.)?(?:youtube\.com|youtu\.be)/", re.IGNORECASE).match
+_own_file = re.compile(r"https://generativelanguage\.googleapis\.com/", re.IGNORECASE).match
 _upper = re.compile(r"_([a-z])").sub
 
 
@@ -190,7 +191,9 @@ class _Conversation:
         for place, message in enumerate(messages):
             self._add(message, f"messages[{place}]")
         turns = [turn for turn in self._turns if turn.parts]
-        if not turns and self._system:  # a request needs something to answer
+        if not (turns or self._system):
+            raise invalid("messages", "there is nothing in them to answer")
+        if not turns:  # a request needs something to answer
             turns, self._system = [_Turn("user", self._system)], []
         body: Json = {"contents": [turn.content() for turn in turns]}
         if self._system:
@@ -202,6 +205,8 @@ class _Conversation:
         if message.name and role not in ("tool", "function"):
             self._losses.tell("messages[].name")
         if role in _LEADING_ROLES:
+            if self._turns:
+                self._losses.tell(f"{path}.role")  # it is told as if it had come first
             self._system += self._texts(message, path)
         elif role == "user":
             self._turn("user").parts += self._parts(message, path)
@@ -221,7 +226,7 @@ class _Conversation:
         texts = []
         for place, part in enumerate(message.parts()):
             if part.type == "text":
-                texts.append({"text": part.text or ""})
+                texts += [{"text": part.text}] if part.text else []
             else:
                 self._losses.refuse(
                     f"{path}.content[{place}]", "Gemini's instructions are text alone"
@@ -235,7 +240,7 @@ class _Conversation:
             made = self._part(part)
             if made is None:
                 self._losses.refuse(where, _why_not(part))
-            else:
+            elif made.get("text") != "":  # which Vertex AI refuses
                 found.append(made)
         return found
 
@@ -246,7 +251,7 @@ class _Conversation:
             if part.detail() not in (None, "auto"):
                 self._losses.tell("messages[].content[].image_url.detail")
             made = None if (url := part.url()) is None else _media(url)
-            return made if part.type == "video_url" or _may_be_image(made) else None
+            return made if part.type == "video_url" or made is None else _as_image(made)
         if part.type == "input_audio" and part.input_audio is not None:
             kind = f"audio/{part.input_audio.format}"
             return {"inlineData": {"mimeType": kind, "data": part.input_audio.data}}
@@ -258,7 +263,7 @@ class _Conversation:
     def _add_answer(self, message: Message, path: str) -> None:
         if message.audio is not None:
             self._losses.refuse(f"{path}.audio", "Gemini is told as text what was said before")
-        parts = [part for part in self._parts(message, path) if part.get("text") != ""]
+        parts = self._parts(message, path)
         if message.refusal:
             parts.append({"text": message.refusal})
         for place, image in enumerate(message.images or ()):
@@ -290,7 +295,8 @@ class _Conversation:
                 self._losses.refuse(f"{path}.tool_calls[{place}]", "Gemini calls functions alone")
                 continue
             where = f"{path}.tool_calls[{place}].function.arguments"
-            name, args = call.function.name, chat_request.arguments(call.function.arguments, where)
+            name = call.function.name
+            args = chat_request.arguments(call.function.arguments, where, self._losses)
             self._names[call.id], self._order[call.id] = name, len(self._order)
             part: Json = {"functionCall": {**self._id(call.id), "name": name, "args": args}}
             signature = _signature(call) or signatures.get(call.id)
@@ -340,13 +346,18 @@ def _media(url: str) -> Json | None:
     return None
 
 
-def _may_be_image(media: Json | None) -> bool:
-    """Whether it costs no more than an image: a film or a book would, under whatever name."""
-    if media is None:
-        return False
+def _as_image(media: Json) -> Json | None:
+    """None for what would cost more than an image: a film or a book, under whatever name.
+
+    What the name of a file does not tell is said to be an image, or Google would find it out;
+    of its own files it knows better.
+    """
     (held,) = media.values()
-    is_film = _film(held.get("fileUri", "")) is not None
-    return not is_film and held.get("mimeType", "image/").lower().startswith("image/")
+    uri = held.get("fileUri", "")
+    if _film(uri) or _own_file(uri):
+        return None
+    kind = held.setdefault("mimeType", "image/jpeg")
+    return media if kind.lower().startswith("image/") else None
 
 
 _WHAT_IS_TAKEN = "Gemini takes data in base64 and https URLs, and as images only such"
@@ -585,11 +596,16 @@ def _thinking(asked: ChatRequest, model: str, extras: _Google, losses: Losses) -
     if _thinks_by_budget(model):
         if budget is None and effort is not None:
             budget = _BUDGETS[effort]
+            if effort in ("xhigh", "max"):
+                losses.tell(param)
         return config | ({} if budget is None else {"thinkingBudget": budget})
     if effort is None and budget is not None:
         losses.tell("reasoning.max_tokens")  # only told by the level nearest to it
         effort = next((e for e in ("low", "medium") if budget <= _BUDGETS[e]), "high")
-    level = "high" if effort in ("xhigh", "max") else effort
+    level = effort
+    if effort in ("xhigh", "max"):
+        losses.tell(param)
+        level = "high"
     return config | ({} if level is None else {"thinkingLevel": level.upper()})
 
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call
-from adapters.chat_request import ChatRequest, File, Message, Part, data_url
-from adapters.losses import Losses, invalid
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import ChatRequest, File, Message, Part, data_url
+from adapters.wire.losses import Losses, invalid
 
 Json = dict[str, Any]
 
@@ -63,6 +63,8 @@ _EFFORTS: Mapping[str, str] = {
 # Names of documents and ids of calls have few characters to them.
 _not_in_names = re.compile(r"[^0-9A-Za-z()\[\]-]+").sub
 _not_in_ids = re.compile(r"[^0-9A-Za-z_.:-]").sub
+# Whose signatures Bedrock gives, as `reasoning_details` name them where they do.
+_SIGNERS = ("anthropic", "amazon", "bedrock")
 _LONGEST_NAME, _LONGEST_ID = 200, 64
 
 
@@ -137,7 +139,11 @@ class _Conversation:
     def add(self, messages: Iterable[Message]) -> None:
         for index, message in enumerate(messages):
             path = f"messages[{index}]"
+            if message.name and message.role not in ("tool", "function"):
+                self._losses.tell(f"{path}.name")
             if message.role in _INSTRUCTIONS:
+                if self.turns:
+                    self._losses.tell(f"{path}.role")  # it is told as if it had come first
                 self.system += self._blocks(message, path, only_text=True)
             elif message.role == "user":
                 self._turn("user", self._blocks(message, path))
@@ -159,6 +165,8 @@ class _Conversation:
         found = []
         for place, part in enumerate(message.parts()):
             where = f"{path}.content[{place}]"
+            if part.detail() not in (None, "auto"):
+                self._losses.tell(f"{where}.image_url.detail")
             if part.type in ("text", "refusal"):
                 # Bedrock refuses blank text.
                 if (text := part.text if part.type == "text" else part.refusal) and text.strip():
@@ -203,6 +211,10 @@ class _Conversation:
         return {"document": {"format": _DOCUMENTS[data[0]], "name": name, "source": source}}
 
     def _answer(self, message: Message, path: str) -> list[Json]:
+        if message.audio is not None:
+            self._losses.refuse(f"{path}.audio", "it is told as text what was said before")
+        if message.images:
+            self._losses.refuse(f"{path}.images", "its models are shown no images of their own")
         blocks = self._thoughts(message, path) + self._blocks(message, path)
         if message.refusal and message.refusal.strip():
             blocks.append({"text": message.refusal})
@@ -211,7 +223,7 @@ class _Conversation:
                 self._losses.refuse(f"{path}.tool_calls[{place}]", "only functions are called")
                 continue
             where = f"{path}.tool_calls[{place}].function.arguments"
-            arguments = chat_request.arguments(made.function.arguments.strip(), where)
+            arguments = chat_request.arguments(made.function.arguments, where, self._losses)
             self.has_calls = True
             use = {"toolUseId": _id(made.id), "name": made.function.name, "input": arguments}
             blocks.append({"toolUse": use})
@@ -220,11 +232,18 @@ class _Conversation:
     def _thoughts(self, message: Message, path: str) -> list[Json]:
         """What was thought goes back only where it is signed."""
         blocks: list[Json] = []
-        for detail in message.reasoning_details or ():
-            if detail.type == "reasoning.encrypted" and detail.data:
+        details = message.reasoning_details or []
+        # In a stream the text came apart from the signature; whose it is shows where there is one.
+        bare = [d for d in details if d.type == "reasoning.text" and d.text is None]
+        loose = (message.reasoning_content or message.reasoning) if len(bare) == 1 else None
+        for detail in details:
+            if detail.format is not None and not detail.format.startswith(_SIGNERS):
+                self._losses.tell(f"{path}.reasoning_details")
+            elif detail.type == "reasoning.encrypted" and detail.data:
                 blocks.append({"reasoningContent": {"redactedContent": detail.data}})
             elif detail.type == "reasoning.text" and detail.signature:
-                thought = {"text": detail.text or "", "signature": detail.signature}
+                text = (loose if detail.text is None else detail.text) or ""
+                thought = {"text": text, "signature": detail.signature}
                 blocks.append({"reasoningContent": {"reasoningText": thought}})
         if not blocks and (message.reasoning_content or message.reasoning):
             self._losses.tell(f"{path}.reasoning_content")

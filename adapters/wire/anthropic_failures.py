@@ -18,7 +18,7 @@ from adapters.base import (
     UpstreamAuth,
     UpstreamError,
 )
-from adapters.failures import error_family, read_error, upstream_error
+from adapters.wire.failures import error_family, read_error, upstream_error
 
 FAMILIES: Mapping[str, type[UpstreamError]] = {
     "invalid_request_error": BadRequest,

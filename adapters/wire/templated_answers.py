@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from adapters import loose_json
-from adapters.base import MalformedAnswer
-from adapters.failures import read_error
-from adapters.lines import LineDecoder
-from adapters.over_http import EVENT_STREAM, MAX_ANSWER_BYTES, Decoder
-from adapters.sse import EventDecoder
-from adapters.templates import ChatPlaces, StreamPlaces, VectorPlaces, found
+from adapters.base import ConnectionLost, MalformedAnswer
+from adapters.http.over_http import EVENT_STREAM, MAX_ANSWER_BYTES, Decoder
+from adapters.wire import loose_json
+from adapters.wire.failures import read_error
+from adapters.wire.lines import LineDecoder
+from adapters.wire.sse import EventDecoder
+from adapters.wire.templates import ChatPlaces, StreamPlaces, VectorPlaces, found
 
 Json = dict[str, Any]
 
@@ -70,39 +70,44 @@ class ChatReader:
         self._model = model
         self._whole = whole
         self._streamed = streamed
-        self._finish = "stop"
+        self._finish: str | None = None
+        self._has_said = False
         self._usage: Json = {}
         self.is_done = False
 
     @property
     def stream_types(self) -> Set[str]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         if self._streamed is None:
             return _LINES
         return EVENT_STREAM if self._streamed.framing == "sse" else _LINES
 
     @property
     def is_whole(self) -> bool:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         return self.is_done
 
     def decoder(self) -> Decoder:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         if self._streamed is None:
             return _ToTheEnd(_Whole())
         decoder = EventDecoder() if self._streamed.framing == "sse" else LineDecoder()
         return decoder if self._streamed.end is not None else _ToTheEnd(decoder)
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         ready: list[bytes] = []
         places = self._streamed or self._whole
         end = self._streamed.end.encode() if self._streamed and self._streamed.end else None
         for payload in payloads:
             is_end = end is not None and payload.strip() == end
             if not is_end and (payload or self._streamed is None):
+                self._has_said = True
                 ready += self._read(payload, places)
+            if self.is_done:  # by an error
+                return ready
             if is_end or isinstance(payload, _Last):
+                self._check_is_whole(by_mark=is_end)
                 self.is_done = True
                 return ready + self._ending()
         return ready
@@ -110,24 +115,33 @@ class ChatReader:
     def _read(self, payload: bytes, places: ChatPlaces) -> list[bytes]:
         value = _decoded(payload)
         if (error := _error_in(value, places.text, payload)) is not None:
+            self.is_done = True
             return [error]
         text = self._take(value, places, needs_text=self._streamed is None)
         return [self._chunk({"content": text})] if text else []
 
+    def _check_is_whole(self, *, by_mark: bool) -> None:
+        """A body without an end mark may have been cut: nothing, or no reason, is no end."""
+        places = self._streamed
+        if by_mark or places is None:
+            return
+        if not self._has_said or (places.finish_reason is not None and self._finish is None):
+            raise ConnectionLost("the provider's stream ended before its answer was complete")
+
     def _ending(self) -> list[bytes]:
-        ending = [self._chunk({}, self._finish)]
+        ending = [self._chunk({}, self._finish or "stop")]
         if used := self._used():
             ending.append(loose_json.encode({**self._head("chunk"), "choices": [], **used}))
         return ending
 
     def read_body(self, body: bytes) -> bytes:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         value = _decoded(body)
         if (error := _error_in(value, self._whole.text, body)) is not None:
             return error
         text = self._take(value, self._whole, needs_text=True)
         message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": self._finish}
+        choice = {"index": 0, "message": message, "finish_reason": self._finish or "stop"}
         return loose_json.encode({**self._head(), "choices": [choice], **self._used()})
 
     def _take(self, value: Any, places: ChatPlaces, *, needs_text: bool) -> str:
@@ -179,15 +193,15 @@ class VectorReader:
         self._count = count
 
     def decoder(self) -> Decoder:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         raise NotImplementedError("vectors are not streamed")
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         raise NotImplementedError("vectors are not streamed")
 
     def read_body(self, body: bytes) -> bytes:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         value = _decoded(body)
         listed = found(value, self._places.embeddings)
         vectors = _vectors(listed) or _vectors([listed])

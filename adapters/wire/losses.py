@@ -10,7 +10,12 @@ class Losses:
 
     def __init__(self, *, drop_params: bool) -> None:
         self._drop_params = drop_params
-        self.dropped: list[str] = []
+        self._dropped: dict[str, None] = {}
+
+    @property
+    def dropped(self) -> list[str]:
+        """The paths, each once, in the order they were met."""
+        return list(self._dropped)
 
     def refuse(self, param: str, why: str) -> None:
         """Name what cannot be carried, and is left out; raises `Unsupported` unless it may be."""
@@ -20,8 +25,7 @@ class Losses:
 
     def tell(self, param: str) -> None:
         """Name what is left out or changed where the request still means the same without it."""
-        if param not in self.dropped:
-            self.dropped.append(param)
+        self._dropped[param] = None
 
 
 def invalid(param: str, why: str) -> BadRequest:

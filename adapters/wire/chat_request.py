@@ -12,12 +12,14 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import BadRequest, Call
-from adapters.losses import Losses, invalid
+from adapters.wire import loose_json
+from adapters.wire.losses import Losses, invalid
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# It is repeated with every result: no function is called by a longer one.
+Name = Annotated[str, msgspec.Meta(max_length=256)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -68,7 +70,7 @@ class Part(msgspec.Struct):
 class Function(msgspec.Struct):
     """The call of a function, its arguments as JSON text."""
 
-    name: str
+    name: Name
     arguments: str = ""
 
 
@@ -359,11 +361,15 @@ def bounded(translate: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def arguments(text: str, path: str) -> dict[str, Any]:
-    """The arguments of a call as the object that other dialects have; raises `BadRequest`."""
-    found = json_object(text) if text else {}
+def arguments(text: str, path: str, losses: Losses) -> dict[str, Any]:
+    """The arguments of a call as the object that other dialects have.
+
+    What is none, such as one that was cut off, goes back to the model within one, and is told.
+    """
+    found = {} if not text or text.isspace() else json_object(text)
     if found is None:
-        raise invalid(path, "the arguments of a function must be a JSON object")
+        losses.tell(path)
+        return {"arguments": text}
     return found
 
 

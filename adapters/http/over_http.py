@@ -26,9 +26,9 @@ from adapters.base import (
     Overloaded,
     UpstreamError,
 )
-from adapters.failures import error_family, read_error, upstream_error
-from adapters.sse import EventDecoder
-from adapters.transport import Response, Transport, open_transport
+from adapters.http.transport import Response, Transport, open_transport
+from adapters.wire.failures import error_family, read_error, upstream_error
+from adapters.wire.sse import EventDecoder
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_ERROR_BYTES = 1 << 20
@@ -181,7 +181,7 @@ class HttpAdapter(ABC):
         """Raise the error that an answer with an error status stands for."""
         if not 200 <= response.status < 300:
             body = self._without_secrets(await _error_body(response))
-            raise self.error_of(response.status, response.headers, body)
+            raise self.redacted(self.error_of(response.status, response.headers, body))
 
     def redact(self, answer: bytes) -> bytes:
         """A provider's error may quote what it was sent, our own credentials too.
@@ -189,6 +189,16 @@ class HttpAdapter(ABC):
         Only errors are looked at: in an answer, `lm-studio` may be a word and not the key.
         """
         return self._without_secrets(answer) if b'"error"' in answer else answer
+
+    def redacted(self, error: UpstreamError) -> UpstreamError:
+        """The error without our credentials, which JSON may have spelled in another way."""
+        for name in ("message", "type", "code", "param"):
+            said = getattr(error, name)
+            if said is not None:
+                clean = self._without_secrets(said.encode("utf-8", "surrogatepass"))
+                setattr(error, name, clean.decode("utf-8", "replace"))
+        error.args = (error.message,)
+        return error
 
     def _without_secrets(self, answer: bytes) -> bytes:
         for secret in (*self._secrets, *self._passing_secrets):
@@ -269,7 +279,10 @@ class _HttpAnswer:
     async def body(self) -> bytes:
         assert not self._is_stream, "this call asked for a stream"
         answer = self._adapter.redact(await self._response.read_all(MAX_ANSWER_BYTES))
-        return self._reader.read_body(answer)
+        try:
+            return self._reader.read_body(answer)
+        except UpstreamError as error:
+            raise self._adapter.redacted(error) from None
 
     async def pieces(self) -> bytes:
         return await self._response.read()
@@ -284,7 +297,11 @@ class _HttpAnswer:
                 raise ConnectionLost("the provider's stream ended without its end mark")
             chunk = await self._response.read()
             payloads = self._decoder.feed(chunk) if chunk else self._rest(self._decoder)
-            if payloads and (ready := reader.read_payloads(payloads)):
+            try:
+                ready = reader.read_payloads(payloads) if payloads else ()
+            except UpstreamError as error:
+                raise self._adapter.redacted(error) from None
+            if ready:
                 redact = self._adapter.redact
                 return [redact(payload) for payload in ready]
         return ()
@@ -334,7 +351,9 @@ async def _check_is_stream(adapter: HttpAdapter, response: Response, kinds: Set[
         body = adapter.redact(await response.read_all(MAX_ANSWER_BYTES))
         said = read_error(body)
         if said.message:
-            raise Overloaded(said.message, status=200, type=said.type, code=said.code)
+            raise adapter.redacted(
+                Overloaded(said.message, status=200, type=said.type, code=said.code)
+            )
     raise MalformedAnswer(f"the provider answered a stream request with {kind[:100]!r}")
 
 

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from adapters import http_rules
 from adapters.base import (
     AdapterError,
     ConnectFailed,
@@ -27,8 +26,9 @@ from adapters.base import (
     MalformedAnswer,
     UpstreamTimeout,
 )
-from adapters.dialing import reason_of
-from adapters.http_rules import Origin
+from adapters.http import http_rules
+from adapters.http.dialing import reason_of
+from adapters.http.http_rules import Origin
 
 IDLE_EXPIRY_S: Final = 15.0
 # How long a connection may take to close in an orderly way before its task is cancelled.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
 
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
 _DONE = b"[DONE]"
@@ -27,7 +27,7 @@ class ResponseEvents(EventReader):
     """The events up to the one that ends a response, and nothing behind it."""
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
-        """See `adapters.over_http.Reader`."""
+        """See `adapters.http.over_http.Reader`."""
         ready: list[bytes] = []
         for payload in payloads:
             if not payload or payload.strip() == _DONE:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+from adapters.wire import loose_json
 
 
 def renamed(answer: bytes) -> bytes:
@@ -24,16 +22,16 @@ def joined(answer: bytes) -> bytes:
     if b'"content":[' not in answer and b'"content": [' not in answer:
         return answer
     try:
-        value = _decode(answer)
-    except (msgspec.DecodeError, RecursionError):
+        value = loose_json.decode(answer)
+    except (ValueError, RecursionError):
         return answer  # whoever reads it next says what is wrong with it
-    choices = value.get("choices")
+    choices = value.get("choices") if isinstance(value, dict) else None
     for choice in choices if isinstance(choices, list) else ():
         for name in ("delta", "message"):
             message = choice.get(name) if isinstance(choice, dict) else None
             if isinstance(message, dict) and isinstance(message.get("content"), list):
                 _join(message)
-    return msgspec.json.encode(value)
+    return loose_json.encode(value)
 
 
 def _join(message: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from uuid import uuid4
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import (
     BadRequest,
     ContentRefused,
@@ -27,9 +26,10 @@ from adapters.base import (
     UpstreamAuth,
     UpstreamError,
 )
-from adapters.failures import Said, error_family, read_error, upstream_error
-from adapters.gemini_request import SIGNATURE_FORMAT
-from adapters.over_http import EventReader
+from adapters.http.over_http import EventReader
+from adapters.wire import loose_json
+from adapters.wire.failures import Said, error_family, read_error, upstream_error
+from adapters.wire.gemini_request import SIGNATURE_FORMAT
 
 Json = dict[str, Any]
 
@@ -79,6 +79,9 @@ _BAD_KEYS = ("API_KEY_INVALID", "API_KEY_SERVICE_BLOCKED", "ACCESS_TOKEN_EXPIRED
 _LONGEST_MESSAGE = 2000
 # What OpenAI's reference has for what can hardly be.
 _UNLIKELY = -9999.0
+# The bytes of a character in UTF-8 but for its first, and how many bytes are counted at once.
+_CONTINUED = bytes(range(0x80, 0xC0))
+_STRIDE = 1024
 _LANGUAGES = {"PYTHON": "python"}
 
 
@@ -253,10 +256,17 @@ def _read(decoder: msgspec.json.Decoder[Any], body: bytes, what: str) -> Any:
 
 @dataclass(slots=True)
 class _Choice:
-    """What was said so far by one candidate."""
+    """What was said so far by one candidate.
+
+    Whatever comes in lists is numbered: clients put together by that what comes in pieces.
+    """
 
     index: int
     calls: Iterator[int] = field(default_factory=count)
+    signatures: Iterator[int] = field(default_factory=count)
+    images: Iterator[int] = field(default_factory=count)
+    sources: Iterator[int] = field(default_factory=count)
+    has_audio: bool = False
     has_calls: bool = False
     text: list[str] = field(default_factory=list)
     is_finished: bool = False
@@ -267,7 +277,7 @@ class _Choice:
         for part in (candidate.content and candidate.content.parts) or ():
             self._say_part(part, delta)
         if sources := list(self._annotations(candidate)):
-            delta["annotations"] = sources
+            delta["annotations"] = [{"index": next(self.sources), **source} for source in sources]
         return delta
 
     def _say_part(self, part: _Part, delta: Json) -> None:
@@ -281,15 +291,29 @@ class _Choice:
                     "type": "reasoning.encrypted",
                     "data": part.thought_signature,
                     "format": SIGNATURE_FORMAT,
+                    "index": next(self.signatures),
                 }
             )
         if part.inline_data is not None:
-            _add_media(part.inline_data, delta)
+            self._add_media(part.inline_data, delta)
         elif text := _text_of(part):
             name = "reasoning_content" if part.thought else "content"
             delta[name] = delta.get(name, "") + text
             if not part.thought:
                 self.text.append(text)
+
+    def _add_media(self, blob: _Blob, delta: Json) -> None:
+        """An image as OpenRouter has it, speech as OpenAI has it: with its id said once."""
+        if blob.mime_type.startswith("audio/"):
+            if not self.has_audio:
+                self.has_audio = True
+                delta["audio"] = {"id": f"audio_{uuid4().hex[:24]}"}
+            audio = delta.setdefault("audio", {})
+            audio["data"] = audio.get("data", "") + blob.data
+            return
+        url = f"data:{blob.mime_type};base64,{blob.data}"
+        image = {"index": next(self.images), "type": "image_url", "image_url": {"url": url}}
+        delta.setdefault("images", []).append(image)
 
     def _call(self, part: _Part, called: _FunctionCall) -> Json:
         self.has_calls = True
@@ -308,44 +332,31 @@ class _Choice:
 
     def _annotations(self, candidate: _Candidate) -> Iterator[Json]:
         grounding, cited = candidate.grounding_metadata, candidate.citation_metadata
+        if grounding is None and cited is None:
+            return
+        places = _Places("".join(self.text))
         if grounding is not None:
-            yield from self._grounds(grounding)
+            yield from self._grounds(grounding, places)
         if cited is not None:
             for source in (*(cited.citation_sources or ()), *(cited.citations or ())):
                 if source.uri:
-                    yield self._annotation(
-                        source.uri, source.title, source.start_index, source.end_index
-                    )
+                    yield _annotation(source.uri, source.title, places.of(source))
 
-    def _grounds(self, grounding: _Grounding) -> Iterator[Json]:
+    def _grounds(self, grounding: _Grounding, places: _Places) -> Iterator[Json]:
         pages = [
             source.web or source.retrieved_context or source.maps
             for source in grounding.grounding_chunks or ()
         ]
         for support in grounding.grounding_supports or ():
-            segment = support.segment or _Segment()
+            place_of_text = places.of(support.segment or _Segment())
             for place in support.grounding_chunk_indices or ():
                 page = pages[place] if 0 <= place < len(pages) else None
                 if page is not None and page.uri:
-                    yield self._annotation(
-                        page.uri, page.title, segment.start_index, segment.end_index
-                    )
+                    yield _annotation(page.uri, page.title, place_of_text)
         if not grounding.grounding_supports:
             for page in pages:
                 if page is not None and page.uri:
-                    yield self._annotation(page.uri, page.title, 0, 0)
-
-    def _annotation(self, url: str, title: str | None, start: int, end: int) -> Json:
-        """Google counts bytes, OpenAI characters."""
-        said = "".join(self.text).encode("utf-8", "replace")
-        places = [len(said[: max(0, place)].decode("utf-8", "ignore")) for place in (start, end)]
-        citation = {
-            "url": url,
-            "title": title or "",
-            "start_index": places[0],
-            "end_index": places[1],
-        }
-        return {"type": "url_citation", "url_citation": citation}
+                    yield _annotation(page.uri, page.title, (0, 0))
 
     def finish(self, candidate: _Candidate) -> str | None:
         """OpenAI's finish reason; raises `UpstreamError` where the answer broke off."""
@@ -364,6 +375,34 @@ class _Choice:
         )
 
 
+class _Places:
+    """Places in a text: Google counts bytes, OpenAI characters."""
+
+    def __init__(self, text: str) -> None:
+        self._said = text.encode("utf-8", "replace")
+        self._before = [0]
+        for start in range(0, len(self._said), _STRIDE):
+            self._before.append(self._before[-1] + self._characters(start, start + _STRIDE))
+
+    def of(self, cited: _Segment | _Citation) -> tuple[int, int]:
+        return self._place(cited.start_index), self._place(cited.end_index)
+
+    def _place(self, place: int) -> int:
+        place = min(max(0, place), len(self._said))
+        is_within = self._said[place : place + 1] in _CONTINUED and place < len(self._said)
+        whole, rest = divmod(place, _STRIDE)
+        return self._before[whole] + self._characters(place - rest, place) - is_within
+
+    def _characters(self, start: int, end: int) -> int:
+        return len(self._said[start:end].translate(None, _CONTINUED))
+
+
+def _annotation(url: str, title: str | None, place: tuple[int, int]) -> Json:
+    start, end = place
+    citation = {"url": url, "title": title or "", "start_index": start, "end_index": end}
+    return {"type": "url_citation", "url_citation": citation}
+
+
 def _text_of(part: _Part) -> str:
     if part.text:
         return part.text
@@ -373,17 +412,6 @@ def _text_of(part: _Part) -> str:
     if part.code_execution_result is not None:
         return f"\n```\n{part.code_execution_result.output}\n```\n"
     return part.file_data.file_uri if part.file_data is not None else ""
-
-
-def _add_media(blob: _Blob, delta: Json) -> None:
-    """An image as OpenRouter has it, speech as OpenAI has it."""
-    if blob.mime_type.startswith("audio/"):
-        audio = delta.setdefault("audio", {"id": f"audio_{uuid4().hex[:24]}", "data": ""})
-        audio["data"] += blob.data
-        return
-    url = f"data:{blob.mime_type};base64,{blob.data}"
-    images = delta.setdefault("images", [])
-    images.append({"index": len(images), "type": "image_url", "image_url": {"url": url}})
 
 
 def _logprobs(result: _Logprobs) -> Json:
@@ -571,8 +599,8 @@ def _only_text(candidate: _Candidate) -> str | None:
 def _whole(candidate: _Candidate) -> Json:
     choice = _Choice(candidate.index)
     message = {"role": "assistant", "content": None, **choice.say(candidate)}
-    for call in message.get("tool_calls", ()):
-        del call["index"]
+    for entry in (*message.get("tool_calls", ()), *message.get("annotations", ())):
+        del entry["index"]
     if "audio" in message:
         message["audio"] |= {"transcript": "", "expires_at": 0}
     made: Json = {"index": choice.index, "message": message}

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from adapters import loose_json
 from adapters.base import MalformedAnswer, UpstreamError
-from adapters.over_http import EventReader
-from adapters.sse import NamedPayload
+from adapters.http.over_http import EventReader
+from adapters.wire import loose_json
+from adapters.wire.sse import NamedPayload
 
 T = TypeVar("T")
 
@@ -219,6 +219,7 @@ class ChatReader(EventReader):
         self._usage = _Usage()
         self._blocks: dict[int, _Open] = {}
         self._calls = 0
+        self._citations = 0
         self._before, self._after = self._frame()
         self._characters = 0  # of text, so far
 
@@ -312,7 +313,7 @@ class ChatReader(EventReader):
                     block.has_arguments = True
                     ready.append(self._arguments(block.call, text))
             elif kind == "signature_delta":
-                block.signature += delta.signature
+                block.signatures.append(delta.signature)
             elif kind == "citations_delta" and delta.citation is not None:
                 block.citations.append(delta.citation)
 
@@ -326,7 +327,7 @@ class ChatReader(EventReader):
                 self._characters += len(block.text)
                 ready.append(self._chunk({"content": block.text}))
             case "thinking":
-                opened.signature = block.signature
+                opened.signatures.append(block.signature)
                 if block.thinking:
                     ready.append(self._chunk({"reasoning_content": block.thinking}))
             case "tool_use":
@@ -340,13 +341,16 @@ class ChatReader(EventReader):
         if opened.call is not None and not opened.has_arguments:
             text = loose_json.encode(_as_text(opened.block.input))
             ready.append(self._arguments(opened.call, text))
-        if (detail := _detail(opened.block, index, opened.signature)) is not None:
+        if (detail := _detail(opened.block, index, "".join(opened.signatures))) is not None:
             # Its text went ahead, piece by piece.
             detail.pop("text", None)
             ready.append(self._chunk({"reasoning_details": [detail]}))
         citations = [*(opened.block.citations or ()), *opened.citations]
         if annotations := _annotations(citations, opened.starts_at, self._characters):
-            ready.append(self._chunk({"annotations": annotations}))
+            # Numbered, as clients put lists together that come in pieces.
+            numbered = [{"index": self._citations + i, **a} for i, a in enumerate(annotations)]
+            self._citations += len(numbered)
+            ready.append(self._chunk({"annotations": numbered}))
 
     def _finish(self, event: _Event) -> list[bytes]:
         self._usage.update(event.usage or _Usage())
@@ -381,7 +385,7 @@ class _Open:
     starts_at: int
     call: int | None = None
     has_arguments: bool = False
-    signature: str = ""
+    signatures: list[str] = field(default_factory=list)
     citations: list[_Citation] = field(default_factory=list)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from adapters import chat_request, loose_json
 from adapters.base import Call, Unsupported
-from adapters.chat_request import ChatRequest, Declaration, Message, Part, data_url
-from adapters.losses import Losses, invalid
+from adapters.wire import chat_request, loose_json
+from adapters.wire.chat_request import ChatRequest, Declaration, Message, Part, data_url
+from adapters.wire.losses import Losses, invalid
 
 Json = dict[str, Any]
 
@@ -97,10 +97,11 @@ class Sampling(msgspec.Struct):
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repeat_penalty": self.repetition_penalty,
-            "num_predict": self.max_completion_tokens or self.max_tokens,
             **(self.options or {}),
             "num_ctx": self.context,
         }
+        if (most := self.max_completion_tokens or self.max_tokens) is not None:
+            options["num_predict"] = most  # what budgets hold
         members: Json = {"truncate": self.truncate, "shift": self.shift}
         members["options"] = {name: v for name, v in options.items() if v is not None}
         if self.keep_alive is not None:
@@ -174,6 +175,7 @@ class _Conversation:
         self._losses = losses
         # Of the functions, by the ids of their calls, in the order of these.
         self._names: dict[str, str] = {}
+        self._places: dict[str, int] = {}
         self.messages: list[Json] = []
         self.text_bytes = 0
         self.images = 0
@@ -181,12 +183,11 @@ class _Conversation:
     def add_all(self, messages: Iterable[Message]) -> None:
         """Results in the order of their calls: most models are not told whose they are."""
         for is_results, run in groupby(enumerate(messages), lambda pair: pair[1].role == "tool"):
-            for place, message in self._in_order(run) if is_results else run:
+            for place, message in sorted(run, key=self._order) if is_results else run:
                 self._add(message, f"messages[{place}]")
 
-    def _in_order(self, results: Iterable[tuple[int, Message]]) -> list[tuple[int, Message]]:
-        places = {call: place for place, call in enumerate(self._names)}
-        return sorted(results, key=lambda pair: places.get(pair[1].tool_call_id or "", len(places)))
+    def _order(self, result: tuple[int, Message]) -> int:
+        return self._places.get(result[1].tool_call_id or "", len(self._places))
 
     def _add(self, message: Message, path: str) -> None:
         role = _ROLES.get(message.role, message.role)
@@ -242,9 +243,10 @@ class _Conversation:
                 continue
             name, text = call.function.name, call.function.arguments
             self._names[call.id] = name
+            self._places.setdefault(call.id, len(self._places))
             self.text_bytes += len(text.encode("utf-8", "replace"))
             where = f"{path}.tool_calls[{place}].function.arguments"
-            arguments = chat_request.arguments(text, where)
+            arguments = chat_request.arguments(text, where, self._losses)
             function = {"index": place, "name": name, "arguments": arguments}
             calls.append({**({"id": call.id} if call.id else {}), "function": function})
         return made | ({"tool_calls": calls} if calls else {})
@@ -284,7 +286,10 @@ def _functions(asked: ChatRequest, losses: Losses) -> list[Declaration]:
         losses.refuse("tool_choice", "Ollama leaves it to the model whether it calls one")
     if asked.parallel_tool_calls is False:
         losses.refuse("parallel_tool_calls", "Ollama may always make several calls")
-    return [function for function in functions if not names or function.name in names]
+    if any(function.strict for function in functions):
+        losses.tell("tools[].function.strict")
+    allowed = set(names)
+    return [function for function in functions if not allowed or function.name in allowed]
 
 
 def _tool(function: Declaration) -> Json:
@@ -309,6 +314,8 @@ def _thinking(asked: ChatRequest, sampling: Sampling, losses: Losses) -> Json:
     if sampling.think is not None:
         return {"think": sampling.think}
     effort, reasoning = asked.reasoning_effort, asked.reasoning
+    if asked.include_reasoning is False:
+        losses.tell("include_reasoning")
     if reasoning is not None:
         effort = reasoning.effort or effort
         if reasoning.enabled is False:

@@ -15,10 +15,10 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from adapters import loose_json
-from adapters.anthropic_models import Model
 from adapters.base import Unsupported
-from adapters.losses import Losses, invalid
+from adapters.wire import loose_json
+from adapters.wire.anthropic_models import Model
+from adapters.wire.losses import Losses, invalid
 
 Block = dict[str, Any]
 Turn = dict[str, Any]
@@ -115,7 +115,9 @@ def turns_of(
     for turn in turns:
         if turn["role"] == "user":
             turn["content"].sort(key=_results_first)
-    _check_ends(turns, model, f"messages[{len(messages) - 1}].role")
+    _fit_ends(turns, model, f"messages[{len(messages) - 1}].role", losses)
+    if not turns:
+        raise invalid("messages", "there is nothing in them to answer")
     return writer.system, turns
 
 
@@ -251,9 +253,7 @@ class _Writer:
             self._function_calls += 1
             call_id = _function_call_id(self._function_calls)
             blocks.append(self._tool_use(call_id, message.function_call, f"{path}.function_call"))
-        for index, thought in self._thoughts(message, path):
-            blocks.insert(index, thought)
-        return blocks
+        return _merged(blocks, self._thoughts(message, path))
 
     def _tool_use(self, call_id: str, function: _Function, path: str) -> Block:
         arguments = function.arguments
@@ -330,12 +330,11 @@ def _place_of_system(before: list[Turn], following: Turn | None, model: Model) -
     return "system" if model.hears_system and follows_user and precedes_answer else "user"
 
 
-def _check_ends(turns: list[Turn], model: Model, last: str) -> None:
+def _fit_ends(turns: list[Turn], model: Model, last: str, losses: Losses) -> None:
     if turns[0]["role"] == "assistant":
-        raise Unsupported(
-            "a conversation with Claude begins with the user", param="messages[0].role"
-        )
-    if turns[-1]["role"] != "assistant":
+        losses.refuse("messages[0].role", "a conversation with Claude begins with the user")
+        del turns[0]
+    if not turns or turns[-1]["role"] != "assistant":
         return
     if not model.prefills:
         raise Unsupported("this model continues no answer begun for it", param=last)
@@ -343,6 +342,18 @@ def _check_ends(turns: list[Turn], model: Model, last: str) -> None:
     final = turns[-1]["content"][-1]
     if final["type"] == "text":
         final["text"] = final["text"].rstrip()
+
+
+def _merged(blocks: list[Block], thoughts: list[tuple[int, Block]]) -> list[Block]:
+    """The blocks with each thought at its place among them, or behind them."""
+    merged: list[Block] = []
+    taken = 0
+    for place, thought in thoughts:
+        missing = min(max(0, place - len(merged)), len(blocks) - taken)
+        merged += blocks[taken : taken + missing]
+        taken += missing
+        merged.append(thought)
+    return merged + blocks[taken:]
 
 
 def _results_first(block: Block) -> bool:

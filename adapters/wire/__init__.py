@@ -1,0 +1,1 @@
+"""What providers speak, to and from OpenAI's chat completions. Pure."""
