@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the way out."""
         self._transport = cast(asyncio.WriteTransport, transport)
+        self._host.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Hand each op on; drop a client that does not speak the protocol."""
@@ -104,8 +105,7 @@ class Connection(asyncio.Protocol):
             arrived = self._reader.feed(data)
         except MalformedFrame as error:
             _log.error("the model host closed a connection: %s", error)
-            if self._transport is not None:
-                self._transport.abort()
+            self.abort()
             return
         for ops in arrived:
             for op in ops:
@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Whatever the worker had or waited for is free."""
         self._transport = None
+        self._host.connections.discard(self)
         for seq in list(self.tickets):
             self._host.received(self, Done(seq))
 
@@ -121,6 +122,11 @@ class Connection(asyncio.Protocol):
         """Answer, if the client is still there."""
         if self._transport is not None:
             self._transport.write(frames([_encode(reply)]))
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,7 @@ class Host:
             queue=plan.queue,
         )
         self._core = Core([model.need for model in plan.models], self._rules)
+        self.connections: set[Connection] = set()
         self._askers: dict[int, _Asker] = {}
         self._last_ticket = 0
         self._lives: dict[str, asyncio.Task[str]] = {}
@@ -160,8 +167,10 @@ class Host:
         self._checking = self._loop.create_task(self._check_always())
 
     async def aclose(self) -> None:
-        """End every model's process."""
+        """End every model's process; whoever waits may ask the next host."""
         self._is_closing = True
+        for connection in list(self.connections):
+            connection.abort()
         if self._due is not None:
             self._due.cancel()
         tasks = [*self._lives.values(), *filter(None, [self._checking])]
@@ -173,6 +182,8 @@ class Host:
 
     def received(self, connection: Connection, op: Op) -> None:
         """A worker said something."""
+        if self._is_closing:
+            return
         now = self._loop.time()
         match op:
             case Ask(seq=seq, model=model):
