@@ -46,6 +46,8 @@ _ERROR_BODY_S = 5.0
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|pass", re.IGNORECASE)
 # Anything shorter guards nothing, and stands in ordinary text.
 _SHORTEST_SECRET = 8
+# Credentials that are renewed, of which so many are remembered.
+_MOST_PASSING = 32
 
 
 class Decoder(Protocol):
@@ -174,8 +176,12 @@ class HttpAdapter(ABC):
             response.close()
 
     def guard(self, headers: Mapping[str, str]) -> None:
-        """Credentials that are renewed: never quoted, like the constant ones."""
-        self._passing_secrets = _secrets(headers)
+        """Credentials that are renewed: never quoted, like the constant ones.
+
+        Nor are those before them: calls that had these may still be under way.
+        """
+        known = dict.fromkeys((*_secrets(headers), *self._passing_secrets))
+        self._passing_secrets = list(known)[:_MOST_PASSING]
 
     async def check(self, response: Response) -> None:
         """Raise the error that an answer with an error status stands for."""

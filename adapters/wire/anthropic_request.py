@@ -245,7 +245,8 @@ class _Translation:
         return tools
 
     def _tool(self, function: _Function, mark: dict[str, Any] | None, path: str) -> dict[str, Any]:
-        schema = {"type": "object", **(function.parameters or {"properties": {}})}
+        schema = dict(function.parameters or {"properties": {}})
+        schema["type"] = schema.get("type") or "object"
         tool: dict[str, Any] = {"name": function.name}
         if function.description:
             tool["description"] = function.description
@@ -394,7 +395,7 @@ class _Translation:
         for name in list(sampling):
             fits = not thinks or (name == "top_p" and sampling[name] >= _LEAST_TOP_P)
             if not (model.samples and fits):
-                losses.refuse(name, "this model does not take it, or not while it thinks")
+                losses.tell(name)  # it samples as it does, or while it thinks
                 del sampling[name]
         return sampling
 

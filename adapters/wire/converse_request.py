@@ -279,7 +279,8 @@ def _tools(asked: ChatRequest, conversation: _Conversation, losses: Losses) -> J
             losses.refuse(f"tools[{place}].type", "it calls functions only")
     tools = []
     for declared in asked.declarations():
-        schema = {"type": "object", **(declared.parameters or {"properties": {}})}
+        schema = dict(declared.parameters or {"properties": {}})
+        schema["type"] = schema.get("type") or "object"
         tool: Json = {"name": declared.name, "inputSchema": {"json": schema}}
         if declared.description:
             tool["description"] = declared.description

@@ -30,7 +30,7 @@ response_format text modalities thinking reasoning reasoning_effort web_search_o
 search_parameters enable_search plugins data_sources compound_custom cached_content google
 extra_body previous_response_id store background conversation context_management container
 mcp_servers inference_geo fallbacks compaction image images image_url mask svg size quality
-output_format batch_size
+output_format batch_size image_config
 """
 _ONE_CASE = frozenset(_NAMES.split())
 

@@ -62,6 +62,7 @@ _FAILED = frozenset(
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 # A kind of tool call -> its member that holds what the model says, piece by piece.
 _CALL_KINDS = {"function": "arguments", "custom": "input"}
+_CALL_MEMBERS = frozenset({"index", "id", "type", *_CALL_KINDS})
 _MAX_TEMPLATES = 8
 
 _string_rest = re.compile(
@@ -444,11 +445,14 @@ class _ChoiceState:
         empty = [call for call in self.calls if call.kind == "function" and call.is_empty]
         if not empty:
             return
-        entries = {entry["index"]: entry for entry in delta.get("tool_calls", ())}
+        entries = list(delta.get("tool_calls", ()))
+        told = {entry["index"]: entry for entry in reversed(entries)}
         for call in empty:
-            entry = entries.setdefault(call.number, {"index": call.number, "function": {}})
-            entry["function"]["arguments"] = "{}"
-        delta["tool_calls"] = [entries[number] for number in sorted(entries)]
+            if call.number not in told:
+                entry = told[call.number] = {"index": call.number, "function": {}}
+                entries.append(entry)
+            told[call.number]["function"]["arguments"] = "{}"
+        delta["tool_calls"] = sorted(entries, key=lambda entry: int(entry["index"]))
 
     def repair_call(self, entry: object) -> Chunk:
         """One entry of `delta.tool_calls`, numbered as OpenAI numbers them."""
@@ -470,8 +474,9 @@ class _ChoiceState:
             call.name = said["name"] = name
         if text:
             call.pieces.append(_encode(text)[1:-1])
-        rest = {k: v for k, v in entry.items() if k not in ("index", "id", "type", kind)}
-        return {"index": call.number, **head, kind: {**said, _CALL_KINDS[kind]: text}, **rest}
+        rest = {k: v for k, v in entry.items() if k not in _CALL_MEMBERS}
+        said = {**said, _CALL_KINDS[call.kind]: text}
+        return {"index": call.number, **head, call.kind: said, **rest}
 
     def _begin(self, entry: Chunk, kind: str, name: str) -> _Call:
         number = len(self.calls)

@@ -21,12 +21,18 @@ from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
+from proxy.wire.relayed import named_in
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
 MAX_INPUTS = 2048
 # What a model may add to each item: special tokens, and the prefix that tells queries from texts.
 ITEM_TOKENS = 16
+
+# Members that are no text to any model; others may be put before each item, as instructions are.
+_NO_TEXT = frozenset({"model", "input", "encoding_format", "dimensions", "user", "metadata"})
+# What servers embed in place of the input, or besides: chats, images, other models' vectors.
+_UNBOUNDED = ("messages", "images", "image", "video", "contents", "models")
 
 Format = Literal["float", "base64"]
 
@@ -122,13 +128,15 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Embedding
     fields = body.decode(_fields)
     items, estimate, most = _measure(_decode_input(fields.input))
     named, withheld = read_tags(body)
+    rest = sum(len(memoryview(raw)) for name, raw in body.members.items() if name not in _NO_TEXT)
     return EmbeddingsRequest(
         body=body,
         model=fields.model,
         encoding_format=fields.encoding_format or "float",
         items=items,
         input_tokens=estimate,
-        token_bound=most + ITEM_TOKENS * items,
+        token_bound=most + (ITEM_TOKENS + rest) * items,
+        unbounded=named_in(body, _UNBOUNDED),
         user=fields.user,
         tags=named,
         withheld=withheld,

@@ -610,3 +610,16 @@ def test_what_google_quotes_of_our_key_is_redacted() -> None:
         failure_of(head(400, content_length=str(len(spelled))) + spelled),
     ):
         assert KEY not in repr((failure.args, vars(failure)))
+
+
+def test_a_key_that_was_renewed_meanwhile_is_not_quoted_either() -> None:
+    async def play(adapter: Gemini) -> str:
+        adapter.guard({"authorization": "Bearer first-token-0123"})
+        adapter.guard({"authorization": "Bearer other-token-0123"})
+        with pytest.raises(base.AdapterError) as caught:
+            async with adapter.open(call()) as answer:
+                await answer.body()
+        return caught.value.message
+
+    said = {"error": {"code": 400, "message": "first-token-0123 other-token-0123"}}
+    assert talk(answering(whole(said)), play) == "[redacted] [redacted]"

@@ -13,7 +13,7 @@ import msgspec
 from proxy.errors import InvalidRequest
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
-from proxy.wire.chat import MAX_OUTPUT_TOKENS, may_compact
+from proxy.wire.chat import MAX_OUTPUT_TOKENS, UNBOUNDED, may_compact
 from proxy.wire.messages.blocks import NULL, Losses, Members, Message, Text, cached, chat_messages
 
 
@@ -95,8 +95,8 @@ _SPARED = frozenset({"context_management", "diagnostics", "fallbacks", "fallback
 _DESCRIBED = ("bash_", "text_editor_", "memory_")
 _DESCRIBED_TOKENS = 2048
 # Members whose cost no length of the request bounds: what servers fetch and run, other models,
-# prices several times as high.
-_UNBOUNDED = ("container", "mcp_servers", "inference_geo", "fallbacks", "compaction")
+# prices several times as high. OpenRouter's go with this dialect, too.
+_UNBOUNDED = ("container", "mcp_servers", "inference_geo", "fallbacks", "compaction", *UNBOUNDED)
 # OpenAI refuses a longer `user`; Claude Code sends about 150 characters.
 _LONGEST_USER = 64
 # The least budget of thinking tokens that each effort stands for; LiteLLM draws the same lines.
@@ -247,11 +247,8 @@ def _note_the_rest(translation: Translation, body: Body) -> None:
         if name == "speed" and bytes(value) == b'"standard"':
             continue
         (translation.losses.spared if name in _SPARED else translation.losses.lost).append(name)
-        if (
-            name in _UNBOUNDED
-            or name == "speed"
-            or (name == "context_management" and may_compact(value))
-        ):
+        compacts = name == "context_management" and may_compact(value)
+        if name in _UNBOUNDED or compacts:
             translation.losses.unbounded = name
 
 

@@ -192,6 +192,8 @@ def read_whole(
 
     Raises `MalformedAnswer`, and `UpstreamError` for one that failed.
     """
+    if not body.isascii():
+        _check_utf8(body)
     said = _decoded(_response, body)
     if said.error or said.status == "failed":
         raise failures.reported(said.error)
@@ -248,7 +250,7 @@ def _check_utf8(payload: bytes) -> None:
     try:
         payload.decode()
     except UnicodeDecodeError:
-        raise MalformedAnswer("the provider sent an event that is not UTF-8") from None
+        raise MalformedAnswer("the provider's answer is not UTF-8") from None
 
 
 def _one_line(payload: bytes) -> bytes:

@@ -100,10 +100,10 @@ class Message:
         self._annotations: list[Members] = []
         self.tell: Tell = bytes
 
-    def say(self, kind: str, text: str, logprobs: Members | None = None) -> None:
+    def say(self, kind: str, text: str, logprobs: object = None) -> None:
         """A piece of a part of this kind: `output_text` or `refusal`."""
         self._turn_to(kind)
-        told = (logprobs or {}).get("content")
+        told = logprobs.get("content") if isinstance(logprobs, dict) else None
         if kind == "output_text" and isinstance(told, list) and told:
             self._say_with_logprobs(text, [_logprob(entry) for entry in told])
         else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from adapters.base import MalformedAnswer
 from proxy.errors import ApiError
 from proxy.pricing import Usage
 from proxy.wire.responses import reasoning
@@ -94,8 +95,8 @@ class Writer:
 
     def fail(self, error: ApiError) -> bytes:
         """The events that end a stream which broke."""
-        begin, script = self._beginning(), self._script
-        return begin + failed_events(self._frame, error, script.number, output=script.output)
+        events, script = self._beginning() + self._script.taken(), self._script
+        return events + failed_events(self._frame, error, script.number, output=script.output)
 
     def _beginning(self) -> bytes:
         """The two events before all others, once."""
@@ -141,18 +142,23 @@ class Writer:
     def _write_call(self, entry: Chunk) -> None:
         """An entry of `tool_calls`. The calls stay open to the end: they may come in turns."""
         call = self._calls.get(entry["index"])
+        is_custom = "custom" in entry
+        said = entry["custom" if is_custom else "function"]
+        text = said.get("input" if is_custom else "arguments")
+        if call is None and "id" not in entry:
+            if text:
+                raise MalformedAnswer("the provider went back to a tool call that was complete")
+            return
         if call is None:
             call = self._calls[entry["index"]] = Call(self._script, entry["id"])
         extra = entry.get("extra_content")
         if isinstance(extra, dict):
             kept = {"type": reasoning.CALL, "id": call.call_id, "extra_content": extra}
             self._thinking().remember(kept)
-        is_custom = "custom" in entry
-        said = entry["custom" if is_custom else "function"]
         if said.get("name") and not call.is_open:
             self._close()
             call.open(said["name"], self._called.get(said["name"]), is_free=is_custom)
-        if text := said.get("input" if is_custom else "arguments"):
+        if text:
             call.say(encode(text)[1:-1])
 
     def _close(self) -> None:

@@ -174,3 +174,15 @@ def test_what_is_no_embeddings_answer_is_a_value_error(body: bytes) -> None:
 def test_values_that_no_float32_holds_are_a_value_error(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         convert(b'{"data":[{"index":0,"embedding":[%b]}]}' % value, "base64")
+
+
+def test_what_stands_before_each_item_is_in_the_bound() -> None:
+    plain = request(["a", "b"]).input_bound(0)
+    assert request(["a", "b"], instruction="x" * 1000).input_bound(0) >= plain + 2000
+    assert request(["a", "b"], dimensions=256).input_bound(0) == plain
+
+
+@pytest.mark.parametrize("name", ["messages", "images"])
+def test_what_is_embedded_besides_has_no_bound(name: str) -> None:
+    assert request("a", **{name: [{"url": "https://example.com/a.png"}]}).unbounded == name
+    assert request("a", **{name: None}).unbounded is None

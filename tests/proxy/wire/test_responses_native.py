@@ -222,6 +222,12 @@ def test_a_whole_response_that_failed_is_an_error() -> None:
         asked().read_whole("responses", body, IDENTITY, reads_cost=False)
 
 
+def test_a_whole_response_that_is_no_text_is_refused() -> None:
+    body = encode(response("completed", output=[])).replace(b"completed", b"\xff")
+    with pytest.raises(MalformedAnswer):
+        asked().read_whole("responses", body, IDENTITY, reads_cost=False)
+
+
 def test_a_response_without_output_is_no_use_but_billed() -> None:
     body = encode(response("completed", output=None, usage=USAGE))
     facts, whole = asked().read_whole("responses", body, IDENTITY, reads_cost=False)

@@ -517,6 +517,8 @@ def test_hints_are_left_out(fields: dict[str, Any]) -> None:
         ({"tools": [SEARCH]}, "tools[0]"),
         ({"container": "c"}, "container"),
         ({"speed": "fast"}, "speed"),
+        ({"plugins": [{"id": "web"}]}, "plugins"),
+        ({"models": ["claude-opus"]}, "models"),
         (
             {"context_management": {"edits": [{"type": "compact_20260112"}]}},
             "context_management",
