@@ -5,7 +5,7 @@ itself runs no event loop and no thread, which is what makes forking safe at any
 
 A pipe that only the supervisor holds open is every child's lifeline: when it is gone, however it
 went, workers finish what they have in flight and end, and then the ledger does.
-The model host ends at once, and its own children with it.
+The model host does too, and its own children with it.
 """
 
 from __future__ import annotations

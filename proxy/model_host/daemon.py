@@ -38,6 +38,8 @@ from proxy.model_host.protocol import (
 
 # A child that does not answer this often in a row is ended.
 _MISSED_CHECKS = 3
+# How long the host outlives its supervisor for workers that end what they have in flight.
+_LAST_WORKERS_S = 10.0
 
 _log = logging.getLogger("tollway")
 _encode = msgspec.msgpack.Encoder().encode
@@ -51,7 +53,9 @@ def run_host(
     lifeline: int,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
 ) -> None:
-    """Serve until SIGTERM, or until the supervisor is gone; no model's process is left then.
+    """Serve until SIGTERM, or until the supervisor is gone, and its workers, or ten seconds passed.
+
+    No model's process is left then.
 
     `ready` is called once, when leases are given. `lifeline` is the read end of a pipe whose other
     end the supervisor holds.
@@ -69,7 +73,8 @@ async def _serve(
     def read_lifeline() -> None:
         if not os.read(lifeline, 64):
             loop.remove_reader(lifeline)
-            stopped.set()
+            loop.call_later(_LAST_WORKERS_S, stopped.set)
+            host.when_alone(stopped.set)
 
     host = Host(plan, os.environ)
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
@@ -114,9 +119,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Whatever the worker had or waited for is free."""
         self._transport = None
-        self._host.connections.discard(self)
         for seq in list(self.tickets):
             self._host.received(self, Done(seq))
+        self._host.disconnected(self)
 
     def send(self, reply: Reply) -> None:
         """Answer, if the client is still there."""
@@ -151,6 +156,7 @@ class Host:
         )
         self._core = Core([model.need for model in plan.models], self._rules)
         self.connections: set[Connection] = set()
+        self._on_alone: Callable[[], None] = lambda: None
         self._askers: dict[int, _Asker] = {}
         self._last_ticket = 0
         self._lives: dict[str, asyncio.Task[str]] = {}
@@ -177,6 +183,18 @@ class Host:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def when_alone(self, act: Callable[[], None]) -> None:
+        """Act once nobody is connected any more, or now."""
+        self._on_alone = act
+        if not self.connections:
+            act()
+
+    def disconnected(self, connection: Connection) -> None:
+        """A worker is gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._on_alone()
 
     # --- those who ask ----------------------------------------------------------------------
 

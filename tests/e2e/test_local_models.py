@@ -219,6 +219,20 @@ def test_a_killed_supervisor_leaves_no_model_behind(machine: Machine, tmp_path: 
         tollway.stop()
 
 
+def test_a_killed_supervisor_lets_streams_end(machine: Machine, tmp_path: Path) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    tollway = Tollway(tmp_path, machine.config(target)).start()
+    try:
+        with streaming(tollway, "local/a") as lines:
+            next(lines)
+            os.kill(tollway.pid, signal.SIGKILL)
+            assert [next(lines) for _ in range(200)]
+            assert machine.alive()
+        until(lambda: not machine.alive())
+    finally:
+        tollway.stop()
+
+
 def test_requests_that_alternate_do_not_make_models_alternate(
     machine: Machine, tmp_path: Path
 ) -> None:
