@@ -41,9 +41,9 @@ class Local:
         for server in self._servers.values():
             await server.aclose()
 
-    def lease(self, model: str) -> AbstractAsyncContextManager[str]:
-        """Where a model of this provider is served."""
-        return self._lessor.lease(f"{self._provider}/{model}")
+    def lease(self, call: Call) -> AbstractAsyncContextManager[str]:
+        """Where the model of a call is served."""
+        return self._lessor.lease(f"{self._provider}/{call.model}", waits=call.waits)
 
     async def server(self, model: str, url: str) -> _Server:
         """What speaks to the process of a model; the connections to an earlier one are closed."""
@@ -86,7 +86,7 @@ class _Leased:
         wait_s = call.deadlines.first_byte_s
         try:
             async with asyncio.timeout(wait_s):
-                return await opening.enter_async_context(self._adapter.lease(call.model))
+                return await opening.enter_async_context(self._adapter.lease(call))
         except TimeoutError:
             raise Unavailable(
                 f"{call.model!r} was not loaded and free within {wait_s:g} s"

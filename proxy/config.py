@@ -41,6 +41,8 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
 Backend = Literal["llama_server", "llama_cpp", "minilm"]
 """What runs a local model."""
+ColdStart = Literal["wait", "spill", "refuse"]
+"""What a request does whose local model is not loaded: wait, go on to the next target, or fail."""
 LONGEST_NAME = 256
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
@@ -296,6 +298,7 @@ class VirtualModel(_Strict, frozen=True):
     policy: str = "ordered"
     description: str = ""
     downgrade: list[DowngradeTier] = []
+    cold_start: ColdStart = "wait"
 
 
 class Budget(_Strict, frozen=True):

@@ -159,6 +159,7 @@ class VirtualModel:
     """What it is from a share of a spent budget on, in ascending order."""
     pinned_space: str | None = None
     """The space of the model's full self, where this is a cheaper one."""
+    cold_start: cfg.ColdStart = "wait"
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -471,6 +472,7 @@ def build_table(
                 description=model.description,
                 policy=policy_registry.make(model.policy),
                 targets=_resolve(model.targets, table),
+                cold_start=model.cold_start,
             ),
             model,
             table,
@@ -521,6 +523,7 @@ def _with_downgrades(
                 policy=policy_registry.make(tier.policy or model.policy),
                 targets=_resolve(tier.targets, table),
                 pinned_space=full.vector_space,
+                cold_start=full.cold_start,
             ),
         )
         for tier in model.downgrade

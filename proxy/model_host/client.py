@@ -11,7 +11,7 @@ from typing import cast
 
 import msgspec
 
-from adapters.base import Unavailable
+from adapters.base import NotLoaded, Unavailable
 from proxy.errors import StartError
 from proxy.ledger.folder import socket_path
 from proxy.ledger.frames import MalformedFrame, frames
@@ -45,13 +45,14 @@ class HostClient:
         self._seq = 0
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[str]:
+    async def lease(self, model: str, *, waits: bool = True) -> AsyncIterator[str]:
         """The address at which a model is served, for the length of the block.
 
-        Waits while it loads, or others use it. Raises `Unavailable`. Whoever is cancelled waits
+        Waits while it loads, or others use it. Raises `Unavailable`; `NotLoaded` where it is not to
+        wait for a load, which begins all the same. Whoever is cancelled waits
         no more, and a load that only they waited for is given up.
         """
-        link, seq, answer = await self._granted(model)
+        link, seq, answer = await self._granted(model, waits)
         try:
             yield answer.url
         finally:
@@ -71,7 +72,7 @@ class HostClient:
         if self._link is not None:
             self._link.close()
 
-    async def _granted(self, model: str) -> tuple[_Link, int, Granted]:
+    async def _granted(self, model: str, waits: bool) -> tuple[_Link, int, Granted]:
         while True:
             try:
                 link = await self._connected()
@@ -80,13 +81,15 @@ class HostClient:
                 continue
             seq = self._next_seq()
             try:
-                reply = await link.asked(Ask(seq, model))
+                reply = await link.asked(Ask(seq, model, waits))
             except BaseException:
                 link.send(Done(seq))
                 raise
             match reply:
                 case Granted():
                     return link, seq, reply
+                case Refused(reason="not_loaded", message=message, retry_s=retry_s):
+                    raise NotLoaded(message, retry_s=retry_s)
                 case Refused(message=message, retry_s=retry_s):
                     raise Unavailable(message, retry_s=retry_s)
             # The host went away, and a new one knows nothing of us: ask again.

@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal["absent", "loading", "loaded", "leaving"]
-Reason = Literal["unknown", "no_room", "queue_full", "failed"]
+Reason = Literal["unknown", "no_room", "queue_full", "failed", "not_loaded"]
 
 # After a failed load the next one waits this long, and twice as long after each further one.
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
+# The ticket of a waiter whom nobody is behind: it stands for requests to come.
+_NOBODY = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +110,14 @@ class _Model:
     """Why the last load failed; nothing once one went well."""
     retry_at: float = 0.0
     loads: int = 0
+    load_began_at: float = 0.0
+    load_s: float = 0.0
+    """How long the last load took."""
+
+    @property
+    def waiting(self) -> list[_Waiter]:
+        """Those of the waiters who are somebody."""
+        return [waiter for waiter in self.waiters if waiter.ticket != _NOBODY]
 
     @property
     def is_there(self) -> bool:
@@ -126,6 +136,7 @@ class Standing:
     users: int
     waiting: int
     loads: int
+    load_s: float
     problem: str
 
 
@@ -139,14 +150,23 @@ class Core:
 
     # --- what happens -----------------------------------------------------------------------
 
-    def lease(self, ticket: int, model: str, now: float) -> list[Effect]:
-        """Somebody asks for a model, by a ticket that is not in use."""
+    def lease(self, ticket: int, model: str, now: float, *, waits: bool = True) -> list[Effect]:
+        """Somebody asks for a model, by a ticket above 0 that is not in use.
+
+        Whoever `waits` for no load is refused where one is needed, and it goes on without them.
+        """
         asked = self._models.get(model)
         if asked is None:
             return [Refuse(ticket, "unknown", f"there is no local model {model!r}")]
         refusal = self._refusal(asked, ticket, now)
         if refusal is not None:
             return [refusal]
+        if not waits and asked.phase != "loaded":
+            message = f"{model!r} is not loaded yet"
+            refusal = Refuse(ticket, "not_loaded", message, asked.load_s or 1.0)
+            if len(asked.waiters) == len(asked.waiting):
+                asked.waiters.append(_Waiter(_NOBODY, now))
+            return [refusal, *self._go_on(now)]
         self._asked[ticket] = asked
         asked.waiters.append(_Waiter(ticket, now))
         return self._go_on(now)
@@ -169,7 +189,7 @@ class Core:
         for model in map(self._models.__getitem__, names):
             if model.phase == "absent" and self._fits(model):
                 model.is_wanted = True
-                effects.append(self._load(model))
+                effects.append(self._load(model, now))
         return effects
 
     def loaded(self, name: str, now: float) -> list[Effect]:
@@ -178,6 +198,7 @@ class Core:
         if model.phase == "loading":
             model.phase = "loaded"
             model.is_wanted = False
+            model.load_s = now - model.load_began_at
             model.failures, model.problem = 0, ""
             model.granted_at = model.idle_since = now
         return self._go_on(now)
@@ -237,8 +258,9 @@ class Core:
                 bytes=model.bytes,
                 pinned=model.need.pinned,
                 users=len(model.users),
-                waiting=len(model.waiters),
+                waiting=len(model.waiting),
                 loads=model.loads,
+                load_s=model.load_s,
                 problem=model.problem,
             )
             for name, model in self._models.items()
@@ -247,8 +269,8 @@ class Core:
     # --- refusals ---------------------------------------------------------------------------
 
     def _refusal(self, model: _Model, ticket: int, now: float) -> Refuse | None:
-        if len(model.waiters) >= self._rules.queue:
-            waiting = f"{len(model.waiters)} requests wait for {model.need.name!r} already"
+        if len(model.waiting) >= self._rules.queue:
+            waiting = f"{len(model.waiting)} requests wait for {model.need.name!r} already"
             return Refuse(ticket, "queue_full", waiting, 1.0)
         if model.phase == "absent" and now < model.retry_at:
             message = f"{model.need.name!r} could not be loaded: {model.problem}"
@@ -269,7 +291,7 @@ class Core:
     def _refuse_waiters(
         self, model: _Model, reason: Reason, message: str, retry_s: float = 0.0
     ) -> list[Effect]:
-        waiters, model.waiters = model.waiters, []
+        waiters, model.waiters = model.waiting, []
         for waiter in waiters:
             del self._asked[waiter.ticket]
         return [Refuse(waiter.ticket, reason, message, retry_s) for waiter in waiters]
@@ -327,6 +349,8 @@ class Core:
                 if until is not None and model.waiters[0].came_at >= until:
                     break
                 waiter = model.waiters.pop(0)
+                if waiter.ticket == _NOBODY:
+                    continue
                 model.users.add(waiter.ticket)
                 model.granted_at = now
                 effects.append(Grant(waiter.ticket, model.need.name))
@@ -337,7 +361,7 @@ class Core:
         if not self._has_place(head):
             return self._refuse_waiters(head, "no_room", self._no_room(head))
         if self._fits(head):
-            return [self._load(head)]
+            return [self._load(head, now)]
         victims = self._victims(head)
         if any(victim.users for victim in victims) or now < self._may_evict_at(head, victims):
             return []
@@ -401,8 +425,9 @@ class Core:
             effects.append(self._unload(model))
         return effects
 
-    def _load(self, model: _Model) -> Load:
+    def _load(self, model: _Model, now: float) -> Load:
         model.phase = "loading"
+        model.load_began_at = now
         model.loads += 1
         return Load(model.need.name)
 

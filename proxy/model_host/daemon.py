@@ -161,7 +161,6 @@ class Host:
         self._last_ticket = 0
         self._lives: dict[str, asyncio.Task[str]] = {}
         self._children: dict[str, Child] = {}
-        self._load_s: dict[str, float] = {}
         self._due: asyncio.TimerHandle | None = None
         self._checking: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -204,13 +203,13 @@ class Host:
             return
         now = self._loop.time()
         match op:
-            case Ask(seq=seq, model=model):
+            case Ask(seq=seq, model=model, waits=waits):
                 if seq in connection.tickets:
                     return
                 self._last_ticket += 1
                 ticket = connection.tickets[seq] = self._last_ticket
                 self._askers[ticket] = _Asker(connection, seq)
-                self._carry_out(self._core.lease(ticket, model, now))
+                self._carry_out(self._core.lease(ticket, model, now, waits=waits))
             case Done(seq=seq):
                 done = connection.tickets.pop(seq, None)
                 if done is not None:
@@ -235,7 +234,7 @@ class Host:
                     users=standing.users,
                     waiting=standing.waiting,
                     loads=standing.loads,
-                    load_s=self._load_s.get(standing.name, 0.0),
+                    load_s=standing.load_s,
                     pid=child.pid if child is not None else 0,
                     problem=standing.problem,
                 )
@@ -303,12 +302,10 @@ class Host:
                 f"it needs {model.need.bytes >> 20} MB, and the machine has "
                 f"{available >> 20} MB of memory left"
             )
-        began = self._loop.time()
         async with running(
             model.arguments, self._environ, load_timeout_s=self._plan.load_timeout_s
         ) as child:
             self._children[name] = child
-            self._load_s[name] = self._loop.time() - began
             self._carry_out(self._core.loaded(name, self._loop.time()))
             self._measure(name, child)
             return await child.ended()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from proxy.ledger.frames import FrameReader
-from proxy.model_host.core import Phase
+from proxy.model_host.core import Phase, Reason
 
 SOCKET = "model-host"
 """The name of the host's socket in the data folder."""
-
-RefusalReason = Literal["unknown", "no_room", "queue_full", "failed"]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -20,10 +16,14 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Ask(_Message, frozen=True):
-    """A worker wants to use a model; answered by `Granted` or `Refused`, however long it takes."""
+    """A worker wants to use a model; answered by `Granted` or `Refused`, however long it takes.
+
+    Where it does not wait for a load, it is refused, and the model is loaded all the same.
+    """
 
     seq: int
     model: str
+    waits: bool = True
 
 
 class Done(_Message, frozen=True):
@@ -49,7 +49,7 @@ class Refused(_Message, frozen=True):
     """The model cannot be had."""
 
     seq: int
-    reason: RefusalReason
+    reason: Reason
     message: str
     retry_s: float
 

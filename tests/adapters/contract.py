@@ -274,7 +274,7 @@ class _Landlord:
         self._url = url
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[str]:
+    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[str]:
         assert model == f"local/{MODEL}"
         yield self._url
 

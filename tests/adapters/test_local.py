@@ -28,7 +28,7 @@ class Landlord:
         self.given_back = 0
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[str]:
+    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[str]:
         if not self._urls:
             await asyncio.Event().wait()
         self.leased.append(model)

@@ -164,6 +164,37 @@ def test_what_cannot_fit_is_a_clear_503_and_the_next_target_serves(
     assert outcomes[:2] == [("local/big", "not_dispatched")] * 2
 
 
+def test_a_cold_model_lets_the_next_target_answer_or_refuses(
+    machine: Machine, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    cold = {"target": "local/cold", "model": machine.model("cold.gguf", gate=str(gate))}
+    warm = {"target": "local/warm", "model": machine.model("warm.gguf")}
+    config = machine.config(cold, warm)
+    targets = ["local/cold", "local/warm"]
+    config["models"] = {
+        "spill": {"targets": targets, "cold_start": "spill"},
+        "refuse": {"targets": targets, "cold_start": "refuse"},
+    }
+    with serving(tmp_path, config) as tollway:
+        spilled = tollway.chat("spill")
+        assert spilled.headers["x-tollway-model"] == "local/warm"
+        assert spilled.headers["x-tollway-not-loaded"] == "local/cold"
+        refused = tollway.chat("refuse")
+        assert refused.status_code == 503
+        assert "'local/cold' is not loaded yet" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"] == "1"
+        gate.touch()
+        until(lambda: states(tollway)["local/cold"]["state"] == "loaded")
+        for model in ("spill", "refuse"):
+            served = tollway.chat(model)
+            assert served.headers["x-tollway-model"] == "local/cold"
+            assert "x-tollway-not-loaded" not in served.headers
+        assert sorted(machine.loads) == ["cold", "warm"]
+    outcomes = [(row["target"], row["outcome"]) for row in tollway.rows()]
+    assert outcomes[:2] == [("local/cold", "not_dispatched"), ("local/warm", "ok")]
+
+
 def test_a_model_that_does_not_load_says_why(machine: Machine, tmp_path: Path) -> None:
     target = {"target": "local/a", "model": machine.model("a.gguf", fails="error: no magic")}
     with serving(tmp_path, machine.config(target)) as tollway:

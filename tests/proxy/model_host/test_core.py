@@ -38,10 +38,10 @@ class World:
 
     # --- events -----------------------------------------------------------------------------
 
-    def ask(self, model: str) -> int:
+    def ask(self, model: str, *, waits: bool = True) -> int:
         ticket = next(self._tickets)
         self.waiting[ticket] = model
-        self.carry_out(self.core.lease(ticket, model, self.now))
+        self.carry_out(self.core.lease(ticket, model, self.now, waits=waits))
         return ticket
 
     def give_back(self, ticket: int) -> None:
@@ -153,9 +153,11 @@ class Races(RuleBasedStateMachine):
     def _in(self, *phases: str) -> list[str]:
         return [name for name, phase in self.world.phases.items() if phase in phases]
 
-    @rule(model=st.sampled_from(NAMES))
-    def ask(self, model: str) -> None:
-        self.world.ask(model)
+    @rule(model=st.sampled_from(NAMES), waits=st.booleans())
+    def ask(self, model: str, waits: bool) -> None:
+        is_loaded = self.world.phases[model] == "loaded"
+        ticket = self.world.ask(model, waits=waits)
+        assert waits or is_loaded or ticket in self.world.refused
 
     @precondition(lambda self: self.world.using or self.world.waiting)
     @rule(data=st.data())
@@ -309,6 +311,19 @@ def test_a_load_that_nobody_waits_for_is_given_up() -> None:
     assert world.phases["a"] == "loading"
     world.give_back(second)
     assert world.phases["a"] == "leaving"
+
+
+def test_a_load_goes_on_for_requests_that_do_not_wait_for_it() -> None:
+    world = World(needs("a"), Rules(memory_bytes=100 * MB))
+    first = world.ask("a", waits=False)
+    assert world.refused[first].reason == "not_loaded"
+    world.give_back(world.ask("a"))  # who waits, and leaves, takes nothing along
+    world.now = 7.0
+    world.loaded("a")
+    assert world.phases["a"] == "loaded"
+    assert world.ask("a", waits=False) in world.using
+    (standing,) = world.core.standings()
+    assert (standing.waiting, standing.load_s, standing.loads) == (0, 7.0, 1)
 
 
 def test_what_is_preloaded_needs_nobody() -> None:
