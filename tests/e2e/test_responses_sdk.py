@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -282,6 +283,45 @@ def test_a_stream_that_is_cut_is_never_complete(native: Tollway, upstream: Upstr
         kinds.extend(event.type for event in stream)
     assert kinds[-1] == "response.failed"
     assert native.rows(1)[-1]["outcome"] == "broken"
+
+
+@pytest.mark.parametrize("adapter", ["openai_compatible", "openai"])
+def test_a_stream_that_a_budget_cuts_is_incomplete_and_has_what_was_said(
+    upstream: Upstream, tmp_path: Path, adapter: str
+) -> None:
+    async def endless(call: Call, line: Line) -> None:
+        await line.start_stream()
+        for event in stream_events()[:4] if adapter == "openai" else ():
+            await line.event(event)
+        piece = {
+            "type": "response.output_text.delta",
+            "sequence_number": 9,
+            "item_id": "msg_up",
+            "output_index": 0,
+            "content_index": 0,
+            "delta": "word ",
+        }
+        while True:
+            await line.event(piece if adapter == "openai" else chunk({"content": "word "}))
+            await asyncio.sleep(0.002)
+
+    upstream.scripts["m1"] = endless
+    config = provider(upstream.base_url, "m1", adapter=adapter, meterable=True)
+    config["targets"][0]["max_output_tokens"] = 100_000
+    with serving(tmp_path, config) as tollway:
+        made = tollway.admin("POST", "/keys", {"name": "poor"})
+        budget = {"scope": f"key:{made['id']}", "window": "lifetime", "limit_usd": 0.003}
+        tollway.admin("POST", "/budgets", budget)
+        client = client_of(tollway, made["key"])
+        events = list(client.responses.create(model="up/m1", input="hi", stream=True))
+        (row,) = tollway.rows(1)
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    assert last.response.incomplete_details is not None
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+    said = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert last.response.output_text == said != ""
+    assert (row["outcome"], row["cost_nanousd"] <= 3_000_000) == ("capped", True)
 
 
 def test_tools_of_openai_go_to_openai_alone(native: Tollway, upstream: Upstream) -> None:

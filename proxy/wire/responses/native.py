@@ -83,6 +83,9 @@ class Stream:
         self._on_end = on_end
         self._beginnings: list[bytes] = []
         self._items: list[msgspec.Raw] = []
+        self._open = _ABSENT
+        """The item that has begun and not ended, and what it says so far."""
+        self._said: list[str] = []
         self._last = b""
         self._number = -1
         self.usage: Usage | None = None
@@ -115,7 +118,7 @@ class Stream:
         """The last event of a stream that a budget cut, with the items that are whole."""
         response = self._frame().response(
             "incomplete",
-            output=self._items,
+            output=[*self._items, *self._unfinished()],
             usage=responses_usage.shown(usage),
             incomplete_details={"reason": "max_output_tokens"},
             tollway=raw(reason),
@@ -142,10 +145,28 @@ class Stream:
         if said.delta:
             self.output_events += 1
             self.output_bytes += _size(said.delta)
-        if said.item is not _ABSENT and kind == "response.output_item.done":
-            self._items.append(msgspec.Raw(bytes(said.item)))
+        if kind == "response.output_text.delta" and isinstance(said.delta, str):
+            self._said.append(said.delta)
+        elif said.item is not _ABSENT:
+            self._take_item(kind, msgspec.Raw(bytes(said.item)))
         self.has_payload = True
         return self._begun() + event(encode(kind)[1:-1], _one_line(payload))
+
+    def _take_item(self, kind: str, item: msgspec.Raw) -> None:
+        self._said.clear()
+        self._open = _ABSENT
+        if kind == "response.output_item.done":
+            self._items.append(item)
+        elif kind == "response.output_item.added":
+            self._open = item
+
+    def _unfinished(self) -> list[msgspec.Raw]:
+        """The message that was cut, if one was."""
+        if not self._said or self._open is _ABSENT:
+            return []
+        part = {"type": "output_text", "text": "".join(self._said), "annotations": []}
+        members = _decoded(_object, self._open)
+        return [raw({**members, "status": "incomplete", "content": [part]})]
 
     def _begun(self) -> bytes:
         """The beginnings, which wait for something to follow them."""
