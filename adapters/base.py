@@ -21,6 +21,8 @@ Chat goes beyond OpenAI's reference where many servers and clients agree on how:
 
     AdapterError                 something went wrong upstream; the attempt failed
     |- Unsupported               the provider has no such parameter; nothing was sent
+    |- Unavailable               it cannot be asked now, and we know why; nothing was sent
+    |  |- NotLoaded              the model is being loaded, and the call was not to wait for it
     |- ConnectFailed             no connection; nothing was sent, nothing can be billed
     |- ConnectionLost            the connection broke before the answer was whole
     |- UpstreamTimeout           a deadline passed (connect, first byte, between bytes)
@@ -81,6 +83,20 @@ class Unsupported(AdapterError):
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class Unavailable(AdapterError):
+    """The model cannot be asked now, and the message says why; in `retry_s` it may be, if known."""
+
+    dispatched = False
+
+    def __init__(self, message: str, *, retry_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+class NotLoaded(Unavailable):
+    """The model is being loaded for calls to come; this one was not to wait for it."""
 
 
 class ConnectFailed(AdapterError):
@@ -188,7 +204,8 @@ class Call:
     which kind of answer it asks for. `headers` are the client's own for this provider (such as
     `anthropic-beta`). `default_max_tokens` is for a provider that must be told a maximum and a
     request that sets none. With `drop_params` a parameter that cannot be carried is left out and
-    named in `Answer.dropped`; without it the adapter raises `Unsupported`.
+    named in `Answer.dropped`; without it the adapter raises `Unsupported`. `waits` tells whether it
+    waits for a model that has to be loaded, or fails with `NotLoaded`.
     """
 
     endpoint: Endpoint
@@ -200,6 +217,7 @@ class Call:
     content_type: str = "application/json"
     default_max_tokens: int | None = None
     drop_params: bool = False
+    waits: bool = True
 
 
 class Answer(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.base import Adapter, Endpoint
+from adapters.leases import Lessor
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
 from adapters.wire.templates import Endpoints
 
@@ -32,6 +33,7 @@ class Settings:
     credentials_file: Path | None = None
     endpoints: Endpoints | None = None
     script: Path | None = None
+    lessor: Lessor | None = None
 
     def __repr__(self) -> str:
         return f"Settings(name={self.name!r}, base_url={self.base_url!r})"
@@ -47,7 +49,8 @@ class Entry:
     `meterable` says that whatever it speaks to stops generating and billing a stream that is
     closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
     field for the maximum, `stream_usage` whether `stream_options` may be sent; `prices` is whose
-    price list its models are on, where the address does not tell.
+    price list its models are on, where the address does not tell. `hosted`: its models run in
+    processes of ours, for nothing, and a target's `model` names a file.
     """
 
     make: Callable[[Settings], Adapter]
@@ -61,6 +64,7 @@ class Entry:
     max_tokens_field: MaxTokensField = "max_tokens"
     stream_usage: bool = True
     prices: str | None = None
+    hosted: bool = False
 
 
 _ACCOUNT = ("base_url", "api_key", "headers", "proxy", "http2", "ca_bundle")
@@ -102,6 +106,13 @@ def _scripted(settings: Settings) -> Adapter:
     adapter: Adapter = (
         scripted.from_file(settings.script) if settings.script else scripted.demonstrating()
     )
+    return adapter
+
+
+def _local(settings: Settings) -> Adapter:
+    if settings.lessor is None:
+        raise ValueError("local models are served by 'tollway serve' alone")
+    adapter: Adapter = _load("adapters.local:Local")(settings.name, settings.lessor)
     return adapter
 
 
@@ -148,6 +159,13 @@ BUILT_IN: Mapping[str, Entry] = {
         base_url="http://127.0.0.1:11434",
         meterable=True,
     ),
+    "local": Entry(
+        make=_local,
+        speaks=frozenset({"chat", "completions", "embeddings"}),
+        needs_base_url=False,
+        meterable=True,
+        hosted=True,
+    ),
     "http": Entry(
         make=_over_http("adapters.templated_http:TemplatedHttp", "endpoints"),
         speaks=frozenset({"chat", "embeddings"}),
@@ -192,6 +210,11 @@ def needs_base_url(adapter: str) -> bool:
     """Whether `router.yaml` must say where the provider is."""
     entry = BUILT_IN.get(adapter)
     return entry is not None and entry.needs_base_url and entry.base_url is None
+
+
+def is_hosted(adapter: str) -> bool:
+    """Whether an adapter's models run in processes of ours."""
+    return adapter in BUILT_IN and BUILT_IN[adapter].hosted
 
 
 def prices(adapter: str) -> str | None:

@@ -15,6 +15,7 @@ from adapters.base import AdapterError, ConnectionLost, UpstreamError, UpstreamT
 from proxy import costs, pricing, tokens
 from proxy.auth import Caller
 from proxy.clock import Clock
+from proxy.config import ColdStart
 from proxy.errors import ApiError
 from proxy.http import Exchange
 from proxy.ledger.client import LedgerClient
@@ -65,6 +66,9 @@ class Job:
     """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
     uncounted: int = 0
     """By how much the bound of the input is above what was counted."""
+    cold_start: ColdStart = "wait"
+    cold: list[str] = field(default_factory=list)
+    """Targets whose models were not loaded, and not waited for."""
     is_gone: bool = False
     """The client left, and the provider is heard out for what it bills."""
     virtual_model: str = ""

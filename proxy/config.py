@@ -39,6 +39,10 @@ LOCAL_TIER = "local"
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
+Backend = Literal["llama_server", "llama_cpp", "minilm"]
+"""What runs a local model."""
+ColdStart = Literal["wait", "spill", "refuse"]
+"""What a request does whose local model is not loaded: wait, go on to the next target, or fail."""
 LONGEST_NAME = 256
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
@@ -238,6 +242,10 @@ class Provider(_Strict, frozen=True):
     """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
     """For `adapter: scripted`: a file with what it says."""
+    folder: str | None = None
+    """For `adapter: local`: where the models' files are; unset, where the server was started."""
+    llama_server: str | None = None
+    """For `adapter: local`: llama.cpp's program; unset, `LLAMA_SERVER`, or the one on the PATH."""
 
     def __repr__(self) -> str:
         """Without what may hold a secret: the key, the headers, the proxy's password."""
@@ -263,6 +271,14 @@ class Target(_Strict, frozen=True):
     max_audio_seconds: _Positive | None = None
     """The longest sound that it takes."""
     limits: Limits = Limits()
+    backend: Backend | None = None
+    """For a local model, as all below: what runs it; unset, `llama_server`."""
+    needs_mb: _Positive | None = None
+    """The memory it takes; unset, estimated from its files. What is measured corrects it."""
+    concurrency: _Positive | None = None
+    """How many requests it answers at the same time; unset, as its backend does best."""
+    pinned: bool = False
+    """Whether it stays loaded, once it is."""
 
 
 class DowngradeTier(_Strict, frozen=True):
@@ -282,6 +298,7 @@ class VirtualModel(_Strict, frozen=True):
     policy: str = "ordered"
     description: str = ""
     downgrade: list[DowngradeTier] = []
+    cold_start: ColdStart = "wait"
 
 
 class Budget(_Strict, frozen=True):
@@ -343,6 +360,26 @@ class Responses(_Strict, frozen=True):
     """Of one with its input; a larger one is not kept."""
 
 
+class Host(_Strict, frozen=True):
+    """How much room local models have together, and how long they stay."""
+
+    memory_mb: _Positive | None = None
+    """Unset, three quarters of what the machine has."""
+    max_loaded: _Positive = 3
+    """How many are loaded at the same time."""
+    ttl_s: _Seconds = 1800.0
+    """How long one stays loaded that nobody uses."""
+    collate_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 1.0
+    """How long requests for loaded models may overtake one for whose model there is no room."""
+    queue: _Positive = 100
+    """How many requests may wait for one model."""
+    preload: list[str] = []
+    """Targets that are loaded at the start."""
+    load_timeout_s: _Seconds = 300.0
+    health_s: _Seconds = 10.0
+    """How often those that are loaded are asked whether they are well, and measured."""
+
+
 class Config(_Strict, frozen=True):
     """A whole configuration, checked."""
 
@@ -360,6 +397,7 @@ class Config(_Strict, frozen=True):
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
     responses: Responses = Responses()
+    host: Host = Host()
 
 
 class _Top(_Strict, frozen=True):
@@ -373,6 +411,7 @@ class _Top(_Strict, frozen=True):
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
     responses: Any = None
+    host: Any = None
 
 
 def find(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -426,6 +465,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
         responses=_convert(file, ("responses",), top.responses or {}, Responses),
+        host=_convert(file, ("host",), top.host or {}, Host),
     )
     _check(file, config)
     return config
@@ -433,6 +473,8 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
 
 # They differ from one deployment to the next, as addresses do.
 _OF_CLOUDS = ("region", "profile", "project", "credentials_file")
+_PATHS = ("folder", "llama_server")
+_OF_LOCAL_TARGETS = ("backend", "needs_mb", "concurrency", "pinned")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -442,7 +484,7 @@ def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str])
     if not isinstance(value, dict):
         raise file.error(path, "must be a mapping with an 'adapter' or a 'base_url'")
     value = dict(value)
-    for key in ("base_url", "api_key", "proxy", *_OF_CLOUDS):
+    for key in ("base_url", "api_key", "proxy", *_OF_CLOUDS, *_PATHS):
         value[key] = _expand(file, (*path, key), value.get(key), environ)
     if isinstance(value.get("headers"), dict):
         value["headers"] = {
@@ -565,6 +607,9 @@ def _check(file: YamlFile, config: Config) -> None:
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
     for i, budget in enumerate(config.budgets):
         _check_budget(file, ("budgets", i), budget, config)
+    for i, name in enumerate(config.host.preload):
+        if name not in names or not _is_hosted(config, name):
+            raise file.error(("host", "preload", i), f"{name!r} is no target with a local model")
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:
@@ -652,6 +697,7 @@ def _check_target(
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
     adapter = config.providers[provider].adapter
+    _check_local_target(file, path, target, is_local=adapter_registry.is_hosted(adapter))
     for i, capability in enumerate(target.capabilities or ()):
         if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
             raise file.error(
@@ -661,6 +707,19 @@ def _check_target(
         _check_price(file, (*path, "price"), target.price)
     elif isinstance(target.price, list):
         _check_dated_prices(file, (*path, "price"), target.price)
+
+
+def _check_local_target(file: YamlFile, path: Path_, target: Target, *, is_local: bool) -> None:
+    for field in _OF_LOCAL_TARGETS:
+        if not is_local and getattr(target, field):
+            raise file.error((*path, field), "is for targets whose provider has 'adapter: local'")
+    if is_local and target.target.endswith("/*"):
+        raise file.error((*path, "target"), "local models are configured one by one")
+
+
+def _is_hosted(config: Config, name: str) -> bool:
+    provider = config.providers.get(name.partition("/")[0])
+    return provider is not None and adapter_registry.is_hosted(provider.adapter)
 
 
 def _check_price(file: YamlFile, path: Path_, price: Price) -> None:

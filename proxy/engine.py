@@ -18,6 +18,7 @@ from adapters.base import (
     Answer,
     Call,
     MalformedAnswer,
+    NotLoaded,
     Unsupported,
 )
 from policies.base import Denial, Question, Route
@@ -177,6 +178,8 @@ class Engine:
             job.virtual_model, decision = self.decide(found, job.request)
         if isinstance(decision, Denial):
             raise denied(job.request.model, decision)
+        if isinstance(found, VirtualModel):
+            job.cold_start = found.cold_start
         job.policy = decision.policy
         job.revision = self.table.revision
         return decision
@@ -201,6 +204,9 @@ class Engine:
         for choice in route.choices:
             target = self.table.target(choice.target)
             assert target is not None
+            waits = job.cold_start == "wait" or (
+                job.cold_start == "spill" and choice is route.choices[-1]
+            )
             for _ in range(2):
                 try:
                     tried = await self._attempts.reserve(job, target, choice.reason)
@@ -210,11 +216,15 @@ class Engine:
                         raise _last_word(failure, failed, refusal) from None
                     break
                 try:
-                    await self._dispatch(job, tried, respond)
+                    await self._dispatch(job, tried, respond, waits=waits)
                 except AdapterError as error:
                     # That one target lacks a parameter says less than that another one failed.
                     if failure is None or not isinstance(error, Unsupported):
                         failure, failed = error, target
+                    if isinstance(error, NotLoaded):
+                        job.cold.append(target.name)
+                        if job.cold_start == "refuse":
+                            raise _last_word(error, target, None) from None
                     if is_stale(error) and not job.is_gone:
                         continue  # once more on a fresh connection, as an attempt of its own
                     break
@@ -223,11 +233,11 @@ class Engine:
                 break
         raise _last_word(failure, failed, refusal)
 
-    async def _dispatch(self, job: Job, tried: Tried, respond: Responder) -> None:
+    async def _dispatch(self, job: Job, tried: Tried, respond: Responder, *, waits: bool) -> None:
         """One attempt, settled when this returns or raises."""
         try:
             adapter = self._adapters[tried.target.provider]
-            sent, call = _call(job, tried)
+            sent, call = _call(job, tried, waits=waits)
             async with adapter.open(call) as answer:
                 tried.answer_headers = answer.headers
                 tried.dropped = (*sent.dropped, *answer.dropped)
@@ -382,6 +392,9 @@ class Engine:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
         if job.downgrade:
             headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
+        if job.cold:
+            cold = ", ".join(job.cold)[:_LONGEST_LIST]
+            headers.append((b"x-tollway-not-loaded", cold.encode("ascii", "backslashreplace")))
         has_limits = job.requests is not None or job.tokens is not None
         if has_limits:
             headers += rate_headers(job.requests, job.tokens)
@@ -443,7 +456,7 @@ def _last_word(
     return refusal
 
 
-def _call(job: Job, tried: Tried) -> tuple[Sent, Call]:
+def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
     """What an attempt asks its provider for."""
     target = tried.target
     drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
@@ -468,6 +481,7 @@ def _call(job: Job, tried: Tried) -> tuple[Sent, Call]:
         content_type=sent.content_type,
         default_max_tokens=tried.default_max or target.max_output_tokens,
         drop_params=drops,
+        waits=waits,
     )
 
 

@@ -20,6 +20,7 @@
     |- BudgetBusy             the money is held by requests in flight
     |- RateLimited            too many requests or tokens a minute, or requests at a time
     |- LedgerDown             money cannot be counted, so none is spent
+    |- HostDown               the process that holds local models cannot be reached
     |- NoTarget               no configured target can take the request
     |- UpstreamRefused        the provider says the request is at fault (its own status and words)
     |- UpstreamLimited        every target asked us to slow down
@@ -32,6 +33,7 @@ Bodies have OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -160,6 +162,10 @@ class LedgerDown(ApiError):
     """Money cannot be counted right now, so nothing is dispatched."""
 
 
+class HostDown(ApiError):
+    """The process that holds the local models cannot be reached."""
+
+
 class NoTarget(ApiError):
     """No configured target can take the request; the message lists why, target by target."""
 
@@ -231,6 +237,7 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     BudgetBusy: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
     RateLimited: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
     LedgerDown: (503, "server_error", "ledger_unavailable"),
+    HostDown: (503, "server_error", "model_host_unavailable"),
     NoTarget: (503, "server_error", "no_target"),
     UpstreamRefused: (400, "invalid_request_error", None),
     UpstreamLimited: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
@@ -257,6 +264,9 @@ def from_upstream(error: upstream.AdapterError, source: str = "the provider") ->
                 f"{source}: {error.message}; leave it out, or send 'x-tollway-drop-params: true'",
                 param=error.param,
             )
+        case upstream.Unavailable(retry_s=delay_s):
+            delay = {"retry-after": str(math.ceil(delay_s))} if delay_s else {}
+            return NoTarget(error.message, headers=delay)
         case upstream.BadRequest():
             return UpstreamRefused(error)
         case upstream.ModelNotFound():

@@ -31,6 +31,8 @@ from proxy.ledger.protocol import (
     Limits,
 )
 from proxy.ledger.sync import open_ledger
+from proxy.model_host import hosted
+from proxy.model_host.client import HostClient
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
 from proxy.targets import CurrentTable, TargetTable, build_table
@@ -109,7 +111,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
 
     worker.log_to_stderr()
     for name, provider in loaded.providers.items():
-        worker.make_adapter(name, provider)
+        worker.make_adapter(name, provider, HostClient(data.path))
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
@@ -118,6 +120,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         secret=data.secret(),
         admin_token=token,
         allow_anonymous=is_loopback(server.host),
+        host=hosted.plan(loaded, table(), environ),
     )
     listener = bind(server.host, server.port)
     supervisor = Supervisor(plan, listener)
@@ -130,6 +133,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
                 f"{server.host}: is not a loopback address and there are no keys, so anybody could "
                 "spend; create one with 'tollway keys create NAME', or listen on 127.0.0.1"
             )
+        supervisor.start_host()
         supervisor.start_workers()
     except BaseException:
         supervisor.stop()

@@ -1,10 +1,11 @@
-"""`tollway serve`: binds the socket, starts the ledger, then the workers; restarts what dies.
+"""`tollway serve`: binds the sockets, starts ledger, model host and workers; restarts what dies.
 
 Children are forked, so that everything is imported once and its memory is shared. The supervisor
 itself runs no event loop and no thread, which is what makes forking safe at any time.
 
 A pipe that only the supervisor holds open is every child's lifeline: when it is gone, however it
 went, workers finish what they have in flight and end, and then the ledger does.
+The model host does too, and its own children with it.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ from proxy import worker
 from proxy.errors import StartError
 from proxy.ledger import daemon
 from proxy.ledger.errors import LedgerError
+from proxy.ledger.folder import LedgerSocket
+from proxy.model_host.daemon import run_host
+from proxy.model_host.hosted import HostPlan
+from proxy.model_host.protocol import SOCKET
 from proxy.worker import Plan, say_ready
 
 # A child that dies sooner than this after its start is restarted with growing delays.
 _STABLE_S = 10.0
 _MAX_DELAY_S = 5.0
 _READY_S = 30.0
-# A ledger that cannot end its last commit by then loses nothing that was acknowledged.
-_LEDGER_STOP_S = 10.0
+# A ledger that cannot end its last commit by then loses nothing that was acknowledged, and a local
+# model ends with the model host.
+_LAST_STOP_S = 10.0
 
 _log = logging.getLogger("tollway")
 
@@ -76,7 +82,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps one ledger and its workers running until it is told to stop."""
+    """Keeps one ledger, its workers and what they need running until it is told to stop."""
 
     def __init__(self, plan: Plan, listener: socket.socket) -> None:
         self._plan = plan
@@ -88,6 +94,8 @@ class Supervisor:
         self._stop_signals = 0
         self._is_stopping = False
         self._ledger = Child("ledger", self._run_ledger)
+        self._host: Child | None = None
+        self._host_socket: LedgerSocket | None = None
         self._workers = [
             Child(f"worker {n}", partial(self._run_worker, n))
             for n in range(plan.config.server.workers)
@@ -96,6 +104,17 @@ class Supervisor:
     def start_ledger(self) -> None:
         """Start the ledger and wait until it serves; raises `StartError` with its reason."""
         _await_ready(self._ledger)
+
+    def start_host(self) -> None:
+        """Start the model host, if there are local models; the ledger's lock is ours by now.
+
+        The socket is ours, so that whoever connects while a host is started anew waits for it.
+        """
+        if self._plan.host is None:
+            return
+        self._host_socket = LedgerSocket.listen(self._plan.data.path, SOCKET)
+        self._host = Child("model host", partial(self._run_host, self._plan.host))
+        _await_ready(self._host)
 
     def start_workers(self) -> None:
         """Start the workers and wait until they accept requests; raises `StartError`."""
@@ -117,7 +136,7 @@ class Supervisor:
         self.stop()
 
     def stop(self) -> None:
-        """Drain the workers, then end the ledger. A second signal ends them at once."""
+        """Drain the workers, then end all else. A second signal ends them at once."""
         self._is_stopping = True
         # New callers are refused at once instead of waiting for workers that accept no more.
         self._listener.close()
@@ -129,20 +148,28 @@ class Supervisor:
             if self._stop_signals > seen or time.monotonic() > give_up_at:
                 _signal(self._workers, signal.SIGKILL)
             time.sleep(0.02)
-        _signal([self._ledger], signal.SIGTERM)
-        give_up_at = time.monotonic() + _LEDGER_STOP_S
-        while self._ledger.pid:
+        # The ledger and the model host, which do not need each other.
+        _signal(self._children, signal.SIGTERM)
+        give_up_at = time.monotonic() + _LAST_STOP_S
+        while any(child.pid for child in self._children):
             self._reap()
             if time.monotonic() > give_up_at:
-                _signal([self._ledger], signal.SIGKILL)
+                _signal(self._children, signal.SIGKILL)
             time.sleep(0.02)
+        if self._host_socket is not None:
+            self._host_socket.close()
+
+    @property
+    def _children(self) -> list[Child]:
+        host = [] if self._host is None else [self._host]
+        return [self._ledger, *host, *self._workers]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._stop_signals += 1
 
     def _reap(self) -> None:
-        for child in (self._ledger, *self._workers):
+        for child in self._children:
             if not child.pid:
                 continue
             pid, status = os.waitpid(child.pid, os.WNOHANG)
@@ -150,18 +177,18 @@ class Supervisor:
                 continue
             if not self._is_stopping:
                 _log.warning("the %s ended (%s); starting it again", child.name, _cause(status))
-            if child is not self._ledger:
+            if child in self._workers:
                 mark_process_dead(pid)  # type: ignore[no-untyped-call] # prometheus-client is partly typed
             child.died()
 
     def _restart(self) -> None:
         now = time.monotonic()
-        for child in (self._ledger, *self._workers):
+        for child in self._children:
             if not child.pid and now >= child.restart_at:
                 os.close(child.fork())
 
     def _next_restart_s(self) -> float | None:
-        waiting = [c.restart_at for c in (self._ledger, *self._workers) if not c.pid]
+        waiting = [c.restart_at for c in self._children if not c.pid]
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
 
     def _run_ledger(self, ready: int) -> None:
@@ -176,6 +203,21 @@ class Supervisor:
             lifeline=self._lifeline_read,
         )
 
+    def _run_host(self, plan: HostPlan, ready: int) -> None:
+        assert self._host_socket is not None
+        host_socket, self._host_socket = self._host_socket, None
+        self._close_parents_ends()
+        self._listener.close()
+        # The terminal's SIGINT: the workers need the models while they drain.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        run_host(
+            plan,
+            host_socket.socket,
+            ready=lambda: say_ready(ready),
+            lifeline=self._lifeline_read,
+            loop_factory=worker.new_event_loop,
+        )
+
     def _run_worker(self, number: int, ready: int) -> None:
         self._close_parents_ends()
         worker.run(self._plan, number, self._listener, ready, self._lifeline_read)
@@ -184,6 +226,8 @@ class Supervisor:
         os.close(self._lifeline_write)
         os.close(self._wake_read)
         os.close(self._wake_write)
+        if self._host_socket is not None:
+            self._host_socket.socket.close()
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -50,6 +50,8 @@ _HIDES_REASONING = re.compile(
 )
 # Claude 4 thinks where it is asked to, and shows a summary.
 _HIDES_ASKED_REASONING = re.compile(r"\bclaude-([a-z]+-4|4)\b")
+# The context of a local model of which nothing is said. Its own may be longer than memory holds.
+_HOSTED_CONTEXT = 8192
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
 
@@ -157,6 +159,7 @@ class VirtualModel:
     """What it is from a share of a spent budget on, in ascending order."""
     pinned_space: str | None = None
     """The space of the model's full self, where this is a cheaper one."""
+    cold_start: cfg.ColdStart = "wait"
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -278,7 +281,9 @@ class _Maker:
 
     def build(self, target: cfg.Target, *, metric_name: str | None = None) -> Target:
         """A target from its configuration, with the catalogue and the price book filling in."""
-        model = target.model or target.target.partition("/")[2]
+        own_name = target.target.partition("/")[2]
+        is_hosted = adapter_registry.is_hosted(self.provider.adapter)
+        model = own_name if is_hosted else target.model or own_name
         known = self.known.get(model)
         capabilities = self._capabilities(target, known, model)
         adapter = adapter_registry.BUILT_IN.get(self.provider.adapter)
@@ -290,11 +295,18 @@ class _Maker:
             price=self._price(target, model),
             context_length=target.context_length
             or (known.context_length if known else None)
-            or self.book.context_length(self.prices, model),
+            or self.book.context_length(self.prices, model)
+            or (_HOSTED_CONTEXT if is_hosted and "chat" in capabilities else None),
             max_output_tokens=target.max_output_tokens
             or (known.max_output_tokens if known else None),
             capabilities=capabilities,
-            tiers=frozenset(target.tiers if target.tiers is not None else _tiers(known)),
+            tiers=frozenset(
+                target.tiers
+                if target.tiers is not None
+                else [cfg.LOCAL_TIER]
+                if is_hosted and "chat" in capabilities
+                else _tiers(known)
+            ),
             vector_space=self._vector_space(target, known, capabilities, model),
             image_tokens=target.image_tokens,
             max_audio_seconds=target.max_audio_seconds,
@@ -335,6 +347,8 @@ class _Maker:
     def _price(self, target: cfg.Target, model: str) -> Price | None:
         if target.price == "free":
             return Price.free(source="router.yaml")
+        if target.price is None and adapter_registry.is_hosted(self.provider.adapter):
+            return Price.free(source="runs on this machine")
         prices = [target.price] if isinstance(target.price, cfg.Price) else target.price or []
         in_force = [each for each in prices if each.since is None or each.since <= self.today]
         if in_force:
@@ -458,6 +472,7 @@ def build_table(
                 description=model.description,
                 policy=policy_registry.make(model.policy),
                 targets=_resolve(model.targets, table),
+                cold_start=model.cold_start,
             ),
             model,
             table,
@@ -508,6 +523,7 @@ def _with_downgrades(
                 policy=policy_registry.make(tier.policy or model.policy),
                 targets=_resolve(tier.targets, table),
                 pinned_space=full.vector_space,
+                cold_start=full.cold_start,
             ),
         )
         for tier in model.downgrade

@@ -21,10 +21,12 @@ import uvicorn
 
 from adapters import registry
 from adapters.base import Adapter
+from adapters.leases import Lessor
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
+from proxy.admin.models import ModelsApi
 from proxy.alerts import Alerts, Receiver
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
@@ -39,6 +41,8 @@ from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
+from proxy.model_host.client import HostClient
+from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
 from proxy.response_store import ResponseStore
@@ -83,6 +87,8 @@ class Plan:
     secret: bytes = field(repr=False)
     admin_token: str = field(repr=False)
     allow_anonymous: bool
+    host: HostPlan | None = None
+    """What local models there are, if any."""
 
 
 def run(plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int) -> None:
@@ -116,8 +122,9 @@ async def _serve(
         if alerts
         else None
     )
+    host = HostClient(plan.data.path)
     adapters = {
-        name: make_adapter(name, provider) for name, provider in plan.config.providers.items()
+        name: make_adapter(name, provider, host) for name, provider in plan.config.providers.items()
     }
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
@@ -128,7 +135,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, adapters, metrics, log, store),
+            build_app(plan, ledger, host, adapters, metrics, log, store),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -162,6 +169,7 @@ async def _serve(
         await ledger.aclose()
         for adapter in adapters.values():
             await adapter.aclose()
+        await host.aclose()
         if alerts is not None:
             await alerts.aclose()
         if store is not None:
@@ -205,6 +213,7 @@ class _Server(uvicorn.Server):
 def build_app(
     plan: Plan,
     ledger: LedgerClient,
+    host: HostClient,
     adapters: Mapping[str, Adapter],
     metrics: Metrics,
     log: RequestLog,
@@ -240,7 +249,8 @@ def build_app(
         providers=frozenset(plan.config.providers),
         clock=SystemClock(),
     )
-    admin = AdminApi(books, token=plan.admin_token)
+    models_api = ModelsApi(host if plan.host is not None else None)
+    admin = AdminApi(books, models_api, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
     models = Models(auth=auth, table=table, created=int(time.time()))
 
@@ -308,7 +318,7 @@ def inference_routes(
     }
 
 
-def make_adapter(name: str, provider: Provider) -> Adapter:
+def make_adapter(name: str, provider: Provider, lessor: Lessor) -> Adapter:
     """The adapter of a configured provider; raises `StartError`."""
     settings = registry.Settings(
         name=name,
@@ -327,6 +337,7 @@ def make_adapter(name: str, provider: Provider) -> Adapter:
         ),
         endpoints=provider.endpoints,
         script=Path(provider.script) if provider.script else None,
+        lessor=lessor,
     )
     try:
         return registry.make(provider.adapter, settings)

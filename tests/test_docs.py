@@ -55,6 +55,7 @@ def _section(text: str, heading: str) -> str:
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
         ("`responses`", config.Responses),
+        ("`host`", config.Host),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
@@ -69,6 +70,7 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
         (config.Server, "`server`"),
         (config.Budget, "`budgets[]`"),
         (config.Webhook, "`alerts.webhooks[]`"),
+        (config.Host, "`host`"),
     ],
 )
 def test_documented_defaults_are_the_defaults(settings: type[msgspec.Struct], heading: str) -> None:

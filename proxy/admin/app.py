@@ -17,6 +17,7 @@ from proxy.admin.groups import GroupsApi
 from proxy.admin.keys import KeysApi
 from proxy.admin.litellm import PREFIXES as LITELLM_PREFIXES
 from proxy.admin.litellm import LiteLlmApi
+from proxy.admin.models import ModelsApi
 from proxy.admin.openapi import document
 from proxy.admin.operations import Operation, json_response
 from proxy.admin.spend import SpendApi
@@ -30,9 +31,9 @@ OPENAPI_PATH = "/admin/v1/openapi.json"
 class AdminApi:
     """All operations, and who may ask for them."""
 
-    def __init__(self, books: Books, *, token: str) -> None:
+    def __init__(self, books: Books, models: ModelsApi, *, token: str) -> None:
         self._token = token.encode()
-        self._operations = all_operations(books)
+        self._operations = all_operations(books, models)
 
     def application(self) -> Starlette:
         """The routes, each behind the token."""
@@ -83,13 +84,14 @@ class AdminApi:
         return json_response(document(self._operations))
 
 
-def all_operations(books: Books) -> list[Operation]:
+def all_operations(books: Books, models: ModelsApi) -> list[Operation]:
     """Every operation there is."""
     return [
         *KeysApi(books).operations(),
         *GroupsApi(books).operations(),
         *BudgetsApi(books).operations(),
         *SpendApi(books).operations(),
+        *models.operations(),
         *LiteLlmApi(books).operations(),
     ]
 

@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 _MODULES = {
     "serve": "serving",
     "check": "checking",
+    "models": "models",
     "keys": "keys",
     "teams": "teams",
     "organisations": "organisations",

@@ -14,7 +14,6 @@ from proxy.ledger.errors import LedgerLocked, LedgerUnwritable
 
 # The kernel takes 108 bytes on Linux and 104 on macOS, with a NUL in them.
 _MAX_SOCKET_PATH_BYTES = 100
-_SOCKET_NAME = "ledger.sock"
 _LOCK_POLL_S = 0.02
 
 
@@ -28,9 +27,9 @@ def lock_file(data_dir: Path) -> Path:
     return data_dir / "ledger.lock"
 
 
-def address_file(data_dir: Path) -> Path:
+def address_file(data_dir: Path, name: str = "ledger") -> Path:
     """Contains the path of the socket, which need not be in the data folder."""
-    return data_dir / "ledger.address"
+    return data_dir / f"{name}.address"
 
 
 class LedgerLock:
@@ -88,53 +87,55 @@ def _lock(fd: int, path: Path, wait_s: float) -> None:
 
 
 class LedgerSocket:
-    """The listening socket of the process that owns the ledger."""
+    """The listening socket of the process that owns the ledger, or of another one beside it."""
 
-    def __init__(self, data_dir: Path, path: Path, listening: socket.socket) -> None:
+    def __init__(self, data_dir: Path, path: Path, address: Path, listening: socket.socket) -> None:
         self._data_dir = data_dir
         self._path = path
+        self._address = address
         self.socket = listening
 
     @classmethod
-    def listen(cls, data_dir: Path) -> LedgerSocket:
-        """Listen, for this user only. The caller owns the lock. Raises `LedgerUnwritable`.
+    def listen(cls, data_dir: Path, name: str = "ledger") -> LedgerSocket:
+        """Listen, for this user only. The caller's server owns the lock. Raises `LedgerUnwritable`.
 
         The socket lies in the data folder, or in a private temporary folder where the path is
         too long for a socket or the file system has none.
         """
         data_dir = data_dir.resolve()
-        path = data_dir / _SOCKET_NAME
+        socket_name = f"{name}.sock"
+        path = data_dir / socket_name
         try:
             path.unlink(missing_ok=True)  # its owner is gone: we have the lock
             listening = _bound(path)
             if listening is None:
-                path = Path(tempfile.mkdtemp(prefix="tollway-")) / _SOCKET_NAME
+                path = Path(tempfile.mkdtemp(prefix="tollway-")) / socket_name
                 listening = _bound(path)
             if listening is None:
                 raise LedgerUnwritable(
                     f"{path}: no socket can be made there; set TMPDIR to a short path"
                 )
             # A name alone stays true when the folder is moved.
-            address = _SOCKET_NAME if path.parent == data_dir else os.fspath(path)
-            _replace(address_file(data_dir), os.fsencode(address))
+            address = socket_name if path.parent == data_dir else os.fspath(path)
+            _replace(address_file(data_dir, name), os.fsencode(address))
         except OSError as error:
             raise LedgerUnwritable(f"{path}: {error.strerror}; check the disk") from error
-        return cls(data_dir, path, listening)
+        return cls(data_dir, path, address_file(data_dir, name), listening)
 
     def close(self) -> None:
         """Stop listening and remove what was made, as far as it lets itself be removed."""
         self.socket.close()
         with contextlib.suppress(OSError):
-            address_file(self._data_dir).unlink(missing_ok=True)
+            self._address.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
             if self._path.parent != self._data_dir:
                 self._path.parent.rmdir()
 
 
-def socket_path(data_dir: Path) -> str:
+def socket_path(data_dir: Path, name: str = "ledger") -> str:
     """Where the ledger of a data folder listens, if one runs. Raises `OSError`."""
     data_dir = data_dir.resolve()
-    return os.fspath(data_dir / os.fsdecode(address_file(data_dir).read_bytes()))
+    return os.fspath(data_dir / os.fsdecode(address_file(data_dir, name).read_bytes()))
 
 
 def _bound(path: Path) -> socket.socket | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from adapters.anthropic import Anthropic
 from adapters.base import Adapter
 from adapters.bedrock import Bedrock
 from adapters.gemini import Gemini
+from adapters.local import Local
 from adapters.ollama import Ollama
 from adapters.presets import PRESETS
 from adapters.scripted import Fault, Reply, Script, Scripted, ToolCall
@@ -264,6 +265,28 @@ def _preset(name: str) -> Stage:
             yield registry.make(name, settings)
 
     return stage
+
+
+class _Landlord:
+    """A lessor whose models are always there, at one address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[str]:
+        assert model == f"local/{MODEL}"
+        yield self._url
+
+
+@contextlib.contextmanager
+def _local(scene: Scene) -> Iterator[Adapter]:
+    with ScriptedServer(_SERVED.get(scene, lambda peer: None)) as server:
+        url = server.url
+        if scene != "refused connection":
+            yield Local("local", _Landlord(url))
+    if scene == "refused connection":
+        yield Local("local", _Landlord(url))
 
 
 # --- gemini ---------------------------------------------------------------------------------------
@@ -533,4 +556,5 @@ STAGES: dict[str, Stage] = {
     "bedrock": _bedrock,
     "vertex": _vertex,
     "http": _http,
+    "local": _local,
 }

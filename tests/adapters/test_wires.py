@@ -72,6 +72,7 @@ PLACES: Mapping[str, Place] = {
 ELSEWHERE: Mapping[str, str] = {
     "scripted": "no provider: its answers are made up",
     "http": "says what its template says (test_templated_http.py)",
+    "local": "leases what `llama_server` speaks to (test_local.py)",
 }
 """The adapters without a place, and why."""
 

@@ -127,6 +127,13 @@ def test_what_a_target_has_no_parameter_for_is_named_with_it() -> None:
     assert "x-tollway-drop-params" in answer.message
 
 
+def test_what_cannot_be_had_now_says_why_and_when() -> None:
+    answer = from_upstream(base.Unavailable("no room", retry_s=1.2), "local/m1")
+    assert (type(answer), answer.status, answer.message) == (errors.NoTarget, 503, "no room")
+    assert answer.headers == {"retry-after": "2"}
+    assert from_upstream(base.Unavailable("no room")).headers == {}
+
+
 def test_a_refusal_keeps_the_providers_words() -> None:
     refused = upstream(base.BadRequest, type="t", code="c", param="p")
     assert (refused.kind, refused.code, refused.param) == ("t", "c", "p")

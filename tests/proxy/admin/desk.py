@@ -16,6 +16,7 @@ import msgspec
 from proxy import catalog, config
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
+from proxy.admin.models import ModelsApi
 from proxy.clock import SystemClock
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AdminOp, AdminReply, Settlement, Usage
@@ -55,7 +56,7 @@ class Desk:
             providers=frozenset(built.providers),
             clock=SystemClock(),
         )
-        self.app = AdminApi(self.books, token=TOKEN).application()
+        self.app = AdminApi(self.books, ModelsApi(None), token=TOKEN).application()
         self.run(self.ledger.connect())
 
     def close(self) -> None:

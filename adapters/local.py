@@ -1,0 +1,101 @@
+"""`local`: models in processes of our own, each of which serves OpenAI's dialect.
+
+Which of them run is a lessor's business. A call leases its model first, and gives it back when its
+answer is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+
+from adapters.base import Answer, Call, Unavailable
+from adapters.leases import Lessor
+from adapters.openai_compatible import OpenAICompatible
+from adapters.presets import PRESETS
+
+
+class Local:
+    """The local models of one provider."""
+
+    demonstration = False
+    speaks = frozenset({"chat", "completions", "embeddings"})
+
+    def __init__(self, provider: str, lessor: Lessor) -> None:
+        self._provider = provider
+        self._lessor = lessor
+        self._servers: dict[str, _Server] = {}
+
+    def open(self, call: Call) -> _Leased:
+        """Lease the model of a call and dispatch it; see `adapters.base.Adapter`."""
+        return _Leased(self, call)
+
+    async def models(self) -> Sequence[str]:
+        """None but those that are configured."""
+        return ()
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        for server in self._servers.values():
+            await server.aclose()
+
+    def lease(self, call: Call) -> AbstractAsyncContextManager[str]:
+        """Where the model of a call is served."""
+        return self._lessor.lease(f"{self._provider}/{call.model}", waits=call.waits)
+
+    async def server(self, model: str, url: str) -> _Server:
+        """What speaks to the process of a model; the connections to an earlier one are closed."""
+        known = self._servers.get(model)
+        if known is not None and known.url == url:
+            return known
+        server = self._servers[model] = _Server(url)
+        if known is not None:
+            await known.aclose()
+        return server
+
+
+class _Server(OpenAICompatible):
+    """One process."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(preset=PRESETS["llama_server"], base_url=f"{url}/v1")
+        self.url = url
+
+
+class _Leased:
+    """One call, from the lease of its model to the end of its answer."""
+
+    def __init__(self, adapter: Local, call: Call) -> None:
+        self._adapter = adapter
+        self._call = call
+        self._opened = AsyncExitStack()
+
+    async def __aenter__(self) -> Answer:
+        call = self._call
+        async with AsyncExitStack() as opening:
+            url = await self._url(opening)
+            server = await self._adapter.server(call.model, url)
+            answer = await opening.enter_async_context(server.open(call))
+            self._opened = opening.pop_all()
+        return answer
+
+    async def _url(self, opening: AsyncExitStack) -> str:
+        call = self._call
+        wait_s = call.deadlines.first_byte_s
+        try:
+            async with asyncio.timeout(wait_s):
+                return await opening.enter_async_context(self._adapter.lease(call))
+        except TimeoutError:
+            raise Unavailable(
+                f"{call.model!r} was not loaded and free within {wait_s:g} s"
+            ) from None
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._opened.__aexit__(kind, error, trace)

@@ -1,0 +1,1 @@
+"""One process that decides which local models are loaded, for all workers together."""

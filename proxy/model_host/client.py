@@ -1,0 +1,190 @@
+"""A worker's line to the model host, and a command's look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from adapters.base import NotLoaded, Unavailable
+from proxy.errors import StartError
+from proxy.ledger.folder import socket_path
+from proxy.ledger.frames import MalformedFrame, frames
+from proxy.model_host.protocol import (
+    SOCKET,
+    Ask,
+    Done,
+    Granted,
+    Look,
+    Op,
+    Refused,
+    Reply,
+    Shown,
+    reply_reader,
+)
+
+_LOOK_S = 5.0
+# Between two attempts to reach a host that is being started anew.
+_RETRY_S = 0.05
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class HostClient:
+    """Leases of local models. It connects when the first is asked for, and again when need be."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+        self._seq = 0
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model: str, *, waits: bool = True) -> AsyncIterator[str]:
+        """The address at which a model is served, for the length of the block.
+
+        Waits while it loads, or others use it. Raises `Unavailable`; `NotLoaded` where it is not to
+        wait for a load, which begins all the same. Whoever is cancelled waits
+        no more, and a load that only they waited for is given up.
+        """
+        link, seq, answer = await self._granted(model, waits)
+        try:
+            yield answer.url
+        finally:
+            link.send(Done(seq))
+
+    async def look(self) -> Shown:
+        """How the models stand; raises `OSError` where the host cannot be reached in time."""
+        async with asyncio.timeout(_LOOK_S):
+            link = await self._connected()
+            reply = await link.asked(Look(self._next_seq()))
+        if not isinstance(reply, Shown):
+            raise ConnectionError("the model host went away")
+        return reply
+
+    async def aclose(self) -> None:
+        """Close the connection: whatever was leased over it is free."""
+        if self._link is not None:
+            self._link.close()
+
+    async def _granted(self, model: str, waits: bool) -> tuple[_Link, int, Granted]:
+        while True:
+            try:
+                link = await self._connected()
+            except OSError:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            seq = self._next_seq()
+            try:
+                reply = await link.asked(Ask(seq, model, waits))
+            except BaseException:
+                link.send(Done(seq))
+                raise
+            match reply:
+                case Granted():
+                    return link, seq, reply
+                case Refused(reason="not_loaded", message=message, retry_s=retry_s):
+                    raise NotLoaded(message, retry_s=retry_s)
+                case Refused(message=message, retry_s=retry_s):
+                    raise Unavailable(message, retry_s=retry_s)
+            # The host went away, and a new one knows nothing of us: ask again.
+            await asyncio.sleep(_RETRY_S)
+
+    async def _connected(self) -> _Link:
+        async with self._connecting:
+            if self._link is None or self._link.is_closed:
+                loop = asyncio.get_running_loop()
+                path = socket_path(self._data_dir, SOCKET)
+                _, self._link = await loop.create_unix_connection(lambda: _Link(loop), path)
+            return self._link
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+
+class _Link(asyncio.Protocol):
+    """One connection to the host."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._reader = reply_reader()
+        self._transport: asyncio.WriteTransport | None = None
+        self._asked: dict[int, asyncio.Future[Reply | None]] = {}
+        self.is_closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the way out."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each answer to whoever waits for it."""
+        try:
+            arrived = self._reader.feed(data)
+        except MalformedFrame:
+            self.close()
+            return
+        for replies in arrived:
+            for reply in replies:
+                self._answer(reply.seq, reply)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Nobody will answer any more."""
+        self.is_closed = True
+        self._transport = None
+        for seq in list(self._asked):
+            self._answer(seq, None)
+
+    async def asked(self, op: Ask | Look) -> Reply | None:
+        """The answer to an op; None where the connection ended before it."""
+        if self.is_closed:
+            return None
+        answer: asyncio.Future[Reply | None] = self._loop.create_future()
+        self._asked[op.seq] = answer
+        self.send(op)
+        try:
+            return await answer
+        finally:
+            self._asked.pop(op.seq, None)
+
+    def send(self, op: Op) -> None:
+        """Write an op, if anybody reads it."""
+        if self._transport is not None:
+            self._transport.write(frames([_encode(op)]))
+
+    def close(self) -> None:
+        """Close once everything written has left."""
+        self.is_closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def _answer(self, seq: int, reply: Reply | None) -> None:
+        answer = self._asked.get(seq)
+        if answer is not None and not answer.done():
+            answer.set_result(reply)
+
+
+def look(data_dir: Path) -> Shown:
+    """How the models of a running server stand; raises `StartError`. Blocks for seconds at most."""
+    reader = reply_reader()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.settimeout(_LOOK_S)
+            link.connect(socket_path(data_dir, SOCKET))
+            link.sendall(frames([_encode(Look(1))]))
+            while data := link.recv(65_536):
+                for replies in reader.feed(data):
+                    for reply in replies:
+                        if isinstance(reply, Shown):
+                            return reply
+    except (OSError, MalformedFrame):
+        pass
+    raise StartError(
+        f"{data_dir}: no server with local models runs there; start one with 'tollway serve', "
+        "or name its data folder with --data"
+    )

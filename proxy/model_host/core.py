@@ -1,0 +1,440 @@
+"""Which models are loaded, and who may use them: a state machine without clock, I/O or waiting.
+
+Every event returns the effects that whoever owns the machine carries out. What it keeps to:
+
+- What models that load, are loaded or are leaving take together is within the budget when a load
+  begins, and there are at most `max_loaded` of them.
+- A model in use, or pinned, is never unloaded to make room.
+- Loads go by the oldest waiter. Requests for a model that must make room overtake that waiter for
+  `collate_s`, so that requests which alternate do not make models alternate. Whoever comes later
+  stands behind it: nobody waits for ever.
+- A load that nobody waits for any more is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Phase = Literal["absent", "loading", "loaded", "leaving"]
+Reason = Literal["unknown", "no_room", "queue_full", "failed", "not_loaded"]
+
+# After a failed load the next one waits this long, and twice as long after each further one.
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
+# The ticket of a waiter whom nobody is behind: it stands for requests to come.
+_NOBODY = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """What a model takes, and how many may use it at the same time."""
+
+    name: str
+    bytes: int
+    concurrency: int = 1
+    pinned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """The limits of the machine, and how patient it is."""
+
+    memory_bytes: int
+    max_loaded: int = 3
+    ttl_s: float = 1800.0
+    """How long a model stays loaded that nobody uses."""
+    collate_s: float = 1.0
+    """How long requests for what is loaded may overtake one that needs its room."""
+    queue: int = 100
+    """How many may wait for one model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Begin to load the model."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """End the model's process, whether it is loading or loaded; nobody uses it."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whoever asked may use the model now."""
+
+    ticket: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Whoever asked cannot have the model."""
+
+    ticket: int
+    reason: Reason
+    message: str
+    retry_s: float = 0.0
+
+
+Effect = Load | Unload | Grant | Refuse
+
+
+@dataclass(slots=True)
+class _Waiter:
+    ticket: int
+    came_at: float
+
+
+@dataclass(slots=True, eq=False)
+class _Model:
+    """One model: what it takes, what it is doing, and who is there for it."""
+
+    need: Need
+    bytes: int
+    phase: Phase = "absent"
+    is_wanted: bool = False
+    """Whether its load goes on though nobody waits for it."""
+    users: set[int] = field(default_factory=set)
+    waiters: list[_Waiter] = field(default_factory=list)
+    granted_at: float = 0.0
+    idle_since: float = 0.0
+    failures: int = 0
+    problem: str = ""
+    """Why the last load failed; nothing once one went well."""
+    retry_at: float = 0.0
+    loads: int = 0
+    load_began_at: float = 0.0
+    load_s: float = 0.0
+    """How long the last load took."""
+
+    @property
+    def waiting(self) -> list[_Waiter]:
+        """Those of the waiters who are somebody."""
+        return [waiter for waiter in self.waiters if waiter.ticket != _NOBODY]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it takes up room."""
+        return self.phase != "absent"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """One model as operators see it."""
+
+    name: str
+    phase: Phase
+    bytes: int
+    pinned: bool
+    users: int
+    waiting: int
+    loads: int
+    load_s: float
+    problem: str
+
+
+class Core:
+    """The models of one machine. `now` is of any clock that never goes back."""
+
+    def __init__(self, needs: Iterable[Need], rules: Rules) -> None:
+        self._rules = rules
+        self._models = {need.name: _Model(need, need.bytes) for need in needs}
+        self._asked: dict[int, _Model] = {}
+
+    # --- what happens -----------------------------------------------------------------------
+
+    def lease(self, ticket: int, model: str, now: float, *, waits: bool = True) -> list[Effect]:
+        """Somebody asks for a model, by a ticket above 0 that is not in use.
+
+        Whoever `waits` for no load is refused where one is needed, and it goes on without them.
+        """
+        asked = self._models.get(model)
+        if asked is None:
+            return [Refuse(ticket, "unknown", f"there is no local model {model!r}")]
+        refusal = self._refusal(asked, ticket, now)
+        if refusal is not None:
+            return [refusal]
+        if not waits and asked.phase != "loaded":
+            message = f"{model!r} is not loaded yet"
+            refusal = Refuse(ticket, "not_loaded", message, asked.load_s or 1.0)
+            if len(asked.waiters) == len(asked.waiting):
+                asked.waiters.append(_Waiter(_NOBODY, now))
+            return [refusal, *self._go_on(now)]
+        self._asked[ticket] = asked
+        asked.waiters.append(_Waiter(ticket, now))
+        return self._go_on(now)
+
+    def give_back(self, ticket: int, now: float) -> list[Effect]:
+        """Whoever had the ticket is done, or waits no more. One that is unknown does nothing."""
+        model = self._asked.pop(ticket, None)
+        if model is None:
+            return []
+        if ticket in model.users:
+            model.users.remove(ticket)
+            model.idle_since = now
+        else:
+            model.waiters = [w for w in model.waiters if w.ticket != ticket]
+        return self._go_on(now)
+
+    def preload(self, names: Sequence[str], now: float) -> list[Effect]:
+        """Load models that nobody asks for yet, as far as there is room; each is known."""
+        effects: list[Effect] = []
+        for model in map(self._models.__getitem__, names):
+            if model.phase == "absent" and self._fits(model):
+                model.is_wanted = True
+                effects.append(self._load(model, now))
+        return effects
+
+    def loaded(self, name: str, now: float) -> list[Effect]:
+        """A load has ended well. One that was given up meanwhile stays so."""
+        model = self._models[name]
+        if model.phase == "loading":
+            model.phase = "loaded"
+            model.is_wanted = False
+            model.load_s = now - model.load_began_at
+            model.failures, model.problem = 0, ""
+            model.granted_at = model.idle_since = now
+        return self._go_on(now)
+
+    def ended(self, name: str, problem: str, now: float) -> list[Effect]:
+        """The model's process is gone, as it should or not; `problem` says how."""
+        model = self._models[name]
+        effects: list[Effect] = []
+        if model.phase == "loading":
+            effects += self._failed(model, problem, now)
+        model.phase = "absent"
+        model.is_wanted = False
+        for ticket in model.users:  # their connections broke with it
+            del self._asked[ticket]
+        model.users.clear()
+        return effects + self._go_on(now)
+
+    def measured(self, name: str, size: int, now: float) -> list[Effect]:
+        """What a model really takes. A figure is only raised: more is touched as contexts fill."""
+        model = self._models[name]
+        if size > model.bytes:
+            model.bytes = size
+            return self._go_on(now)
+        return []
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: `next_due` says when that may matter."""
+        effects: list[Effect] = []
+        for model in self._models.values():
+            if self._is_idle(model) and now >= self._expires_at(model):
+                effects.append(self._unload(model))
+        return effects + self._go_on(now)
+
+    def next_due(self) -> float | None:
+        """When `tick` is to be called, unless something else happens before."""
+        due = [self._expires_at(m) for m in self._models.values() if self._is_idle(m)]
+        head = self._head()
+        if head is not None:
+            victims = self._victims(head)
+            if victims and all(not victim.users for victim in victims):
+                due.append(self._may_evict_at(head, victims))
+        return min(due, default=None)
+
+    # --- what is seen -----------------------------------------------------------------------
+
+    @property
+    def taken_bytes(self) -> int:
+        """What all models that are there take."""
+        return sum(model.bytes for model in self._models.values() if model.is_there)
+
+    def standings(self) -> list[Standing]:
+        """Every model there is, as configured."""
+        return [
+            Standing(
+                name=name,
+                phase=model.phase,
+                bytes=model.bytes,
+                pinned=model.need.pinned,
+                users=len(model.users),
+                waiting=len(model.waiting),
+                loads=model.loads,
+                load_s=model.load_s,
+                problem=model.problem,
+            )
+            for name, model in self._models.items()
+        ]
+
+    # --- refusals ---------------------------------------------------------------------------
+
+    def _refusal(self, model: _Model, ticket: int, now: float) -> Refuse | None:
+        if len(model.waiting) >= self._rules.queue:
+            waiting = f"{len(model.waiting)} requests wait for {model.need.name!r} already"
+            return Refuse(ticket, "queue_full", waiting, 1.0)
+        if model.phase == "absent" and now < model.retry_at:
+            message = f"{model.need.name!r} could not be loaded: {model.problem}"
+            return Refuse(ticket, "failed", message, model.retry_at - now)
+        if model.is_there or self._has_place(model):
+            return None
+        return Refuse(ticket, "no_room", self._no_room(model))
+
+    def _failed(self, model: _Model, problem: str, now: float) -> list[Effect]:
+        """Nobody who waits for a model waits for a second try at it."""
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(model.failures, 10))
+        model.failures += 1
+        model.problem = problem
+        model.retry_at = now + pause_s
+        message = f"{model.need.name!r} could not be loaded: {problem}"
+        return self._refuse_waiters(model, "failed", message, pause_s)
+
+    def _refuse_waiters(
+        self, model: _Model, reason: Reason, message: str, retry_s: float = 0.0
+    ) -> list[Effect]:
+        waiters, model.waiters = model.waiting, []
+        for waiter in waiters:
+            del self._asked[waiter.ticket]
+        return [Refuse(waiter.ticket, reason, message, retry_s) for waiter in waiters]
+
+    def _has_place(self, model: _Model) -> bool:
+        """Whether there is room for it when whatever may go is gone."""
+        pinned = [m for m in self._models.values() if m.need.pinned and m is not model]
+        return (
+            model.bytes + sum(m.bytes for m in pinned) <= self._rules.memory_bytes
+            and len(pinned) < self._rules.max_loaded
+        )
+
+    def _no_room(self, model: _Model) -> str:
+        pinned = sum(m.bytes for m in self._models.values() if m.need.pinned and m is not model)
+        beside = f", {_mb(pinned)} of which are pinned for others" if pinned else ""
+        return (
+            f"{model.need.name!r} needs {_mb(model.bytes)}, and local models may take "
+            f"{_mb(self._rules.memory_bytes)}{beside} ('host' in router.yaml)"
+        )
+
+    # --- decisions --------------------------------------------------------------------------
+
+    def _go_on(self, now: float) -> list[Effect]:
+        """Whatever is possible now: grants, loads and the unloads that they need."""
+        effects: list[Effect] = [*self._give_up_loads(), *self._unload_what_exceeds()]
+        while True:
+            head = self._head()
+            effects += self._grants(head, now)
+            steps = [] if head is None else self._make_way(head, now)
+            if not steps:
+                return effects
+            effects += steps
+
+    def _give_up_loads(self) -> list[Effect]:
+        return [
+            self._unload(model)
+            for model in self._models.values()
+            if model.phase == "loading" and not (model.waiters or model.is_wanted)
+        ]
+
+    def _head(self) -> _Model | None:
+        """The next model to load: the one whose oldest waiter came first."""
+        waiting = (m for m in self._models.values() if m.waiters and m.phase == "absent")
+        return min(waiting, key=lambda m: (m.waiters[0].came_at, m.waiters[0].ticket), default=None)
+
+    def _grants(self, head: _Model | None, now: float) -> list[Effect]:
+        """Let waiters have what is loaded, but for those who stand behind the head for its room."""
+        victims = self._victims(head) if head is not None else []
+        effects: list[Effect] = []
+        for model in self._models.values():
+            if model.phase != "loaded":
+                continue
+            until = self._overtaken_until(head) if head is not None and model in victims else None
+            while model.waiters and len(model.users) < model.need.concurrency:
+                if until is not None and model.waiters[0].came_at >= until:
+                    break
+                waiter = model.waiters.pop(0)
+                if waiter.ticket == _NOBODY:
+                    continue
+                model.users.add(waiter.ticket)
+                model.granted_at = now
+                effects.append(Grant(waiter.ticket, model.need.name))
+        return effects
+
+    def _make_way(self, head: _Model, now: float) -> list[Effect]:
+        """Load the head, or unload what is in its way once all of that may go."""
+        if not self._has_place(head):
+            return self._refuse_waiters(head, "no_room", self._no_room(head))
+        if self._fits(head):
+            return [self._load(head, now)]
+        victims = self._victims(head)
+        if any(victim.users for victim in victims) or now < self._may_evict_at(head, victims):
+            return []
+        return [self._unload(victim) for victim in victims]
+
+    def _victims(self, head: _Model) -> list[_Model]:
+        """What must go for the head; least recently used first, and idle before busy.
+
+        Nothing where what is leaving makes room enough, or where not even all of it would be.
+        """
+        may_go = [m for m in self._models.values() if m.phase == "loaded" and not m.need.pinned]
+        # The busy go by their last grant: what stands still stays first, and is done some day.
+        may_go.sort(key=lambda m: (bool(m.users), m.granted_at if m.users else m.idle_since))
+        staying = [m for m in self._models.values() if m.phase in ("loading", "loaded")]
+        chosen: list[_Model] = []
+        while not self._fits_beside(head, staying):
+            if not may_go:
+                return []
+            chosen.append(may_go.pop(0))
+            staying.remove(chosen[-1])
+        for victim in reversed(chosen[:-1]):  # the last one was needed
+            if self._fits_beside(head, [*staying, victim]):
+                chosen.remove(victim)
+                staying.append(victim)
+        return chosen
+
+    def _fits_beside(self, model: _Model, staying: Sequence[_Model]) -> bool:
+        return (
+            model.bytes + sum(m.bytes for m in staying) <= self._rules.memory_bytes
+            and len(staying) < self._rules.max_loaded
+        )
+
+    def _fits(self, model: _Model) -> bool:
+        return self._fits_beside(model, [m for m in self._models.values() if m.is_there])
+
+    def _overtaken_until(self, head: _Model) -> float:
+        return head.waiters[0].came_at + self._rules.collate_s
+
+    def _may_evict_at(self, head: _Model, victims: Sequence[_Model]) -> float:
+        """When idle models go: when nobody came for them for a while, or the head waited long."""
+        idle_since = max((victim.idle_since for victim in victims), default=0.0)
+        return min(self._overtaken_until(head), idle_since + self._rules.collate_s)
+
+    def _is_idle(self, model: _Model) -> bool:
+        """Whether it may go because nobody is there for it."""
+        is_asked_for = bool(model.users or model.waiters)
+        return model.phase == "loaded" and not is_asked_for and not model.need.pinned
+
+    def _expires_at(self, model: _Model) -> float:
+        return model.idle_since + self._rules.ttl_s
+
+    def _unload_what_exceeds(self) -> list[Effect]:
+        """Idle models go until the corrected figures are within the budget again."""
+        effects: list[Effect] = []
+        idle = sorted(filter(self._is_idle, self._models.values()), key=lambda m: m.idle_since)
+        staying = [m for m in self._models.values() if m.phase in ("loading", "loaded")]
+        for model in idle:
+            if sum(m.bytes for m in staying) <= self._rules.memory_bytes:
+                break
+            staying.remove(model)
+            effects.append(self._unload(model))
+        return effects
+
+    def _load(self, model: _Model, now: float) -> Load:
+        model.phase = "loading"
+        model.load_began_at = now
+        model.loads += 1
+        return Load(model.need.name)
+
+    def _unload(self, model: _Model) -> Unload:
+        model.phase = "leaving"
+        return Unload(model.need.name)
+
+
+def _mb(size: int) -> str:
+    return f"{-(-size // 2**20)} MB"

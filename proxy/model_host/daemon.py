@@ -1,0 +1,333 @@
+"""The model host: carries out what the core decides, and answers the workers on a Unix socket.
+
+What is said between a worker and a model does not pass through here: a worker is told where the
+model's process listens, and says when it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import msgspec
+
+from proxy.ledger.frames import MalformedFrame, frames
+from proxy.model_host import memory
+from proxy.model_host.children import Child, ChildFailed, running
+from proxy.model_host.core import Core, Effect, Grant, Load, Refuse, Rules, Unload
+from proxy.model_host.hosted import HostPlan
+from proxy.model_host.protocol import (
+    Ask,
+    Done,
+    Granted,
+    Look,
+    ModelState,
+    Op,
+    Refused,
+    Reply,
+    Shown,
+    op_reader,
+)
+
+# A child that does not answer this often in a row is ended.
+_MISSED_CHECKS = 3
+# How long the host outlives its supervisor for workers that end what they have in flight.
+_LAST_WORKERS_S = 10.0
+
+_log = logging.getLogger("tollway")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def run_host(
+    plan: HostPlan,
+    listening: socket.socket,
+    *,
+    ready: Callable[[], None],
+    lifeline: int,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+) -> None:
+    """Serve until SIGTERM, or until the supervisor is gone, and its workers, or ten seconds passed.
+
+    No model's process is left then.
+
+    `ready` is called once, when leases are given. `lifeline` is the read end of a pipe whose other
+    end the supervisor holds.
+    """
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_serve(plan, listening, ready, lifeline))
+
+
+async def _serve(
+    plan: HostPlan, listening: socket.socket, ready: Callable[[], None], lifeline: int
+) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def read_lifeline() -> None:
+        if not os.read(lifeline, 64):
+            loop.remove_reader(lifeline)
+            loop.call_later(_LAST_WORKERS_S, stopped.set)
+            host.when_alone(stopped.set)
+
+    host = Host(plan, os.environ)
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_reader(lifeline, read_lifeline)
+    # Never closed here: the supervisor listens on for the host that it starts next.
+    await loop.create_unix_server(lambda: Connection(host), sock=listening)
+    host.start()
+    ready()
+    try:
+        await stopped.wait()
+    finally:
+        await host.aclose()
+
+
+class Connection(asyncio.Protocol):
+    """One worker, or a command that looks at the models."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._reader = op_reader()
+        self._transport: asyncio.WriteTransport | None = None
+        self.tickets: dict[int, int] = {}
+        """By the worker's own number, ours."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the way out."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._host.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each op on; drop a client that does not speak the protocol."""
+        try:
+            arrived = self._reader.feed(data)
+        except MalformedFrame as error:
+            _log.error("the model host closed a connection: %s", error)
+            self.abort()
+            return
+        for ops in arrived:
+            for op in ops:
+                self._host.received(self, op)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Whatever the worker had or waited for is free."""
+        self._transport = None
+        for seq in list(self.tickets):
+            self._host.received(self, Done(seq))
+        self._host.disconnected(self)
+
+    def send(self, reply: Reply) -> None:
+        """Answer, if the client is still there."""
+        if self._transport is not None:
+            self._transport.write(frames([_encode(reply)]))
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    connection: Connection
+    seq: int
+
+
+class Host:
+    """The core, its clock, its processes and whoever asks."""
+
+    def __init__(self, plan: HostPlan, environ: Mapping[str, str]) -> None:
+        self._plan = plan
+        self._environ = environ
+        self._models = {model.name: model for model in plan.models}
+        self._rules = Rules(
+            memory_bytes=plan.memory_bytes,
+            max_loaded=plan.max_loaded,
+            ttl_s=plan.ttl_s,
+            collate_s=plan.collate_s,
+            queue=plan.queue,
+        )
+        self._core = Core([model.need for model in plan.models], self._rules)
+        self.connections: set[Connection] = set()
+        self._on_alone: Callable[[], None] = lambda: None
+        self._askers: dict[int, _Asker] = {}
+        self._last_ticket = 0
+        self._lives: dict[str, asyncio.Task[str]] = {}
+        self._children: dict[str, Child] = {}
+        self._due: asyncio.TimerHandle | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Begin to load what is to be there from the start, and to look after it."""
+        self._loop = asyncio.get_running_loop()
+        self._carry_out(self._core.preload(self._plan.preload, self._loop.time()))
+        self._checking = self._loop.create_task(self._check_always())
+
+    async def aclose(self) -> None:
+        """End every model's process; whoever waits may ask the next host."""
+        self._is_closing = True
+        for connection in list(self.connections):
+            connection.abort()
+        if self._due is not None:
+            self._due.cancel()
+        tasks = [*self._lives.values(), *filter(None, [self._checking])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def when_alone(self, act: Callable[[], None]) -> None:
+        """Act once nobody is connected any more, or now."""
+        self._on_alone = act
+        if not self.connections:
+            act()
+
+    def disconnected(self, connection: Connection) -> None:
+        """A worker is gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._on_alone()
+
+    # --- those who ask ----------------------------------------------------------------------
+
+    def received(self, connection: Connection, op: Op) -> None:
+        """A worker said something."""
+        if self._is_closing:
+            return
+        now = self._loop.time()
+        match op:
+            case Ask(seq=seq, model=model, waits=waits):
+                if seq in connection.tickets:
+                    return
+                self._last_ticket += 1
+                ticket = connection.tickets[seq] = self._last_ticket
+                self._askers[ticket] = _Asker(connection, seq)
+                self._carry_out(self._core.lease(ticket, model, now, waits=waits))
+            case Done(seq=seq):
+                done = connection.tickets.pop(seq, None)
+                if done is not None:
+                    self._askers.pop(done, None)
+                    self._carry_out(self._core.give_back(done, now))
+            case Look(seq=seq):
+                connection.send(self._shown(seq))
+
+    def _shown(self, seq: int) -> Shown:
+        states = []
+        for standing in self._core.standings():
+            model = self._models[standing.name]
+            child = self._children.get(standing.name)
+            states.append(
+                ModelState(
+                    name=standing.name,
+                    backend=model.backend,
+                    state=standing.phase,
+                    bytes=standing.bytes,
+                    pinned=standing.pinned,
+                    concurrency=model.need.concurrency,
+                    users=standing.users,
+                    waiting=standing.waiting,
+                    loads=standing.loads,
+                    load_s=standing.load_s,
+                    pid=child.pid if child is not None else 0,
+                    problem=standing.problem,
+                )
+            )
+        return Shown(
+            seq=seq,
+            memory_bytes=self._rules.memory_bytes,
+            taken_bytes=self._core.taken_bytes,
+            max_loaded=self._rules.max_loaded,
+            models=tuple(states),
+        )
+
+    # --- what the core decides --------------------------------------------------------------
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Load(model=model):
+                    life = self._lives[model] = self._loop.create_task(self._live(model))
+                    life.add_done_callback(partial(self._ended, model))
+                case Unload(model=model):
+                    self._lives[model].cancel()
+                case Grant(ticket=ticket, model=model):
+                    asker = self._askers[ticket]
+                    asker.connection.send(Granted(asker.seq, self._children[model].url))
+                case Refuse(ticket=ticket, reason=reason, message=message, retry_s=retry_s):
+                    asker = self._askers.pop(ticket)
+                    asker.connection.tickets.pop(asker.seq, None)
+                    asker.connection.send(Refused(asker.seq, reason, message, retry_s))
+        self._keep_time()
+
+    def _keep_time(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        due = self._core.next_due()
+        if due is not None and not self._is_closing:
+            self._due = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._due = None
+        self._carry_out(self._core.tick(self._loop.time()))
+
+    def _ended(self, name: str, life: asyncio.Task[str]) -> None:
+        self._children.pop(name, None)
+        del self._lives[name]
+        if life.cancelled():
+            problem = "it was told to end"
+        elif (error := life.exception()) is not None:
+            problem = str(error)
+        else:
+            problem = life.result()
+        if self._is_closing:
+            return
+        if not life.cancelled():
+            _log.warning("the local model %s: %s", name, problem)
+        self._carry_out(self._core.ended(name, problem, self._loop.time()))
+
+    async def _live(self, name: str) -> str:
+        """A model's process, from its start to its end, and how that came; cancelled to end it."""
+        model = self._models[name]
+        available = memory.available_bytes()
+        if available is not None and model.need.bytes > available:
+            raise ChildFailed(
+                f"it needs {model.need.bytes >> 20} MB, and the machine has "
+                f"{available >> 20} MB of memory left"
+            )
+        async with running(
+            model.arguments, self._environ, load_timeout_s=self._plan.load_timeout_s
+        ) as child:
+            self._children[name] = child
+            self._carry_out(self._core.loaded(name, self._loop.time()))
+            self._measure(name, child)
+            return await child.ended()
+
+    # --- looking after them -----------------------------------------------------------------
+
+    def _measure(self, name: str, child: Child) -> None:
+        size = child.resident_bytes
+        self._carry_out(self._core.measured(name, size, self._loop.time()))
+
+    async def _check_always(self) -> None:
+        missed: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(self._plan.health_s)
+            for name, child in list(self._children.items()):
+                if await child.is_well():
+                    missed.pop(child.pid, None)
+                else:
+                    missed[child.pid] = missed.get(child.pid, 0) + 1
+                if missed.get(child.pid, 0) >= _MISSED_CHECKS:
+                    _log.warning("the local model %s does not answer any more; ending it", name)
+                    del missed[child.pid]
+                    child.kill()
+                elif self._children.get(name) is child:
+                    self._measure(name, child)

@@ -1,0 +1,98 @@
+"""What workers and the model host say to each other, in the frames that the ledger uses too."""
+
+from __future__ import annotations
+
+import msgspec
+
+from proxy.ledger.frames import FrameReader
+from proxy.model_host.core import Phase, Reason
+
+SOCKET = "model-host"
+"""The name of the host's socket in the data folder."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class Ask(_Message, frozen=True):
+    """A worker wants to use a model; answered by `Granted` or `Refused`, however long it takes.
+
+    Where it does not wait for a load, it is refused, and the model is loaded all the same.
+    """
+
+    seq: int
+    model: str
+    waits: bool = True
+
+
+class Done(_Message, frozen=True):
+    """What was asked for under this number is no longer needed, granted or not."""
+
+    seq: int
+
+
+class Look(_Message, frozen=True):
+    """How do things stand? Answered by `Shown`."""
+
+    seq: int
+
+
+class Granted(_Message, frozen=True):
+    """The model is loaded and may be used, at this address, until `Done`."""
+
+    seq: int
+    url: str
+
+
+class Refused(_Message, frozen=True):
+    """The model cannot be had."""
+
+    seq: int
+    reason: Reason
+    message: str
+    retry_s: float
+
+
+class ModelState(_Message, frozen=True):
+    """One model: what it takes (its process, as measured), and who is there for it."""
+
+    name: str
+    backend: str
+    state: Phase
+    bytes: int
+    pinned: bool
+    concurrency: int
+    users: int
+    waiting: int
+    loads: int
+    load_s: float
+    """How long the last load took that went well; 0 before."""
+    pid: int
+    """Of its process; 0 where there is none."""
+    problem: str
+    """Why the last load failed; empty where it did not."""
+
+
+class Shown(_Message, frozen=True):
+    """All local models, and the memory they have together."""
+
+    seq: int
+    memory_bytes: int
+    taken_bytes: int
+    max_loaded: int
+    models: tuple[ModelState, ...]
+
+
+Op = Ask | Done | Look
+Reply = Granted | Refused | Shown
+
+
+def op_reader() -> FrameReader[Op]:
+    """Reads what workers send."""
+    return FrameReader(msgspec.msgpack.Decoder(list[Op]))
+
+
+def reply_reader() -> FrameReader[Reply]:
+    """Reads what the host sends."""
+    return FrameReader(msgspec.msgpack.Decoder(list[Reply]))

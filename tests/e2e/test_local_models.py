@@ -1,0 +1,323 @@
+"""Local models end to end: by stand-ins for `llama-server`, and by the real one where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.e2e.test_llama_server import BINARY, MODEL
+from tests.e2e.tollway import Tollway, events, serving
+from tests.proxy.model_host.stand_in import ENDLESS
+
+PATIENCE_S = 20.0
+REAL = pytest.mark.skipif(
+    BINARY is None or MODEL is None, reason="no llama-server with a tiny model at hand"
+)
+
+
+class Machine:
+    """What is in the folder of local models, and which of them were started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.program = folder / "stand-in-llama-server"
+        self.program.write_text(
+            f"#!{sys.executable}\n"
+            "from tests.proxy.model_host.stand_in import llama_server\n"
+            "llama_server()\n"
+        )
+        self.program.chmod(0o755)
+
+    def model(self, name: str, **script: Any) -> str:
+        (self.folder / name).write_text(json.dumps({"log": str(self.log), **script}))
+        return name
+
+    def config(self, *targets: dict[str, Any], **host: Any) -> dict[str, Any]:
+        return {
+            "providers": {
+                "local": {
+                    "adapter": "local",
+                    "folder": str(self.folder),
+                    "llama_server": str(self.program),
+                }
+            },
+            "targets": list(targets),
+            "models": {"local": {"targets": ["tier:local"]}},
+            "host": {"collate_s": 0, **host},
+        }
+
+    @property
+    def loads(self) -> list[str]:
+        return [line.split()[0] for line in self._lines()]
+
+    @property
+    def pids(self) -> list[int]:
+        return [int(line.split()[1]) for line in self._lines()]
+
+    def alive(self) -> list[int]:
+        return [pid for pid in self.pids if is_alive(pid)]
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return Machine(folder)
+
+
+def states(tollway: Tollway) -> dict[str, dict[str, Any]]:
+    return {model["name"]: model for model in tollway.admin("GET", "/models")["data"]}
+
+
+@contextlib.contextmanager
+def streaming(tollway: Tollway, model: str, said: str = ENDLESS) -> Iterator[Iterator[str]]:
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": said}]}
+    with httpx2.stream(
+        "POST", f"{tollway.url}/v1/chat/completions", json=body, timeout=PATIENCE_S
+    ) as reply:
+        assert reply.status_code == 200
+        yield reply.iter_lines()
+
+
+def test_two_workers_load_a_model_once_and_it_goes_when_unused(
+    machine: Machine, tmp_path: Path
+) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    with serving(tmp_path, machine.config(target, ttl_s=1), "--workers", "2") as tollway:
+        with ThreadPoolExecutor(8) as pool:
+            replies = list(pool.map(lambda _: tollway.chat("local"), range(16)))
+        assert {reply.status_code for reply in replies} == {200}
+        assert machine.loads == ["a"]
+        assert "local/a" in tollway.cli("models").stdout
+        until(lambda: states(tollway)["local/a"]["state"] == "absent")
+        until(lambda: not machine.alive())
+        assert tollway.chat("local").status_code == 200
+        assert machine.loads == ["a", "a"]
+    assert not machine.alive()
+    row = tollway.rows()[-1]
+    assert (row["outcome"], row["cost_nanousd"], row["output_tokens"]) == ("ok", 0, 2)
+
+
+def test_a_model_killed_in_a_stream_fails_it_in_band_and_is_started_again(
+    machine: Machine, tmp_path: Path
+) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    with serving(tmp_path, machine.config(target)) as tollway:
+        with streaming(tollway, "local/a") as lines:
+            assert next(lines).startswith("data: ")
+            os.kill(machine.pids[-1], signal.SIGKILL)
+            text = "\n".join(lines)
+        assert "[DONE]" not in text
+        last = events(f"{text}\n")[-1]
+        assert last["error"]["code"] == "upstream_error"
+        reply = tollway.chat("local/a")
+        assert reply.status_code == 200, reply.text
+        assert machine.loads == ["a", "a"]
+    assert [row["outcome"] for row in tollway.rows()] == ["broken", "ok"]
+    assert not machine.alive()
+
+
+def test_what_cannot_fit_is_a_clear_503_and_the_next_target_serves(
+    machine: Machine, tmp_path: Path
+) -> None:
+    big = {"target": "local/big", "model": machine.model("big.gguf"), "needs_mb": 500}
+    small = {"target": "local/small", "model": machine.model("small.gguf"), "needs_mb": 50}
+    with serving(tmp_path, machine.config(big, small, memory_mb=100)) as tollway:
+        reply = tollway.chat("local/big")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "no_target")
+        assert "500 MB" in reply.json()["error"]["message"]
+        assert "100 MB" in reply.json()["error"]["message"]
+        spilled = tollway.chat("local")
+        assert spilled.headers["x-tollway-model"] == "local/small"
+    assert machine.loads == ["small"]
+    outcomes = [(row["target"], row["outcome"]) for row in tollway.rows()]
+    assert outcomes[:2] == [("local/big", "not_dispatched")] * 2
+
+
+def test_a_cold_model_lets_the_next_target_answer_or_refuses(
+    machine: Machine, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    cold = {"target": "local/cold", "model": machine.model("cold.gguf", gate=str(gate))}
+    warm = {"target": "local/warm", "model": machine.model("warm.gguf")}
+    config = machine.config(cold, warm)
+    targets = ["local/cold", "local/warm"]
+    config["models"] = {
+        "spill": {"targets": targets, "cold_start": "spill"},
+        "refuse": {"targets": targets, "cold_start": "refuse"},
+    }
+    with serving(tmp_path, config) as tollway:
+        spilled = tollway.chat("spill")
+        assert spilled.headers["x-tollway-model"] == "local/warm"
+        assert spilled.headers["x-tollway-not-loaded"] == "local/cold"
+        refused = tollway.chat("refuse")
+        assert refused.status_code == 503
+        assert "'local/cold' is not loaded yet" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"] == "1"
+        gate.touch()
+        until(lambda: states(tollway)["local/cold"]["state"] == "loaded")
+        for model in ("spill", "refuse"):
+            served = tollway.chat(model)
+            assert served.headers["x-tollway-model"] == "local/cold"
+            assert "x-tollway-not-loaded" not in served.headers
+        assert sorted(machine.loads) == ["cold", "warm"]
+    outcomes = [(row["target"], row["outcome"]) for row in tollway.rows()]
+    assert outcomes[:2] == [("local/cold", "not_dispatched"), ("local/warm", "ok")]
+
+
+def test_a_model_that_does_not_load_says_why(machine: Machine, tmp_path: Path) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf", fails="error: no magic")}
+    with serving(tmp_path, machine.config(target)) as tollway:
+        reply = tollway.chat("local/a")
+        assert reply.status_code == 503
+        assert "error: no magic" in reply.json()["error"]["message"]
+        assert reply.headers["retry-after"] == "1"
+        assert "error: no magic" in tollway.cli("models").stdout
+
+
+def test_a_client_that_leaves_while_a_model_loads_gives_the_load_up(
+    machine: Machine, tmp_path: Path
+) -> None:
+    name = machine.model("a.gguf", gate=str(tmp_path / "never"))
+    with serving(tmp_path, machine.config({"target": "local/a", "model": name})) as tollway:
+        with pytest.raises(httpx2.TimeoutException):
+            httpx2.post(
+                f"{tollway.url}/v1/chat/completions",
+                json={"model": "local", "messages": [{"role": "user", "content": "x"}]},
+                timeout=1.0,
+            )
+        until(lambda: bool(machine.pids) and not machine.alive())
+        assert states(tollway)["local/a"]["state"] == "absent"
+
+
+def test_a_killed_host_takes_its_models_along_and_is_started_again(
+    machine: Machine, tmp_path: Path
+) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    with serving(tmp_path, machine.config(target), "--workers", "2") as tollway:
+        assert tollway.chat("local").status_code == 200
+        host = next(
+            child
+            for child in tollway.children()
+            if machine.pids[0] in {below.pid for below in child.children(recursive=True)}
+        )
+        host.kill()
+        until(lambda: not machine.alive())
+        reply = tollway.chat("local")
+        assert reply.status_code == 200, reply.text
+        assert machine.loads == ["a", "a"]
+    assert not machine.alive()
+
+
+def test_a_killed_supervisor_leaves_no_model_behind(machine: Machine, tmp_path: Path) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    tollway = Tollway(tmp_path, machine.config(target, preload=["local/a"])).start()
+    try:
+        until(lambda: states(tollway)["local/a"]["state"] == "loaded")
+        os.kill(tollway.pid, signal.SIGKILL)
+        until(lambda: not machine.alive())
+    finally:
+        tollway.stop()
+
+
+def test_a_killed_supervisor_lets_streams_end(machine: Machine, tmp_path: Path) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    tollway = Tollway(tmp_path, machine.config(target)).start()
+    try:
+        with streaming(tollway, "local/a") as lines:
+            next(lines)
+            os.kill(tollway.pid, signal.SIGKILL)
+            assert [next(lines) for _ in range(200)]
+            assert machine.alive()
+        until(lambda: not machine.alive())
+    finally:
+        tollway.stop()
+
+
+def test_requests_that_alternate_do_not_make_models_alternate(
+    machine: Machine, tmp_path: Path
+) -> None:
+    targets = [
+        {"target": f"local/{name}", "model": machine.model(f"{name}.gguf"), "needs_mb": 60}
+        for name in "abc"
+    ]
+    config = machine.config(*targets, max_loaded=1, collate_s=5)
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor(8) as pool:
+        asked = []
+        for name in "abaacabc":
+            asked.append(pool.submit(tollway.chat, f"local/{name}"))
+            time.sleep(0.02)
+        assert [future.result().status_code for future in asked] == [200] * 8
+    assert sorted(machine.loads) == ["a", "b", "c"]
+
+
+def test_what_is_missing_is_said_at_the_start(machine: Machine, tmp_path: Path) -> None:
+    config = machine.config({"target": "local/a", "model": "missing.gguf"})
+    tollway = Tollway(tmp_path, config)
+    done = tollway.cli("serve", "--port", "0")
+    assert done.returncode == 2
+    assert "missing.gguf" in done.stderr
+    config = machine.config({"target": "local/a", "model": machine.model("a.gguf")})
+    config["providers"]["local"]["llama_server"] = str(tmp_path / "nothing")
+    done = Tollway(tmp_path, config).cli("serve", "--port", "0")
+    assert done.returncode == 2
+    assert "llama-server" in done.stderr
+
+
+@REAL
+def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
+    assert MODEL is not None
+    config = {
+        "providers": {
+            "local": {"adapter": "local", "folder": str(MODEL.parent), "llama_server": BINARY}
+        },
+        "targets": [{"target": "local/tiny", "model": MODEL.name, "context_length": 512}],
+        "models": {"local": {"targets": ["tier:local"]}},
+    }
+    with serving(tmp_path, config, "--workers", "2") as tollway:
+        body = {"temperature": 0, "seed": 1, "max_tokens": 20}
+        reply = tollway.chat("local", **body)
+        assert reply.status_code == 200, reply.text
+        text = reply.json()["choices"][0]["message"]["content"]
+        streamed = events(tollway.chat("local", **body, stream=True).text)[:-1]
+        parts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in streamed]
+        assert "".join(parts) == text
+        state = states(tollway)["local/tiny"]
+        (server,) = psutil.Process(state["pid"]).children()
+        server.kill()
+        until(lambda: tollway.chat("local", **body).status_code == 200)
+        assert states(tollway)["local/tiny"]["loads"] == 2
+        (server,) = psutil.Process(states(tollway)["local/tiny"]["pid"]).children()
+    assert not is_alive(server.pid)
+    whole, stream = tollway.rows()[:2]
+    assert whole["output_tokens"] == stream["output_tokens"] == 20

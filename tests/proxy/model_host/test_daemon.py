@@ -1,0 +1,384 @@
+"""The model host with real processes and real sockets, but without models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from adapters.base import Unavailable
+from proxy.errors import StartError
+from proxy.ledger.folder import LedgerSocket
+from proxy.model_host.children import ChildFailed, running
+from proxy.model_host.client import HostClient, look
+from proxy.model_host.core import Need
+from proxy.model_host.daemon import Connection, Host
+from proxy.model_host.hosted import HostedModel, HostPlan
+from proxy.model_host.protocol import SOCKET, ModelState
+
+MB = 2**20
+PATIENCE_S = 15.0
+STAND_IN = "tests.proxy.model_host.stand_in"
+
+
+class Place:
+    """A model host in this process, and what its models are told to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self._models: list[HostedModel] = []
+
+    def model(self, name: str, *, megabytes: int = 10, **script: Any) -> HostedModel:
+        """One more model; `needs` its memory, `script` what its process does."""
+        file = self.folder / f"{name}.json"
+        file.write_text(json.dumps({"log": str(self.log), **script}))
+        model = HostedModel(
+            need=Need(name=f"local/{name}", bytes=megabytes * MB, concurrency=2),
+            backend="llama_cpp",
+            arguments=[STAND_IN, "--model", str(file), "--name", name],
+        )
+        self._models.append(model)
+        return model
+
+    @property
+    def loads(self) -> list[str]:
+        """The names of the processes that were started, in order."""
+        return [line.split()[0] for line in self._lines()]
+
+    @property
+    def pids(self) -> list[int]:
+        return [int(line.split()[1]) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    @contextlib.asynccontextmanager
+    async def hosting(self, **settings: Any) -> AsyncIterator[Host]:
+        plan = HostPlan(
+            **{
+                "models": self._models,
+                "memory_bytes": 1000 * MB,
+                "max_loaded": 3,
+                "ttl_s": 600.0,
+                "collate_s": 0.0,
+                "queue": 10,
+                "preload": (),
+                "load_timeout_s": PATIENCE_S,
+                "health_s": 600.0,
+                **settings,
+            }
+        )
+        host = Host(plan, os.environ)
+        listening = LedgerSocket.listen(self.folder, SOCKET)
+        server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Connection(host), sock=listening.socket
+        )
+        host.start()
+        try:
+            yield host
+        finally:
+            server.close()
+            await host.aclose()
+            listening.close()
+            assert not [pid for pid in self.pids if psutil.pid_exists(pid)]
+
+    async def state(self, name: str) -> ModelState:
+        async with client(self.folder) as asking:
+            shown = await asking.look()
+        return next(model for model in shown.models if model.name == f"local/{name}")
+
+    async def until_state(self, name: str, state: str) -> None:
+        await until_true(lambda: self._is(name, state))
+
+    async def _is(self, name: str, state: str) -> bool:
+        return (await self.state(name)).state == state
+
+
+@contextlib.asynccontextmanager
+async def client(folder: Path) -> AsyncIterator[HostClient]:
+    made = HostClient(folder)
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def until_true(is_true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await is_true():  # noqa: ASYNC110 # what happens, happens in other processes
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def run(scene: Coroutine[Any, Any, None]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(4 * PATIENCE_S):
+            await scene
+
+    asyncio.run(within())
+
+
+def test_several_workers_load_a_model_once(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as one, client(place.folder) as two:
+            async with one.lease("local/a") as url, two.lease("local/a") as same:
+                assert url == same
+                state = await place.state("a")
+                assert (state.state, state.users, state.loads) == ("loaded", 2, 1)
+                assert state.pid == place.pids[0]
+            assert (await place.state("a")).users == 0
+        assert place.loads == ["a"]
+
+    run(scene())
+
+
+def test_what_it_takes_is_measured(place: Place) -> None:
+    place.model("a", megabytes=1)
+    # `megabytes` of the script, not of what is declared.
+    (place.folder / "a.json").write_text(json.dumps({"log": str(place.log), "megabytes": 80}))
+
+    async def scene() -> None:
+        async with (
+            place.hosting(),
+            client(place.folder) as worker,
+            worker.lease("local/a"),
+        ):
+            state = await place.state("a")
+            resident = psutil.Process(state.pid).memory_info().rss
+            assert 80 * MB < state.bytes < resident + 16 * MB
+
+    run(scene())
+
+
+def test_a_worker_that_goes_leaves_nothing_in_use(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting():
+            async with client(place.folder) as worker:
+                lease = worker.lease("local/a")
+                await lease.__aenter__()
+                assert (await place.state("a")).users == 1
+            await until_true(lambda: is_unused())
+
+    async def is_unused() -> bool:
+        return (await place.state("a")).users == 0
+
+    run(scene())
+
+
+def test_nobody_waits_so_the_load_is_given_up(place: Place) -> None:
+    place.model("a", gate=str(place.folder / "never"))
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5), worker.lease("local/a"):
+                    pass
+            await place.until_state("a", "absent")
+
+    run(scene())
+
+
+def test_a_model_makes_room_for_another(place: Place) -> None:
+    for name in "ab":
+        place.model(name, megabytes=100)
+
+    async def scene() -> None:
+        async with place.hosting(memory_bytes=150 * MB), client(place.folder) as worker:
+            async with worker.lease("local/a"):
+                waiting = asyncio.create_task(use(worker, "local/b"))
+                await until_true(lambda: is_waiting("b"))
+                assert place.loads == ["a"]
+            await waiting
+            assert (await place.state("a")).state == "absent"
+            assert not psutil.pid_exists(place.pids[0])
+
+    async def is_waiting(name: str) -> bool:
+        return (await place.state(name)).waiting == 1
+
+    run(scene())
+
+
+async def use(worker: HostClient, model: str) -> str:
+    async with worker.lease(model) as url:
+        return url
+
+
+def test_a_model_that_nobody_uses_is_unloaded(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(ttl_s=0.2), client(place.folder) as worker:
+            await use(worker, "local/a")
+            await place.until_state("a", "absent")
+
+    run(scene())
+
+
+def test_a_killed_process_is_started_again(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            first = await use(worker, "local/a")
+            psutil.Process(place.pids[0]).kill()
+            await place.until_state("a", "absent")
+            assert await use(worker, "local/a") != first
+        assert place.loads == ["a", "a"]
+
+    run(scene())
+
+
+def test_a_process_that_does_not_answer_is_ended(place: Place) -> None:
+    deaf = place.folder / "deaf"
+    place.model("a", deaf=str(deaf))
+
+    async def scene() -> None:
+        async with place.hosting(health_s=0.05), client(place.folder) as worker:
+            await use(worker, "local/a")
+            deaf.touch()
+            await place.until_state("a", "absent")
+
+    run(scene())
+
+
+def test_a_failed_load_is_told_with_its_reason(place: Place) -> None:
+    place.model("a", fails="the file is no model")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            for _ in range(2):  # the second time without another try
+                with pytest.raises(Unavailable, match="the file is no model") as caught:
+                    await use(worker, "local/a")
+                assert 0 < caught.value.retry_s <= 1
+            assert (await place.state("a")).problem == "the file is no model"
+        assert place.loads == ["a"]
+
+    run(scene())
+
+
+def test_what_the_machine_has_not_left_is_not_tried(place: Place) -> None:
+    place.model("a", megabytes=1 << 30)
+
+    async def scene() -> None:
+        async with place.hosting(memory_bytes=1 << 60), client(place.folder) as worker:
+            with pytest.raises(Unavailable, match="MB of memory left"):
+                await use(worker, "local/a")
+        assert place.loads == []
+
+    run(scene())
+
+
+def test_preloaded_models_are_there_before_anybody_asks(place: Place) -> None:
+    for name in "ab":
+        place.model(name)
+
+    async def scene() -> None:
+        async with place.hosting(preload=["local/b"]):
+            await place.until_state("b", "loaded")
+        assert place.loads == ["b"]
+
+    run(scene())
+
+
+def test_waiters_ask_a_new_host_again(place: Place) -> None:
+    gate = place.folder / "gate"
+    place.model("a", gate=str(gate))
+
+    async def scene() -> None:
+        async with client(place.folder) as worker:
+            async with place.hosting():
+                waiting = asyncio.create_task(use(worker, "local/a"))
+                await place.until_state("a", "loading")
+            gate.touch()
+            async with place.hosting():
+                assert (await waiting).startswith("http://127.0.0.1:")
+
+    run(scene())
+
+
+def test_a_stranger_is_cut_off_and_the_others_stay(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker, worker.lease("local/a"):
+            reader, writer = await asyncio.open_unix_connection(
+                str(place.folder / f"{SOCKET}.sock")
+            )
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert await reader.read() == b""
+            writer.close()
+            assert (await place.state("a")).users == 1
+
+    run(scene())
+
+
+def test_a_look_without_a_server_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="no server with local models"):
+        look(tmp_path)
+
+
+def test_a_child_that_ignores_its_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    program = tmp_path / "stubborn.py"
+    program.write_text(
+        "import os, signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "own = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{own.pid}}')\n"
+        "print('something else', flush=True)\n"
+        "print('ready 1', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+
+    async def scene() -> None:
+        environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        began = time.monotonic()
+        async with running(["stubborn"], environ, load_timeout_s=PATIENCE_S) as child:
+            assert child.url == "http://127.0.0.1:1"
+            assert not await child.is_well()
+        assert time.monotonic() - began < PATIENCE_S
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        await until_true(lambda: are_gone(pids))
+
+    async def are_gone(pids: list[int]) -> bool:
+        return not any(psutil.pid_exists(pid) for pid in pids)
+
+    run(scene())
+
+
+def test_a_child_gets_no_secrets_and_no_more_time_than_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "silent.py"
+    program.write_text(
+        "import os, time\n"
+        f"open({str(tmp_path / 'environ')!r}, 'w').write(repr(dict(os.environ)))\n"
+        "time.sleep(600)\n"
+    )
+    environ = {"PYTHONPATH": str(tmp_path), "OPENAI_API_KEY": "sk-1", "OMP_NUM_THREADS": "3"}
+
+    async def scene() -> None:
+        with pytest.raises(ChildFailed, match="not loaded within 1 s"):
+            async with running(["silent"], environ, load_timeout_s=1.0):
+                pass
+        seen = (tmp_path / "environ").read_text()
+        assert "OMP_NUM_THREADS" in seen
+        assert "sk-1" not in seen
+
+    run(scene())

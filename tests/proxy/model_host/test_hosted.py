@@ -1,0 +1,126 @@
+"""What of a configuration becomes a local model, and how its process is started."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from proxy import catalog, config
+from proxy.errors import StartError
+from proxy.model_host import hosted, memory
+from proxy.price_book import PriceBook
+from proxy.targets import TargetTable, build_table
+from proxy.yaml_file import YamlFile
+
+MB = 2**20
+
+
+def built(text: str) -> tuple[config.Config, TargetTable]:
+    made = config.build(YamlFile.parse(text, "router.yaml"), {})
+    return made, build_table(made, catalog.load(), PriceBook.load(), today=date(2026, 11, 20))
+
+
+def planned(text: str, **environ: str) -> hosted.HostPlan:
+    made, table = built(text)
+    plan = hosted.plan(made, table, environ)
+    assert plan is not None
+    return plan
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "chat.gguf").write_bytes(b"x" * 4 * MB)
+    program = tmp_path / "llama-server"
+    program.touch(0o755)
+    return tmp_path
+
+
+def test_without_local_models_there_is_nothing_to_host() -> None:
+    made, table = built("providers: {up: {base_url: 'http://h'}}\ntargets: [{target: up/m}]")
+    assert hosted.plan(made, table, {}) is None
+
+
+def test_a_model_is_free_local_and_of_a_context_that_is_known(folder: Path) -> None:
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
+targets:
+  - {{target: here/chat, model: chat.gguf}}
+  - {{target: here/embed, model: chat.gguf, capabilities: [embeddings], backend: minilm}}
+"""
+    _, table = built(text)
+    chat, embed = table.targets["here/chat"], table.targets["here/embed"]
+    assert chat.is_free
+    assert embed.is_free
+    assert chat.tiers == {"local"}
+    assert embed.tiers == set()
+    assert chat.model == "chat"  # what callers see is the name, not the file
+    serving, embedding = planned(text).models
+    assert serving.name == "here/chat"
+    module, *arguments = serving.arguments
+    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert module == "adapters.children.llama_server"
+    assert options == {
+        "--model": str(folder / "chat.gguf"),
+        "--name": "chat",
+        "--port": "0",
+        "--context": str(chat.context_length),
+        "--parallel": "4",
+        "--binary": str(folder / "llama-server"),
+    }
+    assert "--embeddings" in embedding.arguments
+    assert "--context" not in embedding.arguments  # its own is the right one
+
+
+def test_what_is_declared_counts(folder: Path) -> None:
+    plan = planned(f"""
+providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
+targets:
+  - {{target: here/a, model: chat.gguf, needs_mb: 700, concurrency: 2, pinned: true}}
+  - {{target: here/b, model: chat.gguf, price: {{input: 1, output: 1}}}}
+host: {{memory_mb: 2000, max_loaded: 2, ttl_s: 60, preload: [here/a]}}
+""")
+    declared, estimated = (model.need for model in plan.models)
+    assert (declared.bytes, declared.concurrency, declared.pinned) == (700 * MB, 2, True)
+    assert estimated.bytes == (4 + 1 + 128) * MB
+    assert (plan.memory_bytes, plan.max_loaded, plan.ttl_s) == (2000 * MB, 2, 60.0)
+    assert plan.preload == ("here/a",)
+
+
+def test_a_model_of_several_files_takes_all_of_them(folder: Path) -> None:
+    for part in (1, 2, 3):
+        (folder / f"big-0000{part}-of-00003.gguf").write_bytes(b"x" * MB)
+    (folder / "bert").mkdir()
+    (folder / "bert" / "model.safetensors").write_bytes(b"x" * 8 * MB)
+    plan = planned(f"""
+providers: {{here: {{adapter: local, folder: "{folder}"}}}}
+targets:
+  - {{target: here/big, model: big-00001-of-00003.gguf, backend: llama_cpp}}
+  - {{target: here/bert, backend: minilm}}
+""")
+    assert [model.need.bytes for model in plan.models] == [
+        (3 * MB) + (3 * MB) // 4 + 128 * MB,
+        (8 + 2 + 128) * MB,
+    ]
+
+
+def test_the_program_is_found_by_the_environment(folder: Path) -> None:
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}"}}}}
+targets: [{{target: here/chat, model: chat.gguf}}]
+"""
+    for environ in ({"LLAMA_SERVER": f"{folder}/llama-server"}, {"PATH": str(folder)}):
+        assert planned(text, **environ).models[0].arguments[-1] == f"{folder}/llama-server"
+    with pytest.raises(StartError, match="LLAMA_SERVER"):
+        planned(text, PATH="/nowhere")
+    (folder / "chat.gguf").unlink()
+    with pytest.raises(StartError, match=r"here/chat: there is no file or folder .*chat\.gguf"):
+        planned(text, PATH=str(folder))
+
+
+def test_the_machine_says_what_it_has() -> None:
+    available = memory.available_bytes()
+    assert available is None or available > 0
+    assert memory.installed_bytes() > 0
+    assert memory.resident_bytes(2**22 + 1) == 0
