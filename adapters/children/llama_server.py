@@ -17,7 +17,10 @@ import sys
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import IO, NoReturn
+
+from adapters.children.gguf import tells_pooling
 
 _LISTENING = re.compile(rb"listening on http://127\.0\.0\.1:([0-9]+)")
 _POLL_S = 0.05
@@ -65,6 +68,8 @@ def _command(asked: argparse.Namespace) -> list[str]:
         command += ["--threads", str(asked.threads)]
     if asked.embeddings:
         command.append("--embeddings")
+        if not tells_pooling(Path(asked.model)):
+            command += ["--pooling", "mean"]
     return command
 
 

@@ -301,7 +301,10 @@ def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
         "providers": {
             "local": {"adapter": "local", "folder": str(MODEL.parent), "llama_server": BINARY}
         },
-        "targets": [{"target": "local/tiny", "model": MODEL.name, "context_length": 512}],
+        "targets": [
+            {"target": "local/tiny", "model": MODEL.name, "context_length": 512},
+            {"target": "local/embed", "model": MODEL.name, "capabilities": ["embeddings"]},
+        ],
         "models": {"local": {"targets": ["tier:local"]}},
     }
     with serving(tmp_path, config, "--workers", "2") as tollway:
@@ -312,6 +315,10 @@ def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
         streamed = events(tollway.chat("local", **body, stream=True).text)[:-1]
         parts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in streamed]
         assert "".join(parts) == text
+        embedded = tollway.post("/v1/embeddings", {"model": "local/embed", "input": ["a", "b"]})
+        first, second = (item["embedding"] for item in embedded.json()["data"])
+        assert len(first) == len(second)
+        assert first != second
         state = states(tollway)["local/tiny"]
         (server,) = psutil.Process(state["pid"]).children()
         server.kill()

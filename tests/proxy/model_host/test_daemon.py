@@ -231,6 +231,24 @@ def test_a_model_that_nobody_uses_is_unloaded(place: Place) -> None:
     run(scene())
 
 
+def test_loads_and_unloads_leave_nothing_open(place: Place) -> None:
+    for name in "ab":
+        place.model(name, megabytes=100)
+
+    async def scene() -> None:
+        async with place.hosting(memory_bytes=150 * MB), client(place.folder) as worker:
+            open_files = []
+            for _ in range(10):
+                await use(worker, "local/a")
+                await use(worker, "local/b")
+                open_files.append(psutil.Process().num_fds())
+            assert open_files[-1] <= open_files[1]
+            assert len(asyncio.all_tasks()) <= 6
+        assert place.loads == ["a", "b"] * 10
+
+    run(scene())
+
+
 def test_a_killed_process_is_started_again(place: Place) -> None:
     place.model("a")
 
