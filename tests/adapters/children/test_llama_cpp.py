@@ -1,0 +1,363 @@
+"""GGUF files through the real library, in real processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.adapters.children.child import HELLO, LLAMA_CPP, PATIENCE_S, Child, joined, running
+from tests.adapters.children.child import start as start_child
+from tests.models import make_gguf
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+
+EMOJI = "😀".encode()
+PIECES = [b"Hello", b" dear", b" friend", EMOJI[:2], EMOJI[2:], b" <b>", b"1", b", 2", b"!"]
+SAID = b"".join(PIECES).decode()
+NEVER_ENDS = {"logit_bias": {str(make_gguf.END): -100}}
+LONG = [{"role": "user", "content": "x" * 16_000}]
+ONE_THREAD = ("--threads", "1")
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
+    "required": ["kind", "sure"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    model = make_gguf.canned(tmp_path_factory.mktemp("canned") / "canned.gguf", PIECES)
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+        yield child
+
+
+@pytest.fixture(scope="module")
+def babbling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    folder = tmp_path_factory.mktemp("babbling")
+    model = make_gguf.babbling(folder / "babbling.gguf", context=16384)
+    with running(LLAMA_CPP, model, "--context", "16384", *ONE_THREAD) as child:
+        yield child
+
+
+def test_tells_what_it_can_do(canned: Child) -> None:
+    assert canned.about == {"context": 2048, "chat": True, "embeddings": False}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_says_what_the_model_says_and_counts_it(canned: Child, temperature: float) -> None:
+    answer = canned.chat(temperature=temperature)
+    assert answer["choices"][0]["message"]["content"] == SAID
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    # The template around it, with a token for each byte, and one for each control token.
+    prompt = len(b"user\nHello\nassistant\n") + 3
+    usage = answer["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (prompt, len(PIECES))
+
+
+def test_streams_the_same_with_its_usage(canned: Child) -> None:
+    *chunks, last = canned.chunks(stream_options={"include_usage": True})
+    assert joined(chunks) == SAID
+    assert last["usage"]["completion_tokens"] == len(PIECES)
+
+
+def test_a_prompt_that_was_just_read_is_not_read_again(canned: Child) -> None:
+    messages = [{"role": "user", "content": "the same once more"}]
+    usages = [canned.chat(messages=messages)["usage"] for _ in range(2)]
+    assert usages[1]["prompt_tokens_details"]["cached_tokens"] == usages[1]["prompt_tokens"] - 1
+
+
+def test_a_stop_in_the_middle_of_a_token(canned: Child) -> None:
+    answer = canned.chat(stop=["frie"])
+    assert answer["choices"][0]["message"]["content"] == "Hello dear "
+    assert answer["usage"]["completion_tokens"] == 3
+
+
+def test_a_seed_repeats_an_answer(babbling: Child) -> None:
+    asked = {"temperature": 1, "max_tokens": 40, **NEVER_ENDS}
+    assert babbling.text(seed=1, **asked) == babbling.text(seed=1, **asked)
+    assert babbling.text(seed=1, **asked) != babbling.text(seed=2, **asked)
+    assert babbling.text(**asked) != babbling.text(**asked)
+
+
+def test_choices_differ_and_repeat(babbling: Child) -> None:
+    asked = {"temperature": 1, "max_tokens": 20, "n": 3, "seed": 5, **NEVER_ENDS}
+    first, second = (
+        [choice["message"]["content"] for choice in babbling.chat(**asked)["choices"]]
+        for _ in range(2)
+    )
+    assert first == second and len(set(first)) == 3
+
+
+def test_what_bends_the_drawing(babbling: Child) -> None:
+    asked = {"max_tokens": 60, **NEVER_ENDS}
+    plain = babbling.text(**asked)
+    assert babbling.text(temperature=1, top_k=1, **asked) == plain
+    assert babbling.text(temperature=1, top_p=0, **asked) == plain
+    assert babbling.text(frequency_penalty=2, **asked) != plain
+    assert babbling.text(presence_penalty=2, **asked) != plain
+    assert babbling.text(repetition_penalty=2, **asked) != plain
+    letter = 3 + ord("q")
+    assert babbling.text(max_tokens=5, logit_bias={str(letter): 100}) == "qqqqq"
+
+
+def test_logprobs_are_of_the_model(babbling: Child) -> None:
+    choice = babbling.chat(logprobs=True, top_logprobs=20, max_tokens=3, **NEVER_ENDS)["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in entries) == choice["message"]["content"]
+    for entry in entries:
+        others = [other["logprob"] for other in entry["top_logprobs"]]
+        assert len(others) == 20 and others == sorted(others, reverse=True)
+        assert 0.2 < sum(map(math.exp, others)) <= 1.0001
+        assert entry["logprob"] == max(o for o in others if o <= others[0])
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_schema_is_kept_to(babbling: Child, temperature: float) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    said = json.loads(babbling.text(response_format=wanted, temperature=temperature, seed=3))
+    assert said["kind"] in ("red", "green") and isinstance(said["sure"], bool)
+    assert set(said) == {"kind", "sure"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "https://x.example/s"},
+        {"$ref": "#"},
+        {"type": "nonsense"},
+        {"properties": 1},
+        {"enum": []},
+        {"type": "array", "minItems": 10**9},
+        {"type": "string", "pattern": "^("},
+    ],
+)
+def test_what_no_grammar_can_be_made_of_is_refused(babbling: Child, schema: dict[str, Any]) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    status, error = babbling.refusal("chat/completions", messages=HELLO, response_format=wanted)
+    assert (status, error["param"]) == (400, "response_format")
+    assert babbling.text(max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [
+        ({"type": "string", "pattern": r"^\d{3}-[a-f]$"}, r"\d{3}-[a-f]"),
+        ({"type": "string", "maxLength": 10**9, "enum": ["x", "y"]}, "x|y"),
+        ({"type": "string", "maxLength": 3}, ".{0,3}"),
+    ],
+)
+def test_texts_are_as_the_schema_says(
+    babbling: Child, schema: dict[str, Any], pattern: str
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    said = json.loads(babbling.text(response_format=wanted, temperature=1, seed=4))
+    assert re.fullmatch(pattern, said)
+
+
+NUMBERS = st.one_of(
+    st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()
+)
+MEMBERS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
+OTHERS = ("repetition_penalty", "seed", "n", "top_logprobs", "max_tokens")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    asked=st.dictionaries(st.sampled_from([*MEMBERS, *OTHERS]), NUMBERS, max_size=4),
+    bias=st.dictionaries(st.integers(-1, 300).map(str), st.floats(-100, 100), max_size=3),
+)
+def test_no_number_brings_the_model_down(
+    babbling: Child, asked: dict[str, Any], bias: dict[str, float]
+) -> None:
+    if (asked.get("n") or 0) > 3:
+        asked.pop("n")
+    body = {"messages": HELLO, "max_tokens": 3, "logprobs": True, "logit_bias": bias, **asked}
+    body["max_tokens"] = min(body["max_tokens"] or 3, 3)
+    answer = babbling.client.post("/v1/chat/completions", content=json.dumps(body))
+    assert answer.status_code in (200, 400), answer.text
+
+
+def _tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": SCHEMA}}
+
+
+def test_a_function_is_called_when_it_must_be(babbling: Child) -> None:
+    for choice in ("required", {"type": "function", "function": {"name": "dye"}}):
+        asked = {"tools": [_tool("paint"), _tool("dye")], "tool_choice": choice}
+        answer = babbling.chat(temperature=1, **asked)["choices"][0]
+        (call,) = answer["message"]["tool_calls"]
+        assert call["function"]["name"] in (["paint", "dye"] if choice == "required" else ["dye"])
+        assert json.loads(call["function"]["arguments"])["kind"] in ("red", "green")
+        assert answer["finish_reason"] == "tool_calls"
+
+
+def test_a_function_may_be_called(tmp_path: Path) -> None:
+    pieces = [b"<tool", b'_call>{"name": "paint", "arg', b'uments": {"kind": "red"}}</tool_call>']
+    template = f"{make_gguf.TEMPLATE}{{{{ tools | tojson }}}}"
+    # What is said of the functions may end in any byte: the chain begins after it.
+    model = make_gguf.canned(tmp_path / "calling.gguf", pieces, template=template)
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+        message = child.chat(tools=[_tool("paint")])["choices"][0]["message"]
+        (call,) = message["tool_calls"]
+        assert call["function"] == {"name": "paint", "arguments": '{"kind": "red"}'}
+        assert message["content"] is None
+
+
+def test_a_template_may_refuse(tmp_path: Path) -> None:
+    template = "{{ raise_exception('users must not be impolite') }}"
+    model = make_gguf.canned(tmp_path / "strict.gguf", [b"x"], template=template)
+    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+        status, error = child.refusal("chat/completions", messages=HELLO)
+        assert (status, error["param"]) == (400, "messages")
+        assert "impolite" in error["message"]
+
+
+def test_a_context_of_ones_own(tmp_path: Path) -> None:
+    model = make_gguf.canned(tmp_path / "canned.gguf", PIECES)
+    with running(LLAMA_CPP, model, "--context", "256", *ONE_THREAD) as child:
+        assert child.about["context"] == 256
+        long = [{"role": "user", "content": "x" * 300}]
+        status, error = child.refusal("chat/completions", messages=long, stream=True)
+        assert (status, error["code"]) == (400, "context_length_exceeded")
+        answer = child.chat(**{"logit_bias": {str(make_gguf.END): -100}})
+        assert answer["usage"]["total_tokens"] == 256
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert child.text() == SAID
+
+
+def test_parallel_callers_get_their_own_answers(babbling: Child) -> None:
+    def ask(number: int) -> str:
+        messages = [{"role": "user", "content": f"Number {number % 4}"}]
+        return babbling.text(messages=messages, max_tokens=20, **NEVER_ENDS)
+
+    alone = [ask(number) for number in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(16))) == alone * 4
+
+
+@contextmanager
+def _asking(child: Child, **asked: Any) -> Iterator[socket.socket]:
+    """A client that asks for a stream, and leaves in the end."""
+    body = json.dumps({"stream": True, **asked}).encode()
+    with socket.create_connection(("127.0.0.1", child.port), PATIENCE_S) as client:
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        yield client
+
+
+def _busy_s(child: Child) -> float:
+    """Seconds the child has computed so far."""
+    return float(psutil.Process(child.process.pid).cpu_times().user)
+
+
+def test_a_client_that_leaves_ends_the_answer(babbling: Child) -> None:
+    before = babbling.text(max_tokens=20, **NEVER_ENDS)
+    with _asking(babbling, messages=HELLO, max_tokens=16_000, **NEVER_ENDS) as client:
+        received = b""
+        while b'"content":"x' not in received:
+            received += client.recv(4096)
+    left = _busy_s(babbling)
+    assert babbling.text(max_tokens=20, **NEVER_ENDS) == before
+    # The whole answer takes several seconds.
+    assert _busy_s(babbling) - left < 0.5
+
+
+def test_a_client_that_leaves_ends_the_reading_of_its_prompt(babbling: Child) -> None:
+    before = babbling.text(max_tokens=20, **NEVER_ENDS)
+    start = _busy_s(babbling)
+    babbling.text(messages=LONG, max_tokens=1)
+    whole = _busy_s(babbling) - start
+    assert babbling.text(max_tokens=20, **NEVER_ENDS) == before
+    start = _busy_s(babbling)
+    with _asking(babbling, messages=LONG):
+        while _busy_s(babbling) < start + whole / 5:
+            babbling.client.get("/health")
+    assert babbling.text(max_tokens=20, **NEVER_ENDS) == before
+    assert _busy_s(babbling) - start < whole / 2
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    model = make_gguf.babbling(tmp_path_factory.mktemp("vectors") / "babbling.gguf", context=128)
+    with running(LLAMA_CPP, model, "--embeddings", *ONE_THREAD) as child:
+        yield child
+
+
+def test_vectors(vectors: Child) -> None:
+    assert vectors.about == {
+        "dimensions": 64,
+        "context": 128,
+        "chat": False,
+        "embeddings": True,
+    }
+    answer = vectors.post("embeddings", input=["one", "another", "one"])
+    one, another, again = (entry["embedding"] for entry in answer["data"])
+    assert one == again != another
+    assert math.fsum(number * number for number in one) == pytest.approx(1, abs=1e-5)
+    assert answer["usage"] == {"prompt_tokens": 13, "total_tokens": 13}
+    tokens = [3 + byte for byte in b"one"]
+    assert vectors.post("embeddings", input=tokens)["data"][0]["embedding"] == one
+    both = vectors.post("embeddings", input=[tokens, tokens])["data"]
+    assert [entry["embedding"] for entry in both] == [one, one]
+
+
+def test_a_vector_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
+    model = make_gguf.canned(tmp_path / "canned.gguf", PIECES)
+    first = len(make_gguf.CONTROLS) + 256
+    with running(LLAMA_CPP, model, "--embeddings", *ONE_THREAD) as child:
+        texts = [[first], [first + 1], [first, first + 1]]
+        one, other, both = (e["embedding"] for e in child.post("embeddings", input=texts)["data"])
+    # This model's state of a token depends on the token alone, and all are equally long.
+    total = [a + b for a, b in zip(one, other, strict=True)]
+    length = math.sqrt(math.fsum(number * number for number in total))
+    assert both == pytest.approx([number / length for number in total], abs=1e-4)
+    assert both != pytest.approx(one, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"input": "x" * 200}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": ["x", 1]}, "input"),
+        ({"input": [10_000]}, "input"),
+        ({"input": [[]]}, "input"),
+        ({"input": {}}, "input"),
+        ({"input": "x", "dimensions": 3}, "dimensions"),
+        ({"input": "x", "encoding_format": "hex"}, "encoding_format"),
+        ({"input": "x", "unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_vectors_that_cannot_be_made(vectors: Child, asked: dict[str, Any], param: str) -> None:
+    status, error = vectors.refusal("embeddings", **asked)
+    assert (status, error["param"]) == (400, param)
+
+
+def test_a_long_text_is_cut_where_that_is_asked_for(vectors: Child) -> None:
+    answer = vectors.post("embeddings", input="x" * 200, truncate=True, dimensions=64)
+    assert answer["usage"]["prompt_tokens"] == 128
+
+
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF nonsense")
+    arguments = ("--model", str(tmp_path / "model.gguf"), "--name", "x")
+    with start_child(LLAMA_CPP, *arguments) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.read() == ""
+        *_, last = process.stderr.read().splitlines()
+    assert process.returncode == 1 and last.startswith("cannot serve: ")
