@@ -26,7 +26,7 @@ from adapters.http.transport import open_transport
 from proxy.model_host import memory
 
 _READY = re.compile(rb"ready ([0-9]{1,5})\b")
-# Where `llama-server` looks for the key that its callers must have; our own children too.
+# Where `llama-server` looks for the key that its callers must have.
 _KEY_VARIABLE = "LLAMA_API_KEY"
 # How long a process that is told to end may take.
 _GRACE_S = 5.0
