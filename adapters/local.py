@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 
 from adapters.base import Answer, Call, Unavailable
-from adapters.leases import Lessor
+from adapters.leases import Lessor, Served
 from adapters.openai_compatible import OpenAICompatible
 from adapters.presets import PRESETS
 
@@ -41,16 +41,16 @@ class Local:
         for server in self._servers.values():
             await server.aclose()
 
-    def lease(self, call: Call) -> AbstractAsyncContextManager[str]:
+    def lease(self, call: Call) -> AbstractAsyncContextManager[Served]:
         """Where the model of a call is served."""
         return self._lessor.lease(f"{self._provider}/{call.model}", waits=call.waits)
 
-    async def server(self, model: str, url: str) -> _Server:
+    async def server(self, model: str, served: Served) -> _Server:
         """What speaks to the process of a model; the connections to an earlier one are closed."""
         known = self._servers.get(model)
-        if known is not None and known.url == url:
+        if known is not None and known.served == served:
             return known
-        server = self._servers[model] = _Server(url)
+        server = self._servers[model] = _Server(served)
         if known is not None:
             await known.aclose()
         return server
@@ -59,9 +59,11 @@ class Local:
 class _Server(OpenAICompatible):
     """One process."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(preset=PRESETS["llama_server"], base_url=f"{url}/v1")
-        self.url = url
+    def __init__(self, served: Served) -> None:
+        super().__init__(
+            preset=PRESETS["llama_server"], base_url=f"{served.url}/v1", api_key=served.key
+        )
+        self.served = served
 
 
 class _Leased:
@@ -75,13 +77,13 @@ class _Leased:
     async def __aenter__(self) -> Answer:
         call = self._call
         async with AsyncExitStack() as opening:
-            url = await self._url(opening)
-            server = await self._adapter.server(call.model, url)
+            served = await self._lease(opening)
+            server = await self._adapter.server(call.model, served)
             answer = await opening.enter_async_context(server.open(call))
             self._opened = opening.pop_all()
         return answer
 
-    async def _url(self, opening: AsyncExitStack) -> str:
+    async def _lease(self, opening: AsyncExitStack) -> Served:
         call = self._call
         wait_s = call.deadlines.first_byte_s
         try:

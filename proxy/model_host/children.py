@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -25,6 +26,8 @@ from adapters.http.transport import open_transport
 from proxy.model_host import memory
 
 _READY = re.compile(rb"ready ([0-9]{1,5})\b")
+# Where `llama-server` looks for the key that its callers must have.
+_KEY_VARIABLE = "LLAMA_API_KEY"
 # How long a process that is told to end may take.
 _GRACE_S = 5.0
 _HEALTH = Deadlines(connect_s=5.0, first_byte_s=5.0, idle_s=5.0)
@@ -40,11 +43,12 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A process that serves a model at `url`."""
+    """A process that serves a model at `url`, to whoever has its `key`."""
 
-    def __init__(self, process: Process, url: str) -> None:
+    def __init__(self, process: Process, url: str, key: str) -> None:
         self._process = process
         self.url = url
+        self.key = key
 
     @property
     def pid(self) -> int:
@@ -86,6 +90,7 @@ async def running(
     `arguments` follow `python -P -m`. Raises `ChildFailed`. Cancelled while it loads, or left, it
     is told to end, and is gone afterwards.
     """
+    key = secrets.token_urlsafe(32)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
@@ -94,7 +99,7 @@ async def running(
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env=_child_environ(environ),
+        env=_child_environ(environ) | {_KEY_VARIABLE: key},
         start_new_session=True,
     )
     last_words: deque[str] = deque(maxlen=_LAST_WORDS)
@@ -112,7 +117,7 @@ async def running(
             raise ChildFailed(last_words[-1] if last_words else cause)
         speaking = asyncio.create_task(_read_out(process))
         try:
-            yield Child(process, f"http://127.0.0.1:{port}")
+            yield Child(process, f"http://127.0.0.1:{port}", key)
         finally:
             speaking.cancel()
     finally:

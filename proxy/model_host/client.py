@@ -12,6 +12,7 @@ from typing import cast
 import msgspec
 
 from adapters.base import NotLoaded, Unavailable
+from adapters.leases import Served
 from proxy.errors import StartError
 from proxy.ledger.folder import socket_path
 from proxy.ledger.frames import MalformedFrame, frames
@@ -45,8 +46,8 @@ class HostClient:
         self._seq = 0
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str, *, waits: bool = True) -> AsyncIterator[str]:
-        """The address at which a model is served, for the length of the block.
+    async def lease(self, model: str, *, waits: bool = True) -> AsyncIterator[Served]:
+        """Where a model is served, for the length of the block.
 
         Waits while it loads, or others use it. Raises `Unavailable`; `NotLoaded` where it is not to
         wait for a load, which begins all the same. Whoever is cancelled waits
@@ -54,7 +55,7 @@ class HostClient:
         """
         link, seq, answer = await self._granted(model, waits)
         try:
-            yield answer.url
+            yield Served(answer.url, answer.key)
         finally:
             link.send(Done(seq))
 

@@ -259,7 +259,8 @@ class Host:
                     self._lives[model].cancel()
                 case Grant(ticket=ticket, model=model):
                     asker = self._askers[ticket]
-                    asker.connection.send(Granted(asker.seq, self._children[model].url))
+                    child = self._children[model]
+                    asker.connection.send(Granted(asker.seq, child.url, child.key))
                 case Refuse(ticket=ticket, reason=reason, message=message, retry_s=retry_s):
                     asker = self._askers.pop(ticket)
                     asker.connection.tickets.pop(asker.seq, None)

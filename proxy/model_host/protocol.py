@@ -39,10 +39,11 @@ class Look(_Message, frozen=True):
 
 
 class Granted(_Message, frozen=True):
-    """The model is loaded and may be used, at this address, until `Done`."""
+    """The model is loaded and may be used, at this address with this key, until `Done`."""
 
     seq: int
     url: str
+    key: str
 
 
 class Refused(_Message, frozen=True):

@@ -22,6 +22,7 @@ from adapters.anthropic import Anthropic
 from adapters.base import Adapter
 from adapters.bedrock import Bedrock
 from adapters.gemini import Gemini
+from adapters.leases import Served
 from adapters.local import Local
 from adapters.ollama import Ollama
 from adapters.presets import PRESETS
@@ -274,9 +275,9 @@ class _Landlord:
         self._url = url
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[str]:
+    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[Served]:
         assert model == f"local/{MODEL}"
-        yield self._url
+        yield Served(self._url, "sk-test-0123456789")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.base import AdapterError, BadRequest, Call, ConnectFailed, Deadlines, Unavailable
+from adapters.leases import Served
 from adapters.local import Local
 from tests.adapters.servers import Peer, ScriptedServer
 from tests.adapters.wire import whole
@@ -28,12 +29,13 @@ class Landlord:
         self.given_back = 0
 
     @contextlib.asynccontextmanager
-    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[str]:
+    async def lease(self, model: str, *, waits: bool) -> AsyncIterator[Served]:
         if not self._urls:
             await asyncio.Event().wait()
         self.leased.append(model)
         try:
-            yield self._urls[0] if len(self._urls) == 1 else self._urls.pop(0)
+            url = self._urls[0] if len(self._urls) == 1 else self._urls.pop(0)
+            yield Served(url, "key-of-the-process")
         finally:
             self.given_back += 1
 
@@ -62,7 +64,8 @@ def run(landlord: Landlord, play: Callable[[Local], Awaitable[Any]]) -> Any:
 
 def says(text: str) -> Callable[[Peer], None]:
     def answer(peer: Peer) -> None:
-        while peer.read_request().line:
+        while asked := peer.read_request():
+            assert asked.headers["authorization"] == "Bearer key-of-the-process"
             peer.send(whole({"said": text}))
 
     return answer

@@ -320,6 +320,11 @@ def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
         assert len(first) == len(second)
         assert first != second
         state = states(tollway)["local/tiny"]
+        # It keeps web pages out, which loopback alone does not.
+        (server,) = psutil.Process(state["pid"]).children()
+        (listening,) = (c for c in server.net_connections() if c.status == psutil.CONN_LISTEN)
+        stranger = httpx2.get(f"http://127.0.0.1:{listening.laddr.port}/slots")
+        assert stranger.status_code == 401
         (server,) = psutil.Process(state["pid"]).children()
         server.kill()
         until(lambda: tollway.chat("local", **body).status_code == 200)

@@ -86,6 +86,7 @@ class _Answer(BaseHTTPRequestHandler):
         self._json({"status": "ok"})
 
     def do_POST(self) -> None:
+        assert self.headers["authorization"] == f"Bearer {os.environ['LLAMA_API_KEY']}"
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         said = json.dumps(asked.get("messages", ""))
         if not asked.get("stream"):

@@ -136,8 +136,8 @@ def test_several_workers_load_a_model_once(place: Place) -> None:
 
     async def scene() -> None:
         async with place.hosting(), client(place.folder) as one, client(place.folder) as two:
-            async with one.lease("local/a") as url, two.lease("local/a") as same:
-                assert url == same
+            async with one.lease("local/a") as served, two.lease("local/a") as same:
+                assert served == same
                 state = await place.state("a")
                 assert (state.state, state.users, state.loads) == ("loaded", 2, 1)
                 assert state.pid == place.pids[0]
@@ -216,8 +216,8 @@ def test_a_model_makes_room_for_another(place: Place) -> None:
 
 
 async def use(worker: HostClient, model: str) -> str:
-    async with worker.lease(model) as url:
-        return url
+    async with worker.lease(model) as served:
+        return served.url
 
 
 def test_a_model_that_nobody_uses_is_unloaded(place: Place) -> None:
@@ -398,5 +398,6 @@ def test_a_child_gets_no_secrets_and_no_more_time_than_stated(
         seen = (tmp_path / "environ").read_text()
         assert "OMP_NUM_THREADS" in seen
         assert "sk-1" not in seen
+        assert "LLAMA_API_KEY" in seen  # its own
 
     run(scene())
