@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hmac
 import os
 import signal
 import socket
@@ -38,6 +39,9 @@ EVENTS = b"text/event-stream"
 _LARGEST_BODY = 64 << 20
 # How long answers may still take at the end.
 _GRACE_S = 1
+KEY_VARIABLE = "LLAMA_API_KEY"
+"""Where a child finds the key that it is asked by, as llama-server does; else it asks for none."""
+
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 
@@ -74,6 +78,8 @@ class Child:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._created = int(time.time())
+        key = os.environ.get(KEY_VARIABLE)
+        self._authorization = f"Bearer {key}".encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -81,10 +87,19 @@ class Child:
             return
         exchange = _Exchange(receive, send)
         try:
-            _refuse_web_pages(scope)
+            self._check_caller(scope)
             await self._answer(scope["method"], scope["path"], exchange)
         except UpstreamError as error:
             await exchange.fail(error)
+
+    def _check_caller(self, scope: Scope) -> None:
+        """Only its parent's other processes ask a child, by the key that the parent gave it."""
+        _refuse_web_pages(scope)
+        if self._authorization is None or scope["path"] == "/health":
+            return
+        sent = dict(scope["headers"]).get(b"authorization", b"")
+        if not hmac.compare_digest(sent, self._authorization):
+            raise BadRequest("this model answers Tollway alone", status=401, code="invalid_api_key")
 
     async def _answer(self, method: str, path: str, exchange: _Exchange) -> None:
         if path in self._model.endpoints:

@@ -97,6 +97,17 @@ def test_web_pages_are_refused(shared: Reciting, headers: dict[str, str]) -> Non
         assert child.client.get("/v1/models", headers=headers).status_code == 403
 
 
+def test_only_who_has_the_key_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_API_KEY", "secret")
+    (tmp_path / "recital.json").write_text('{"texts": []}')
+    with running(STAND_IN, tmp_path / "recital.json", "--port", "0") as child:
+        get = child.client.get
+        assert get("/health").status_code == 200
+        assert get("/v1/models").status_code == 401
+        assert get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
+        assert get("/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"messages": 1}', b'{"messages": "\xff"}', b"[" * 100_000]
 )
