@@ -29,7 +29,7 @@ from proxy import worker
 from proxy.errors import StartError
 from proxy.ledger import daemon
 from proxy.ledger.errors import LedgerError
-from proxy.ledger.folder import LedgerSocket
+from proxy.ledger.folder import OwnSocket
 from proxy.model_host.daemon import run_host
 from proxy.model_host.hosted import HostPlan
 from proxy.model_host.protocol import SOCKET
@@ -95,7 +95,7 @@ class Supervisor:
         self._is_stopping = False
         self._ledger = Child("ledger", self._run_ledger)
         self._host: Child | None = None
-        self._host_socket: LedgerSocket | None = None
+        self._host_socket: OwnSocket | None = None
         self._workers = [
             Child(f"worker {n}", partial(self._run_worker, n))
             for n in range(plan.config.server.workers)
@@ -112,7 +112,7 @@ class Supervisor:
         """
         if self._plan.host is None:
             return
-        self._host_socket = LedgerSocket.listen(self._plan.data.path, SOCKET)
+        self._host_socket = OwnSocket.listen(self._plan.data.path, SOCKET)
         self._host = Child("model host", partial(self._run_host, self._plan.host))
         _await_ready(self._host)
 

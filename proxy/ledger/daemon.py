@@ -26,7 +26,7 @@ import msgspec
 
 from proxy.clock import Clock, SystemClock
 from proxy.ledger.core import CloseSession, Ledger, ReleaseExpired, Step
-from proxy.ledger.folder import LedgerLock, LedgerSocket, ledger_file
+from proxy.ledger.folder import LedgerLock, OwnSocket, ledger_file
 from proxy.ledger.frames import MalformedFrame, frames, op_reader
 from proxy.ledger.protocol import (
     MAX_FRAME_BYTES,
@@ -90,7 +90,7 @@ def run_ledger(
     try:
         ledger = Ledger.open(ledger_file(data_dir), synchronous=synchronous)
         try:
-            listening = LedgerSocket.listen(data_dir)
+            listening = OwnSocket.listen(data_dir)
             try:
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                     runner.run(
@@ -117,7 +117,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(
-    daemon: _Daemon, listening: LedgerSocket, ready: Callable[[], None], lifeline: int | None
+    daemon: _Daemon, listening: OwnSocket, ready: Callable[[], None], lifeline: int | None
 ) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: _Connection(daemon), sock=listening.socket)

@@ -86,8 +86,8 @@ def _lock(fd: int, path: Path, wait_s: float) -> None:
             return
 
 
-class LedgerSocket:
-    """The listening socket of the process that owns the ledger, or of another one beside it."""
+class OwnSocket:
+    """The listening socket of a process that there is one of in a data folder, such as the ledger."""
 
     def __init__(self, data_dir: Path, path: Path, address: Path, listening: socket.socket) -> None:
         self._data_dir = data_dir
@@ -96,7 +96,7 @@ class LedgerSocket:
         self.socket = listening
 
     @classmethod
-    def listen(cls, data_dir: Path, name: str = "ledger") -> LedgerSocket:
+    def listen(cls, data_dir: Path, name: str = "ledger") -> OwnSocket:
         """Listen, for this user only. The caller's server owns the lock. Raises `LedgerUnwritable`.
 
         The socket lies in the data folder, or in a private temporary folder where the path is

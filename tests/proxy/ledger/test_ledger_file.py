@@ -22,7 +22,7 @@ from proxy.ledger.errors import (
     LedgerTooNew,
     LedgerUnwritable,
 )
-from proxy.ledger.folder import LedgerLock, LedgerSocket
+from proxy.ledger.folder import LedgerLock, OwnSocket
 from proxy.ledger.schema import migrations
 from proxy.ledger.store import SCHEMA_VERSION, open_store
 from tests.proxy.ledger.making import Books
@@ -230,4 +230,4 @@ def test_a_socket_that_fits_nowhere_is_refused_in_one_line(
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     with pytest.raises(LedgerUnwritable, match="TMPDIR"):
-        LedgerSocket.listen(deep)
+        OwnSocket.listen(deep)

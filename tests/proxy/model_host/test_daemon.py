@@ -16,7 +16,7 @@ import pytest
 
 from adapters.base import Unavailable
 from proxy.errors import StartError
-from proxy.ledger.folder import LedgerSocket
+from proxy.ledger.folder import OwnSocket
 from proxy.model_host.children import ChildFailed, running
 from proxy.model_host.client import HostClient, look
 from proxy.model_host.core import Need
@@ -78,7 +78,7 @@ class Place:
             }
         )
         host = Host(plan, os.environ)
-        listening = LedgerSocket.listen(self.folder, SOCKET)
+        listening = OwnSocket.listen(self.folder, SOCKET)
         server = await asyncio.get_running_loop().create_unix_server(
             lambda: Connection(host), sock=listening.socket
         )
