@@ -87,7 +87,7 @@ def _lock(fd: int, path: Path, wait_s: float) -> None:
 
 
 class OwnSocket:
-    """The listening socket of a process that there is one of in a data folder, such as the ledger."""
+    """The listening socket of a process of which a data folder has one, such as the ledger."""
 
     def __init__(self, data_dir: Path, path: Path, address: Path, listening: socket.socket) -> None:
         self._data_dir = data_dir
