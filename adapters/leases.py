@@ -6,6 +6,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+KEY_VARIABLE = "LLAMA_API_KEY"
+"""Where a model's process finds the key that it asks for, ours and llama-server alike."""
+
 
 @dataclass(frozen=True, slots=True)
 class Served:

@@ -26,6 +26,7 @@ import msgspec
 import uvicorn
 
 from adapters.base import BadRequest, ModelNotFound, UpstreamError
+from adapters.leases import KEY_VARIABLE
 from adapters.wire import loose_json
 
 Scope = MutableMapping[str, Any]
@@ -39,9 +40,6 @@ EVENTS = b"text/event-stream"
 _LARGEST_BODY = 64 << 20
 # How long answers may still take at the end.
 _GRACE_S = 1
-KEY_VARIABLE = "LLAMA_API_KEY"
-"""Where a child finds the key that it is asked by, as llama-server does; else it asks for none."""
-
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 

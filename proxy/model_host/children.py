@@ -23,11 +23,10 @@ from pathlib import Path
 import adapters
 from adapters.base import AdapterError, Deadlines
 from adapters.http.transport import open_transport
+from adapters.leases import KEY_VARIABLE
 from proxy.model_host import memory
 
 _READY = re.compile(rb"ready ([0-9]{1,5})\b")
-# Where `llama-server` looks for the key that its callers must have.
-_KEY_VARIABLE = "LLAMA_API_KEY"
 # How long a process that is told to end may take.
 _GRACE_S = 5.0
 _HEALTH = Deadlines(connect_s=5.0, first_byte_s=5.0, idle_s=5.0)
@@ -99,7 +98,7 @@ async def running(
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
-        env=_child_environ(environ) | {_KEY_VARIABLE: key},
+        env=_child_environ(environ) | {KEY_VARIABLE: key},
         start_new_session=True,
     )
     last_words: deque[str] = deque(maxlen=_LAST_WORDS)

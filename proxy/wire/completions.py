@@ -73,7 +73,7 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionsRequest:
-    """A request to complete some prompts; `answers` are generated in all.
+    """A request to complete some prompts; `n` answers are generated in all.
 
     `chat` is the same as a chat, or why it is none.
     """
@@ -83,7 +83,7 @@ class CompletionsRequest:
     stream: bool
     wants_usage: bool
     max_output_tokens: int | None
-    answers: int
+    n: int
     input_tokens: int
     token_bound: int
     text: str | None
@@ -100,11 +100,6 @@ class CompletionsRequest:
     needs: frozenset[Capability] = frozenset({"chat"})
     images: int = 0
     units: Units = NO_UNITS
-
-    @property
-    def n(self) -> int:
-        """How often the maximum may be generated."""
-        return self.answers
 
     @property
     def reasons(self) -> bool:
@@ -196,7 +191,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Completio
         stream=bool(fields.stream),
         wants_usage=bytes(options.get("include_usage", b"")) == b"true",
         max_output_tokens=fields.max_tokens,
-        answers=prompts * max(fields.n or 1, fields.best_of or 1),
+        n=prompts * max(fields.n or 1, fields.best_of or 1),
         input_tokens=tokens // (wire_usage.BYTES_PER_TOKEN if isinstance(prompt, str) else 1),
         # What stands beside the prompts may be a suffix, or a text that they must match.
         token_bound=tokens + rest + _PROMPT_TOKENS * prompts,

@@ -5,7 +5,7 @@ Source: Anthropic's API reference, "Create a Message".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -13,8 +13,8 @@ import msgspec
 from adapters.base import Endpoint, Unsupported
 from policies.base import Capability
 from proxy.errors import InvalidRequest
-from proxy.pricing import Units
 from proxy.wire import answers, chat, chunks
+from proxy.wire.as_chat import AsChat
 from proxy.wire.body import Body
 from proxy.wire.chat import ChatRequest
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
@@ -45,7 +45,7 @@ _claude_code = msgspec.json.Decoder(_ClaudeCode)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MessagesRequest:
+class MessagesRequest(AsChat):
     """A request: its body, the chat it stands for, and what of it no chat can say.
 
     `text_bytes` is the size of the body without images and files, `added_tokens` bounds what only
@@ -71,62 +71,19 @@ class MessagesRequest:
     stop_sequences: frozenset[str] = frozenset()
 
     @property
-    def model(self) -> str:
-        """The model asked for."""
-        return self.chat.model
-
-    @property
-    def stream(self) -> bool:
-        """Whether the answer is to come as it is generated."""
-        return self.chat.stream
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """What a target must be able to do."""
-        return self.chat.needs
-
-    @property
     def input_tokens(self) -> int:
         """Routing's estimate of the input."""
         return self.text_bytes // 4
-
-    @property
-    def n(self) -> int:
-        """There is one answer."""
-        return 1
-
-    @property
-    def images(self) -> int:
-        """The images in it."""
-        return self.chat.images
-
-    @property
-    def units(self) -> Units:
-        """What is billed by the piece: nothing."""
-        return self.chat.units
 
     @property
     def reasons(self) -> bool:
         """Whether it asks for thoughts: also without an effort, which is all that chat can say."""
         return self.chat.reasons or self.thinks
 
-    @property
-    def service_tier(self) -> str | None:
-        """The service tier asked for, as chat names it."""
-        return self.chat.service_tier
-
-    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
-        """What a chat cannot say is left out of it, and costs nothing."""
-        return self.unbounded if self.endpoint in speaks else self.chat.unbounded
-
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, in whichever of the two dialects it is sent."""
         longer = max(0, self.text_bytes - self.chat.text_bytes)
         return self.chat.input_bound(image_tokens) + longer + self.added_tokens
-
-    def texts(self) -> tuple[list[str], int]:
-        """The texts of the chat: who can count is asked in its dialect."""
-        return self.chat.texts()
 
     def upstream(self, target: Upstream) -> Sent:
         """The body with `model` changed where the target speaks this dialect, else the chat."""

@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Create a model response".
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -16,8 +16,8 @@ import msgspec
 from adapters.base import AdapterError, Endpoint
 from policies.base import Capability
 from proxy.errors import InvalidRequest
-from proxy.pricing import Units
 from proxy.wire import answers, chat, chunks
+from proxy.wire.as_chat import AsChat
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.responses import native
@@ -181,7 +181,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResponsesRequest:
+class ResponsesRequest(AsChat):
     """A request for a response: the chat it is, and the body for those who speak Responses.
 
     `items` are the input that is its own, with what it refers to in its place; `input_surplus`
@@ -206,22 +206,6 @@ class ResponsesRequest:
 
     endpoint: Endpoint = "responses"
     capability: Capability = "chat"
-    n: int = 1
-
-    @property
-    def model(self) -> str:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.model
-
-    @property
-    def stream(self) -> bool:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.stream
-
-    @property
-    def needs(self) -> frozenset[Capability]:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.needs
 
     @property
     def input_tokens(self) -> int:
@@ -229,41 +213,18 @@ class ResponsesRequest:
         return self.chat.input_tokens
 
     @property
-    def images(self) -> int:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.images
-
-    @property
-    def units(self) -> Units:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.units
-
-    @property
     def reasons(self) -> bool:
         """See `proxy.wire.dialect.Request`."""
         return self.chat.reasons or not _is_nothing(self.body.members.get("reasoning", _ABSENT))
-
-    @property
-    def service_tier(self) -> str | None:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.service_tier
 
     @property
     def user(self) -> str | None:
         """See `proxy.wire.dialect.Request`."""
         return self.chat.user
 
-    def unbounded_at(self, speaks: Set[Endpoint]) -> str | None:
-        """What a chat cannot say is left out of it, and costs nothing."""
-        return self.unbounded if self.endpoint in speaks else self.chat.unbounded
-
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, whichever way it is sent."""
         return self.chat.input_bound(image_tokens) + self.input_surplus
-
-    def texts(self) -> tuple[list[str], int]:
-        """See `proxy.wire.dialect.Request`."""
-        return self.chat.texts()
 
     def upstream(self, target: Upstream) -> Sent:
         """As it is where the target speaks Responses, otherwise as a chat."""
