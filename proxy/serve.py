@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from proxy import catalog, config, discovery, price_list, tokens
+from proxy import catalog, config, config_file, discovery, price_list, tokens
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
 from proxy.config import Config
@@ -53,7 +53,7 @@ class Options:
 
 def load_config(options: Options, environ: Mapping[str, str]) -> Config:
     """The configuration with what the environment and the command line override."""
-    loaded = config.load(config.find(options.config, environ), environ)
+    loaded = config_file.load(config_file.find(options.config, environ), environ)
     server = loaded.server
     changes: dict[str, str | int] = {}
     for name, value in (
@@ -76,7 +76,7 @@ def load_config(options: Options, environ: Mapping[str, str]) -> Config:
 def data_path(options: Options, environ: Mapping[str, str]) -> str:
     """The data folder's path, also where the rest of the configuration lacks its secrets."""
     named = options.data or environ.get("TOLLWAY_DATA")
-    return named or config.load_server(config.find(options.config, environ)).data
+    return named or config_file.load_server(config_file.find(options.config, environ)).data
 
 
 def resolve(

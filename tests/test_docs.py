@@ -18,7 +18,7 @@ from adapters.base import Endpoint
 from adapters.wire import templates
 from policies import registry as policies
 from policies.base import Capability
-from proxy import cli, config
+from proxy import cli, config, config_file
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
 from proxy.ledger import protocol
@@ -183,7 +183,7 @@ def test_example_configuration_of_the_readme_is_valid(
     file = tmp_path / "router.yaml"
     for block in blocks:
         file.write_text(block)
-        assert config.load(file, {"MY_SERVER_KEY": "x"}).providers
+        assert config_file.load(file, {"MY_SERVER_KEY": "x"}).providers
 
 
 def test_every_capability_and_endpoint_is_documented() -> None:

@@ -65,7 +65,7 @@ def may_be_configured(kind: str, name: str, config: str | None) -> bool:
     """Whether the configuration may have such a virtual `model`, `target` or `provider`."""
     # Not at the top, as above.
     from proxy import serve
-    from proxy.config import may_be_there
+    from proxy.config_checks import may_be_there
 
     return may_be_there(serve.load_config(serve.Options(config=config), os.environ), kind, name)
 

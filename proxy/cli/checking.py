@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from proxy import config, serve
+from proxy import config_file, serve
 from proxy.cli.output import Grid, console
 from proxy.price_book import PriceBook
 
@@ -21,7 +21,7 @@ def check(
     path: Annotated[Path, typer.Argument(help="The file to check")] = Path("router.yaml"),
 ) -> None:
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
-    loaded = config.load(path, os.environ)
+    loaded = config_file.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
     _, tables, _ = serve.resolve(loaded, os.environ, PriceBook.load())
     table = tables()

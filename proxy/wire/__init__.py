@@ -1,1 +1,1 @@
-"""OpenAI's JSON and its event streams, to and from what the engine needs. Pure."""
+"""What clients say and hear, in each dialect, to and from what the engine needs. Pure."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy import catalog, config, price_list
+from proxy import catalog, config_file, price_list
 from proxy.price_book import (
     DatedRates,
     Equals,
@@ -42,7 +42,7 @@ def snapshot(as_of: date, name: str = "known", match: str | None = None) -> Snap
 
 
 def targets(book: PriceBook) -> list[Target]:
-    loaded = config.build(YamlFile.parse(CONFIG, "router.yaml"), {})
+    loaded = config_file.build(YamlFile.parse(CONFIG, "router.yaml"), {})
     return list(build_table(loaded, catalog.load(), book, today=TODAY).targets.values())
 
 
@@ -135,7 +135,7 @@ targets:
   - {target: acme/dall-e, price: {per_generated_image: {hd: 0.08, standard: 0.04}}}
 """
     table = build_table(
-        config.build(YamlFile.parse(text, "router.yaml"), {}),
+        config_file.build(YamlFile.parse(text, "router.yaml"), {}),
         catalog.load(),
         PACKAGED,
         today=TODAY,

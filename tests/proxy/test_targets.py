@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from proxy import catalog, config
+from proxy import catalog, config_file
 from proxy.discovery import with_demonstration
 from proxy.errors import InvalidRequest
 from proxy.price_book import PriceBook
@@ -40,7 +40,7 @@ models:
 
 
 def _table(text: str = BASE, today: date = date(2026, 11, 20)) -> TargetTable:
-    built = config.build(YamlFile.parse(text, "router.yaml"), {})
+    built = config_file.build(YamlFile.parse(text, "router.yaml"), {})
     return build_table(built, catalog.load(), PriceBook.load(), today=today)
 
 
@@ -211,12 +211,12 @@ def test_only_the_endpoint_is_checked_of_a_named_target() -> None:
 
 def test_a_demonstration_gives_way_to_anything_real() -> None:
     text = "models: {auto: {targets: [tier:auto]}}\n"
-    alone = config.build(YamlFile.parse(text, "x"), {})
+    alone = config_file.build(YamlFile.parse(text, "x"), {})
     book, known, today = PriceBook.load(), catalog.load(), date(2026, 11, 20)
     table = build_table(with_demonstration(alone), known, book, today=today)
     assert [t.name for t in _virtual(table, "auto").targets] == ["tollway/demo"]
     assert not table.has_real_targets
-    beside = config.build(
+    beside = config_file.build(
         YamlFile.parse(BASE + text.replace("models: {", "  ")[:-2] + "\n", "x"), {}
     )
     table = build_table(with_demonstration(beside), known, book, today=today)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from proxy import catalog, config
+from proxy import catalog, config_file
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
 from proxy.admin.models import ModelsApi
@@ -44,7 +44,7 @@ class Desk:
     """Where an operator asks."""
 
     def __init__(self, data: Path, runner: asyncio.Runner) -> None:
-        built = config.build(YamlFile.parse(CONFIG, "router.yaml"), {})
+        built = config_file.build(YamlFile.parse(CONFIG, "router.yaml"), {})
         table = build_table(built, catalog.load(), PriceBook.load(), today=date(2026, 11, 20))
         self._runner = runner
         self.ledger = LedgerClient(data, name="desk")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy import catalog, config
+from proxy import catalog, config, config_file
 from proxy.errors import StartError
 from proxy.model_host import hosted, memory
 from proxy.price_book import PriceBook
@@ -18,7 +18,7 @@ MB = 2**20
 
 
 def built(text: str) -> tuple[config.Config, TargetTable]:
-    made = config.build(YamlFile.parse(text, "router.yaml"), {})
+    made = config_file.build(YamlFile.parse(text, "router.yaml"), {})
     return made, build_table(made, catalog.load(), PriceBook.load(), today=date(2026, 11, 20))
 
 

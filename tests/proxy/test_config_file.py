@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from proxy import config
+from proxy import config, config_file
 from proxy.errors import StartError
 from proxy.yaml_file import YamlFile
 
@@ -20,7 +20,7 @@ SIGNED = "a-secret-of-24-bytes-or-more"
 
 
 def _build(text: str, **environ: str) -> config.Config:
-    return config.build(YamlFile.parse(text, "router.yaml"), environ)
+    return config_file.build(YamlFile.parse(text, "router.yaml"), environ)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_an_empty_file_is_a_configuration() -> None:
 
 def test_the_shipped_file_is_valid() -> None:
     path = Path(config.__file__).parents[1] / "router.yaml"
-    shipped = config.load(path, {})
+    shipped = config_file.load(path, {})
     assert shipped.discover
     assert list(shipped.models) == ["auto", "cheap", "best", "fast", "local", "embed"]
     (budget,) = shipped.budgets
@@ -438,12 +438,12 @@ def test_the_examples_in_the_shipped_file_are_valid() -> None:
 
 def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert config.find(None, {}).name == "router.yaml"
-    assert config.find(None, {}).is_absolute()
+    assert config_file.find(None, {}).name == "router.yaml"
+    assert config_file.find(None, {}).is_absolute()
     (tmp_path / "router.yaml").touch()
-    assert config.find(None, {}) == Path("router.yaml")
-    assert config.find(None, {"TOLLWAY_CONFIG": "b.yaml"}) == Path("b.yaml")
-    assert config.find("a.yaml", {"TOLLWAY_CONFIG": "b.yaml"}) == Path("a.yaml")
+    assert config_file.find(None, {}) == Path("router.yaml")
+    assert config_file.find(None, {"TOLLWAY_CONFIG": "b.yaml"}) == Path("b.yaml")
+    assert config_file.find("a.yaml", {"TOLLWAY_CONFIG": "b.yaml"}) == Path("a.yaml")
 
 
 def test_everything_is_frozen() -> None:
