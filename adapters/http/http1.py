@@ -97,9 +97,7 @@ class Http1Transport:
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         self._closed = True
-        for connection in self._idle:
-            connection.abort()
-        self._idle.clear()
+        self.drop_idle()
         for closed in [c.watch_close() for c in self._connections if c.is_closing]:
             await closed.wait()
 
@@ -182,6 +180,12 @@ class Http1Transport:
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def drop_idle(self) -> None:
+        """Close what is idle, since it is not wanted or not to be trusted any more."""
+        for connection in self._idle:
+            connection.abort()
+        self._idle.clear()
 
     def give_back(self, connection: _Connection, promised_s: float | None) -> None:
         """The connection can take another request, for `promised_s` seconds at least."""
@@ -499,8 +503,10 @@ class _Connection(asyncio.Protocol):
             return ConnectionLost(
                 f"{how} before its answer was complete ({self._received} bytes in)"
             )
-        is_silent = self._head_room == http_rules.MAX_HEAD_BYTES
-        return ConnectionLost(f"{how} before it answered", stale=is_silent and self._is_reused)
+        stale = self._is_reused and self._head_room == http_rules.MAX_HEAD_BYTES
+        if stale:  # what closed this one will have closed its fellows: the next try is on a new one
+            self._pool.drop_idle()
+        return ConnectionLost(f"{how} before it answered", stale=stale)
 
     # Parsing.
 

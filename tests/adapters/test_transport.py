@@ -1134,6 +1134,33 @@ def test_a_kept_connection_that_closes_under_a_request_is_lost(client: Client, h
         client.run(scenario())
 
 
+def test_after_a_stale_connection_the_next_one_is_new(client: Client) -> None:
+    """A server that ends its idle connections ends them all: one more try must be enough."""
+    if client is HTTPX:
+        pytest.skip("httpx2 keeps its own pool")
+    together = threading.Barrier(3)
+
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        if server.connections <= 3:
+            together.wait(10)
+        peer.send(LENGTH)
+        peer.read_request()
+
+    with ScriptedServer(script) as server:
+
+        async def scenario() -> None:
+            async with client.opened(server.url) as transport:
+                await asyncio.gather(*(ask(transport) for _ in range(3)))
+                with pytest.raises(ConnectionLost) as caught:
+                    await ask(transport)
+                assert caught.value.stale
+                assert await ask(transport) == BODY
+
+        client.run(scenario())
+        assert server.connections == 4
+
+
 def test_a_kept_connection_that_closes_inside_the_answer_is_not_stale(client: Client) -> None:
     def script(peer: Peer) -> None:
         peer.read_request()
