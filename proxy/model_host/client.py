@@ -25,6 +25,7 @@ from proxy.model_host.protocol import (
     Op,
     Refused,
     Reply,
+    Retire,
     Shown,
     reply_reader,
 )
@@ -67,6 +68,12 @@ class HostClient:
         if not isinstance(reply, Shown):
             raise ConnectionError("the model host went away")
         return reply
+
+    async def retire(self, model: str) -> None:
+        """Have a model unloaded as soon as nobody uses it; raises `OSError` where no host is."""
+        async with asyncio.timeout(_LOOK_S):
+            link = await self._connected()
+        link.send(Retire(model))
 
     async def aclose(self) -> None:
         """Close the connection: whatever was leased over it is free."""

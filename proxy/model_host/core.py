@@ -9,12 +9,14 @@ Every event returns the effects that whoever owns the machine carries out. What 
   `collate_s`, so that requests which alternate do not make models alternate. Whoever comes later
   stands behind it: nobody waits for ever.
 - A load that nobody waits for any more is given up.
+- A model that is retired gets no further user, and is unloaded when the last one is done. One that
+  is still configured is loaded again for whoever waits; one that is not is gone then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Phase = Literal["absent", "loading", "loaded", "leaving"]
@@ -97,8 +99,11 @@ class _Model:
     """One model: what it takes, what it is doing, and who is there for it."""
 
     need: Need
-    bytes: int
+    measured_bytes: int = 0
     phase: Phase = "absent"
+    is_retiring: bool = False
+    """Whether it goes as soon as nobody uses it."""
+    is_configured: bool = True
     is_wanted: bool = False
     """Whether its load goes on though nobody waits for it."""
     users: set[int] = field(default_factory=set)
@@ -115,6 +120,11 @@ class _Model:
     """How long the last load took."""
 
     @property
+    def bytes(self) -> int:
+        """What it takes: as declared, or more once more was measured."""
+        return max(self.need.bytes, self.measured_bytes)
+
+    @property
     def waiting(self) -> list[_Waiter]:
         """Those of the waiters who are somebody."""
         return [waiter for waiter in self.waiters if waiter.ticket != _NOBODY]
@@ -123,6 +133,11 @@ class _Model:
     def is_there(self) -> bool:
         """Whether it takes up room."""
         return self.phase != "absent"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes users."""
+        return self.phase == "loaded" and not self.is_retiring
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +160,7 @@ class Core:
 
     def __init__(self, needs: Iterable[Need], rules: Rules) -> None:
         self._rules = rules
-        self._models = {need.name: _Model(need, need.bytes) for need in needs}
+        self._models = {need.name: _Model(need) for need in needs}
         self._asked: dict[int, _Model] = {}
 
     # --- what happens -----------------------------------------------------------------------
@@ -156,12 +171,12 @@ class Core:
         Whoever `waits` for no load is refused where one is needed, and it goes on without them.
         """
         asked = self._models.get(model)
-        if asked is None:
+        if asked is None or not asked.is_configured:
             return [Refuse(ticket, "unknown", f"there is no local model {model!r}")]
         refusal = self._refusal(asked, ticket, now)
         if refusal is not None:
             return [refusal]
-        if not waits and asked.phase != "loaded":
+        if not waits and not asked.is_ready:
             message = f"{model!r} is not loaded yet"
             refusal = Refuse(ticket, "not_loaded", message, asked.load_s or 1.0)
             if len(asked.waiters) == len(asked.waiting):
@@ -192,6 +207,45 @@ class Core:
                 effects.append(self._load(model, now))
         return effects
 
+    def configure(self, needs: Iterable[Need], now: float) -> list[Effect]:
+        """These are the models from now on: new ones among them, and some that need other things.
+
+        Those that are not among them are retired for good: whoever waits for one is refused.
+        """
+        configured = {need.name: need for need in needs}
+        for name, need in configured.items():
+            model = self._models.setdefault(name, _Model(need))
+            model.need = need
+            model.is_configured = True
+        effects: list[Effect] = []
+        for name, model in list(self._models.items()):
+            if name not in configured:
+                effects += self._remove(model)
+        return effects + self._go_on(now)
+
+    def _remove(self, model: _Model) -> list[Effect]:
+        model.need = replace(model.need, pinned=False)
+        model.is_configured = False
+        model.is_wanted = False
+        if model.is_there:
+            model.is_retiring = True
+        else:
+            del self._models[model.need.name]
+        gone = f"there is no local model {model.need.name!r} any more"
+        return self._refuse_waiters(model, "unknown", gone)
+
+    def retire(self, name: str, now: float) -> list[Effect]:
+        """Unload a model as soon as nobody uses it, pinned or not; whoever asks loads it again.
+
+        A load under way is given up, and begun again for those who wait. A model that is unknown,
+        or not there, stays as it is.
+        """
+        model = self._models.get(name)
+        if model is not None and model.is_there:
+            model.is_retiring = True
+            model.is_wanted = False
+        return self._go_on(now)
+
     def loaded(self, name: str, now: float) -> list[Effect]:
         """A load has ended well. One that was given up meanwhile stays so."""
         model = self._models[name]
@@ -210,7 +264,9 @@ class Core:
         if model.phase == "loading":
             effects += self._failed(model, problem, now)
         model.phase = "absent"
-        model.is_wanted = False
+        model.is_wanted = model.is_retiring = False
+        if not model.is_configured:
+            del self._models[name]
         for ticket in model.users:  # their connections broke with it
             del self._asked[ticket]
         model.users.clear()
@@ -220,7 +276,7 @@ class Core:
         """What a model really takes. A figure is only raised: more is touched as contexts fill."""
         model = self._models[name]
         if size > model.bytes:
-            model.bytes = size
+            model.measured_bytes = size
             return self._go_on(now)
         return []
 
@@ -250,7 +306,7 @@ class Core:
         return sum(model.bytes for model in self._models.values() if model.is_there)
 
     def standings(self) -> list[Standing]:
-        """Every model there is, as configured."""
+        """Every model there is: those that are configured, and those that still have to go."""
         return [
             Standing(
                 name=name,
@@ -316,7 +372,11 @@ class Core:
 
     def _go_on(self, now: float) -> list[Effect]:
         """Whatever is possible now: grants, loads and the unloads that they need."""
-        effects: list[Effect] = [*self._give_up_loads(), *self._unload_what_exceeds()]
+        effects: list[Effect] = [
+            *self._give_up_loads(),
+            *self._unload_what_retires(),
+            *self._unload_what_exceeds(),
+        ]
         while True:
             head = self._head()
             effects += self._grants(head, now)
@@ -332,6 +392,13 @@ class Core:
             if model.phase == "loading" and not (model.waiters or model.is_wanted)
         ]
 
+    def _unload_what_retires(self) -> list[Effect]:
+        return [
+            self._unload(model)
+            for model in self._models.values()
+            if model.is_retiring and model.phase in ("loading", "loaded") and not model.users
+        ]
+
     def _head(self) -> _Model | None:
         """The next model to load: the one whose oldest waiter came first."""
         waiting = (m for m in self._models.values() if m.waiters and m.phase == "absent")
@@ -342,7 +409,7 @@ class Core:
         victims = self._victims(head) if head is not None else []
         effects: list[Effect] = []
         for model in self._models.values():
-            if model.phase != "loaded":
+            if not model.is_ready:
                 continue
             until = self._overtaken_until(head) if head is not None and model in victims else None
             while model.waiters and len(model.users) < model.need.concurrency:

@@ -22,7 +22,7 @@ from proxy.ledger.frames import MalformedFrame, frames
 from proxy.model_host import memory
 from proxy.model_host.children import Child, ChildFailed, running
 from proxy.model_host.core import Core, Effect, Grant, Load, Refuse, Rules, Unload
-from proxy.model_host.hosted import HostPlan
+from proxy.model_host.hosted import HostedModel, HostPlan
 from proxy.model_host.protocol import (
     Ask,
     Done,
@@ -32,6 +32,7 @@ from proxy.model_host.protocol import (
     Op,
     Refused,
     Reply,
+    Retire,
     Shown,
     op_reader,
 )
@@ -195,6 +196,19 @@ class Host:
         if not self.connections:
             self._on_alone()
 
+    def set_models(self, models: Sequence[HostedModel]) -> None:
+        """Serve these models from now on.
+
+        One that is gone, or is to be started in another way, is ended once nobody uses it.
+        """
+        now = self._loop.time()
+        before = {name: model for name, model in self._models.items() if name in self._lives}
+        self._models = before | {model.name: model for model in models}
+        for name, model in before.items():
+            if model.arguments != self._models[name].arguments:
+                self._carry_out(self._core.retire(name, now))
+        self._carry_out(self._core.configure([model.need for model in models], now))
+
     # --- those who ask ----------------------------------------------------------------------
 
     def received(self, connection: Connection, op: Op) -> None:
@@ -215,6 +229,8 @@ class Host:
                 if done is not None:
                     self._askers.pop(done, None)
                     self._carry_out(self._core.give_back(done, now))
+            case Retire(model=model):
+                self._carry_out(self._core.retire(model, now))
             case Look(seq=seq):
                 connection.send(self._shown(seq))
 

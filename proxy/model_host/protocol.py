@@ -32,6 +32,12 @@ class Done(_Message, frozen=True):
     seq: int
 
 
+class Retire(_Message, frozen=True):
+    """Unload a model as soon as nobody uses it; not answered. A later `Ask` loads it again."""
+
+    model: str
+
+
 class Look(_Message, frozen=True):
     """How do things stand? Answered by `Shown`."""
 
@@ -85,7 +91,7 @@ class Shown(_Message, frozen=True):
     models: tuple[ModelState, ...]
 
 
-Op = Ask | Done | Look
+Op = Ask | Done | Retire | Look
 Reply = Granted | Refused | Shown
 
 

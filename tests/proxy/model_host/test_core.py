@@ -27,14 +27,23 @@ class World:
         self.rules = rules
         self.core = Core(self.models.values(), rules)
         self.now = 0.0
-        self.bytes = {name: need.bytes for name, need in self.models.items()}
+        self.measured_bytes = dict.fromkeys(self.models, 0)
         self.phases = dict.fromkeys(self.models, "absent")
+        self.configured = set(self.models)
+        self.retiring: set[str] = set()
         self.waiting: dict[int, str] = {}
         self.using: dict[int, str] = {}
         self.refused: dict[int, Refuse] = {}
         self.loads: list[str] = []
         self.unloads: list[str] = []
         self._tickets = count(1)
+
+    def bytes(self, model: str) -> int:
+        return max(self.models[model].bytes, self.measured_bytes[model])
+
+    @property
+    def there(self) -> list[str]:
+        return [name for name, phase in self.phases.items() if phase != "absent"]
 
     # --- events -----------------------------------------------------------------------------
 
@@ -60,12 +69,34 @@ class World:
 
     def ended(self, model: str, problem: str = "") -> None:
         self.phases[model] = "absent"
+        self.retiring.discard(model)
+        if model not in self.configured:
+            self.measured_bytes[model] = 0
         self.using = {t: name for t, name in self.using.items() if name != model}
         self.carry_out(self.core.ended(model, problem, self.now))
 
     def measured(self, model: str, size: int) -> None:
-        self.bytes[model] = max(self.bytes[model], size)
+        self.measured_bytes[model] = max(self.measured_bytes[model], size)
         self.carry_out(self.core.measured(model, size, self.now))
+
+    def configure(self, models: Iterable[Need]) -> None:
+        configured = {need.name: need for need in models}
+        gone = self.configured - configured.keys()
+        self.configured = set(configured)
+        self.retiring |= gone & set(self.there)
+        for model in gone - set(self.there):
+            self.measured_bytes[model] = 0
+        self.models |= configured
+        self.measured_bytes = dict.fromkeys(configured, 0) | self.measured_bytes
+        self.phases = dict.fromkeys(configured, "absent") | self.phases
+        self.carry_out(self.core.configure(configured.values(), self.now))
+        assert not gone & set(self.waiting.values())
+
+    def retire(self, model: str) -> None:
+        if model in self.there:
+            self.retiring.add(model)
+        self.carry_out(self.core.retire(model, self.now))
+        assert self.phases[model] in ("absent", "leaving") or model in self.using.values()
 
     def pass_time(self, seconds: float) -> None:
         """Time passes, and the core is called when it asked to be."""
@@ -91,13 +122,14 @@ class World:
                     assert self.phases[model] == "absent"
                     self.phases[model] = "loading"
                     self.loads.append(model)
-                    there = [name for name, phase in self.phases.items() if phase != "absent"]
-                    assert sum(self.bytes[name] for name in there) <= self.rules.memory_bytes
-                    assert len(there) <= self.rules.max_loaded
+                    assert sum(map(self.bytes, self.there)) <= self.rules.memory_bytes
+                    assert len(self.there) <= self.rules.max_loaded
                 case Unload(model=model):
                     assert self.phases[model] in ("loading", "loaded")
                     assert model not in self.using.values(), "a model in use was evicted"
-                    if self.phases[model] == "loaded":
+                    if model in self.retiring:
+                        pass
+                    elif self.phases[model] == "loaded":
                         assert not self.models[model].pinned
                     else:
                         assert model not in self.waiting.values(), "somebody waits for this load"
@@ -106,6 +138,7 @@ class World:
                 case Grant(ticket=ticket, model=model):
                     assert self.waiting.pop(ticket) == model
                     assert self.phases[model] == "loaded"
+                    assert model not in self.retiring
                     self.using[ticket] = model
                     users = list(self.using.values()).count(model)
                     assert users <= self.models[model].concurrency
@@ -123,6 +156,7 @@ class World:
                     self.ended(model)
             for ticket in list(self.using):
                 self.give_back(ticket)
+            assert not self.retiring - {m for m in self.there if self.phases[m] == "leaving"}
             busy = any(phase in ("loading", "leaving") for phase in self.phases.values())
             if not (busy or self.using or self.waiting):
                 return
@@ -134,6 +168,16 @@ class World:
 
 
 NAMES = ("a", "b", "c", "d", "pinned")
+SIZES_MB = dict(zip(NAMES, (40, 30, 60, 90, 20), strict=True))  # four fit, and three may
+
+
+def need(name: str, *, more_mb: int = 0) -> Need:
+    return Need(
+        name=name,
+        bytes=(SIZES_MB[name] + more_mb) * MB,
+        concurrency=1 + (SIZES_MB[name] + more_mb) // 10 % 2,
+        pinned=name == "pinned",
+    )
 
 
 class Races(RuleBasedStateMachine):
@@ -141,12 +185,8 @@ class Races(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = (40, 30, 60, 90, 20)  # four fit, and three may
         self.world = World(
-            [
-                Need(name=name, bytes=size * MB, concurrency=1 + i % 2, pinned=name == "pinned")
-                for i, (name, size) in enumerate(zip(NAMES, sizes, strict=True))
-            ],
+            map(need, NAMES),
             Rules(memory_bytes=150 * MB, max_loaded=3, ttl_s=50.0, collate_s=2.0, queue=4),
         )
 
@@ -158,6 +198,8 @@ class Races(RuleBasedStateMachine):
         is_loaded = self.world.phases[model] == "loaded"
         ticket = self.world.ask(model, waits=waits)
         assert waits or is_loaded or ticket in self.world.refused
+        if model not in self.world.configured:
+            assert self.world.refused[ticket].reason == "unknown"
 
     @precondition(lambda self: self.world.using or self.world.waiting)
     @rule(data=st.data())
@@ -179,11 +221,23 @@ class Races(RuleBasedStateMachine):
     @rule(data=st.data(), more=st.integers(1, 40))
     def measured(self, data: st.DataObject, more: int) -> None:
         model = data.draw(st.sampled_from(self._in("loaded")))
-        self.world.measured(model, self.world.bytes[model] + more * MB)
+        self.world.measured(model, self.world.bytes(model) + more * MB)
+
+    @precondition(lambda self: self.world.configured)
+    @rule(data=st.data())
+    def preload(self, data: st.DataObject) -> None:
+        self.world.preload(data.draw(st.sampled_from(sorted(self.world.configured))))
 
     @rule(model=st.sampled_from(NAMES))
-    def preload(self, model: str) -> None:
-        self.world.preload(model)
+    def retire(self, model: str) -> None:
+        self.world.retire(model)
+
+    @rule(
+        models=st.lists(st.sampled_from(NAMES), unique=True),
+        more_mb=st.sampled_from([0, 0, 10, 40]),
+    )
+    def configure(self, models: list[str], more_mb: int) -> None:
+        self.world.configure(need(name, more_mb=more_mb) for name in models)
 
     @rule(seconds=st.floats(0.0, 60.0))
     def pass_time(self, seconds: float) -> None:
@@ -196,6 +250,7 @@ class Races(RuleBasedStateMachine):
     @invariant()
     def nobody_is_lost(self) -> None:
         standings = {standing.name: standing for standing in self.world.core.standings()}
+        assert standings.keys() == self.world.configured | set(self.world.there)
         for name, standing in standings.items():
             assert standing.waiting == list(self.world.waiting.values()).count(name)
             assert standing.users == list(self.world.using.values()).count(name)
@@ -268,6 +323,66 @@ def test_a_model_in_constant_use_does_not_starve_another() -> None:
     arrivals = [(n / 2, "A") for n in range(120)]
     serve(world, [*arrivals, (10.0, "B")], load_s=1.0)
     assert world.loads == ["A", "B", "A"]
+
+
+def test_a_model_that_is_no_longer_configured_serves_those_it_has() -> None:
+    world = World(needs("a", "b"), Rules(memory_bytes=100 * MB))
+    user = world.ask("a")
+    world.loaded("a")
+    waiter = world.ask("a")
+    world.configure(needs("b"))
+    assert world.refused[waiter].reason == "unknown"
+    assert world.refused[world.ask("a")].reason == "unknown"
+    assert world.using == {user: "a"}
+    assert world.unloads == []
+    world.give_back(user)
+    assert world.unloads == ["a"]
+    world.ended("a")
+    assert [standing.name for standing in world.core.standings()] == ["b"]
+
+
+def test_a_pinned_model_that_is_no_longer_configured_goes_too() -> None:
+    world = World(needs("p", pinned=True), Rules(memory_bytes=15 * MB))
+    world.ask("p")
+    world.settle()
+    world.configure(needs("a"))
+    world.ended("p")
+    world.ask("a")
+    assert world.loads == ["p", "a"]
+
+
+def test_a_changed_need_counts_at_once() -> None:
+    world = World(needs("a", "b"), Rules(memory_bytes=30 * MB))
+    for model in "ab":
+        world.ask(model)
+        world.settle()
+        world.pass_time(5.0)
+    world.configure([*needs("a"), *needs("b", megabytes=25)])
+    assert world.unloads == ["a"]
+    assert world.core.taken_bytes == 35 * MB  # until a is gone
+
+
+def test_a_retired_model_is_loaded_again_for_those_who_wait() -> None:
+    world = World(needs("a"), Rules(memory_bytes=100 * MB))
+    user = world.ask("a")
+    world.loaded("a")
+    world.retire("a")
+    waiter = world.ask("a")
+    assert waiter in world.waiting  # though there is room for one more user
+    assert world.refused[world.ask("a", waits=False)].reason == "not_loaded"
+    world.give_back(user)
+    world.ended("a")
+    world.loaded("a")
+    assert world.loads == ["a", "a"]
+    assert world.using == {waiter: "a"}
+
+
+def test_a_pinned_model_can_be_retired() -> None:
+    world = World(needs("p", pinned=True), Rules(memory_bytes=100 * MB))
+    world.ask("p")
+    world.settle()
+    world.retire("p")
+    assert world.unloads == ["p"]
 
 
 def test_least_recently_used_goes_first() -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ class Place:
 
     async def until_state(self, name: str, state: str) -> None:
         await until_true(lambda: self._is(name, state))
+
+    async def until_waiting(self, name: str) -> None:
+        await until_true(lambda: self._is_waiting(name))
+
+    async def _is_waiting(self, name: str) -> bool:
+        return (await self.state(name)).waiting == 1
 
     async def _is(self, name: str, state: str) -> bool:
         return (await self.state(name)).state == state
@@ -203,14 +210,11 @@ def test_a_model_makes_room_for_another(place: Place) -> None:
         async with place.hosting(memory_bytes=150 * MB), client(place.folder) as worker:
             async with worker.lease("local/a"):
                 waiting = asyncio.create_task(use(worker, "local/b"))
-                await until_true(lambda: is_waiting("b"))
+                await place.until_waiting("b")
                 assert place.loads == ["a"]
             await waiting
             assert (await place.state("a")).state == "absent"
             assert not psutil.pid_exists(place.pids[0])
-
-    async def is_waiting(name: str) -> bool:
-        return (await place.state(name)).waiting == 1
 
     run(scene())
 
@@ -258,6 +262,49 @@ def test_a_killed_process_is_started_again(place: Place) -> None:
             psutil.Process(place.pids[0]).kill()
             await place.until_state("a", "absent")
             assert await use(worker, "local/a") != first
+        assert place.loads == ["a", "a"]
+
+    run(scene())
+
+
+def test_models_come_change_and_go_while_others_are_used(place: Place) -> None:
+    first, changed = place.model("a"), place.model("b")
+    new = place.model("c")
+
+    async def scene() -> None:
+        async with place.hosting(models=[first, changed]) as host, client(place.folder) as worker:
+            await use(worker, "local/b")
+            async with worker.lease("local/a"):
+                other = replace(changed, arguments=[*changed.arguments, "--other"])
+                host.set_models([other, new])
+                assert (await place.state("a")).users == 1
+                with pytest.raises(Unavailable, match="no local model 'local/a'"):
+                    await use(worker, "local/a")
+            await use(worker, "local/c")
+            await use(worker, "local/b")
+            await until_true(lambda: is_there(worker, {"local/b", "local/c"}))
+        assert place.loads == ["b", "a", "c", "b"]
+
+    async def is_there(worker: HostClient, names: set[str]) -> bool:
+        return {model.name for model in (await worker.look()).models} == names
+
+    run(scene())
+
+
+def test_a_retired_model_goes_when_it_is_no_longer_used(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            async with worker.lease("local/a"):
+                await worker.retire("local/a")
+                again = asyncio.create_task(use(worker, "local/a"))
+                await place.until_waiting("a")
+                assert place.loads == ["a"]
+            await again
+            await worker.retire("local/a")
+            await worker.retire("local/nonsense")
+            await place.until_state("a", "absent")
         assert place.loads == ["a", "a"]
 
     run(scene())
