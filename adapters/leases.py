@@ -30,3 +30,9 @@ class Lessor(Protocol):
         Entering waits while the model loads, or others use it; raises `Unavailable`. Where it
         `waits` for no load it raises `NotLoaded`, and the model is loaded all the same.
         """
+
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        """Tell that `provider/model` answered with so many tokens within so many seconds.
+
+        Before the end of its lease.
+        """

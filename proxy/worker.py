@@ -41,6 +41,7 @@ from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
+from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
@@ -258,6 +259,9 @@ def build_app(
         if not server.open_metrics:
             admin.check_token(exchange.header(b"authorization"))
         text, kind = await asyncio.to_thread(exposition)
+        if plan.host is not None:
+            with contextlib.suppress(OSError):  # it is being started again
+                text += host_metrics.exposition(await host.look())
         await exchange.reply(200, text, content_type=kind.encode())
 
     def problem() -> str:

@@ -42,7 +42,13 @@ class LlamaEngine:
     """A loaded GGUF file; see `generating.Engine`."""
 
     def __init__(
-        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+        self,
+        path: str,
+        thread: ModelThread,
+        *,
+        context: int | None,
+        threads: int | None,
+        gpu_layers: int = -1,
     ) -> None:
         """Raises `ValueError` for what is no model, or does not fit into memory."""
         self._thread = thread
@@ -52,7 +58,7 @@ class LlamaEngine:
             n_batch=_BATCH,
             n_threads=threads,
             n_threads_batch=threads,
-            n_gpu_layers=-1,
+            n_gpu_layers=gpu_layers,
             verbose=False,
         )
         trained = llama_cpp.llama_model_n_ctx_train(self._llm.model)
@@ -201,14 +207,20 @@ class LlamaVectors:
     """A GGUF file that makes vectors of texts; see `vectors.Encoder`."""
 
     def __init__(
-        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+        self,
+        path: str,
+        thread: ModelThread,
+        *,
+        context: int | None,
+        threads: int | None,
+        gpu_layers: int = -1,
     ) -> None:
         """Raises `ValueError` for what is no model, or does not fit into memory."""
         self._thread = thread
         trained, pooling = _made_for(path)
         # A text is read in one piece: its last token may change what the first one means.
         self.context = min(trained, context or _VECTOR_CONTEXT)
-        self._llm = _vector_model(path, self.context, threads, pooling)
+        self._llm = _vector_model(path, self.context, threads, pooling, gpu_layers)
         self.dimensions: int = self._llm.n_embd()
         self.vocabulary: int = self._llm.n_vocab()
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
@@ -264,7 +276,9 @@ def _one_text(length: int) -> Any:
     return batch
 
 
-def _vector_model(path: str, context: int, threads: int | None, pooling: int) -> Any:
+def _vector_model(
+    path: str, context: int, threads: int | None, pooling: int, gpu_layers: int
+) -> Any:
     return llama_cpp.Llama(
         path,
         n_ctx=context,
@@ -272,7 +286,7 @@ def _vector_model(path: str, context: int, threads: int | None, pooling: int) ->
         n_ubatch=context,
         n_threads=threads,
         n_threads_batch=threads,
-        n_gpu_layers=-1,
+        n_gpu_layers=gpu_layers,
         embedding=True,
         pooling_type=pooling,
         verbose=False,
@@ -281,7 +295,7 @@ def _vector_model(path: str, context: int, threads: int | None, pooling: int) ->
 
 def _made_for(path: str) -> tuple[int, int]:
     """The longest text that a model was made for, and how it makes one vector of many."""
-    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
+    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED, 0)
     trained: int = llama_cpp.llama_model_n_ctx_train(model.model)
     pooling: int = model.pooling_type()
     model.close()

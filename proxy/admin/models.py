@@ -28,6 +28,8 @@ class LocalModel(Shown, frozen=True, kw_only=True):
     state: Phase
     bytes: int
     """What it takes, or would: as declared or estimated, and corrected by what was measured."""
+    gpu_bytes: int
+    """Likewise, of a GPU that has memory of its own."""
     pinned: bool
     concurrency: int
     users: int
@@ -40,6 +42,8 @@ class LocalModel(Shown, frozen=True, kw_only=True):
     pid: int
     problem: str
     """Why the last load failed; empty where it did not."""
+    tokens_per_s: float
+    """Output tokens of its latest answers; 0 before the first."""
 
 
 class LocalModels(Shown, frozen=True, kw_only=True):
@@ -47,6 +51,9 @@ class LocalModels(Shown, frozen=True, kw_only=True):
 
     memory_bytes: int
     taken_bytes: int
+    gpu_memory_bytes: int
+    """0 where no GPU has memory of its own."""
+    taken_gpu_bytes: int
     max_loaded: int
     data: list[LocalModel]
 
@@ -62,9 +69,16 @@ class ModelsApi:
         return [operation("GET", "/admin/v1/models", self.list_local_models, tag="models")]
 
     async def list_local_models(self) -> LocalModels:
-        """Local models: loaded, loading, queue, bytes."""
+        """Local models: loaded, loading, queue, bytes, tokens per second."""
         if self._host is None:
-            return LocalModels(memory_bytes=0, taken_bytes=0, max_loaded=0, data=[])
+            return LocalModels(
+                memory_bytes=0,
+                taken_bytes=0,
+                gpu_memory_bytes=0,
+                taken_gpu_bytes=0,
+                max_loaded=0,
+                data=[],
+            )
         try:
             shown = await self._host.look()
         except OSError:
@@ -75,6 +89,8 @@ class ModelsApi:
         return LocalModels(
             memory_bytes=shown.memory_bytes,
             taken_bytes=shown.taken_bytes,
+            gpu_memory_bytes=shown.gpu_memory_bytes,
+            taken_gpu_bytes=shown.taken_gpu_bytes,
             max_loaded=shown.max_loaded,
             data=[LocalModel(**msgspec.structs.asdict(model)) for model in shown.models],
         )

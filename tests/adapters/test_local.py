@@ -15,7 +15,7 @@ from adapters.base import AdapterError, BadRequest, Call, ConnectFailed, Deadlin
 from adapters.leases import Served
 from adapters.local import Local
 from tests.adapters.servers import Peer, ScriptedServer
-from tests.adapters.wire import whole
+from tests.adapters.wire import END, frame, framed, piece, stream_head, whole
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -27,6 +27,10 @@ class Landlord:
         self._urls = list(urls)
         self.leased: list[str] = []
         self.given_back = 0
+        self.told: list[tuple[str, int, float]] = []
+
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        self.told.append((model, tokens, seconds))
 
     @contextlib.asynccontextmanager
     async def lease(self, model: str, *, waits: bool) -> AsyncIterator[Served]:
@@ -97,6 +101,39 @@ def test_each_call_goes_where_its_model_is_now() -> None:
     with ScriptedServer(says("one")) as one, ScriptedServer(says("two")) as two:
         assert run(Landlord(one.url, two.url), play) == ["one", "two", "two"]
         assert two.connections == 1  # kept for the third
+
+
+def test_how_fast_an_answer_was_is_told_before_its_lease_ends() -> None:
+    async def play(adapter: Local) -> None:
+        async with adapter.open(call()) as answer:
+            await answer.body()
+        async with adapter.open(call(stream=True)) as answer:
+            while await answer.payloads():
+                first.set()
+        async with adapter.open(call(stream=True)) as answer:
+            await answer.payloads()
+
+    def speak(peer: Peer) -> None:
+        usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 7}}
+        peer.read_request()
+        peer.send(whole(usage))
+        peer.read_request()
+        peer.send(stream_head("text/event-stream"))
+        peer.send(piece(framed({"choices": [{"index": 0, "delta": {"content": "a"}}]})))
+        assert first.wait(10)
+        peer.send(piece(framed({"choices": [], **usage}) + frame(b"[DONE]")) + END)
+        peer.read_request()
+        peer.send(stream_head("text/event-stream") + piece(framed({"choices": []})))
+        assert peer.is_gone()
+
+    first = threading.Event()
+    with ScriptedServer(speak) as server:
+        landlord = Landlord(server.url)
+        run(landlord, play)
+    body, stream, left = landlord.told
+    assert body[:2] == stream[:2] == ("local/tiny", 7)
+    assert body[2] > 0 < stream[2]
+    assert left == ("local/tiny", 0, 0.0)
 
 
 @pytest.mark.parametrize("status", [400, 503])
