@@ -67,6 +67,9 @@ class LlamaEngine:
         self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
         self._piece = ctypes.create_string_buffer(64)
+        self._drawn = (llama_cpp.llama_token * 1)()
+        # Its position is the one behind those that the context has.
+        self._next = llama_cpp.llama_batch_get_one(self._drawn, 1)
         self.template: str = self._llm.metadata.get("tokenizer.chat_template", _CHATML)
         self._bos = self._special(self._llm.token_bos())
         self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
@@ -147,6 +150,16 @@ class LlamaEngine:
                 raise Abandoned from None
             raise
 
+    def _take_in(self, drawn: int) -> None:
+        """What `Llama.eval` does, without most of what it does around it for a single token."""
+        llm = self._llm
+        self._drawn[0] = drawn
+        if code := llama_cpp.llama_decode(llm.ctx, self._next):
+            self._keep(0)
+            raise RuntimeError(f"llama_decode returned {code}")
+        llm.input_ids[llm.n_tokens] = drawn
+        llm.n_tokens += 1
+
     def generate(self, sampling: Sampling) -> Iterator[Token]:
         """See `generating.Engine`."""
         drawing = Drawing(self._llm.ctx, self._vocab, self.vocabulary, sampling)
@@ -160,7 +173,7 @@ class LlamaEngine:
                 if llama_cpp.llama_vocab_is_eog(self._vocab, drawn):
                     return
                 yield self._token(drawn, sampling)
-                self._evaluate([drawn])
+                self._take_in(drawn)
 
     def _token(self, drawn: int, sampling: Sampling) -> Token:
         text = self._bytes(drawn, shows_control=sampling.shows_control)
