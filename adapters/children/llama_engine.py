@@ -7,7 +7,6 @@ llama-cpp-python's API reference, "Llama".
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -16,18 +15,12 @@ import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from adapters.children import schemas, thinking
-from adapters.children.generating import Likely, Prompt, Sampling, Token
+from adapters.children import llama_grammar, thinking
+from adapters.children.generating import CHATML, Form, Likely, Prompt, Sampling, Token
 from adapters.children.llama_drawing import Drawing
 from adapters.children.turns import Abandoned, ModelThread
 
-# For models that come without: the format that most small ones were taught.
-_CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 # The room for a context is taken when a model is loaded; what newer ones were trained for is more
 # than most machines have.
 _CONTEXT = 8192
@@ -61,7 +54,7 @@ class LlamaEngine:
         self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
         self._piece = ctypes.create_string_buffer(64)
-        self.template: str = self._llm.metadata.get("tokenizer.chat_template", _CHATML)
+        self.template: str = self._llm.metadata.get("tokenizer.chat_template", CHATML)
         self._bos = self._special(self._llm.token_bos())
         self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
         self._abort = llama_cpp.ggml_abort_callback(lambda _: self._thread.is_abandoned)
@@ -82,7 +75,7 @@ class LlamaEngine:
             return self._bytes(token, shows_control=shows_control)
         return self._piece.raw[:size]
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> Prompt:
         """See `generating.Engine`."""
         try:
             prompt: str = self._formatter(messages=messages, **variables).prompt
@@ -94,15 +87,9 @@ class LlamaEngine:
         tokens = self._llm.tokenize(text, add_bos=not is_begun, special=True)
         return Prompt(tokens, thinking.is_begun(prompt))
 
-    def grammar_of(self, schema: Mapping[str, Any]) -> str:
+    def grammar_of(self, forms: Sequence[Form]) -> str:
         """See `generating.Engine`; bounds of numbers are not kept to, nor very great lengths."""
-        try:
-            grammar: str = json_schema_to_gbnf(json.dumps(schemas.bounded(schema)))
-        except Exception as error:  # it asserts, indexes and recurses on whatever it is given
-            raise ValueError(f"no grammar can be made of the schema: {error!r}") from None
-        if len(grammar) > schemas.LARGEST_GRAMMAR:
-            raise ValueError("the grammar of the schema would be too large")
-        return grammar
+        return llama_grammar.grammar_of(forms)
 
     def read(self, prompt: Sequence[int]) -> int:
         """See `generating.Engine`."""
