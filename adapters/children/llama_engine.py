@@ -17,7 +17,8 @@ import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from adapters.children import llama_grammar, thinking
-from adapters.children.generating import CHATML, Form, Likely, Prompt, Sampling, Token
+from adapters.children.generating import CHATML, Form, Prompt, Sampling, Token
+from adapters.children.likeliest import likeliest
 from adapters.children.llama_drawing import Drawing
 from adapters.children.turns import Abandoned, ModelThread
 
@@ -148,12 +149,11 @@ class LlamaEngine:
         if sampling.top_logprobs is None:
             return Token(text)
         logprobs = self._logprobs()
-        likeliest = _likeliest(logprobs, sampling.top_logprobs)
-        others = [
-            Likely(self._bytes(token, shows_control=True), float(logprobs[token]))
-            for token in likeliest
-        ]
+        others = likeliest(logprobs, sampling.top_logprobs, self._shown)
         return Token(text, float(logprobs[drawn]), others)
+
+    def _shown(self, token: int) -> bytes:
+        return self._bytes(token, shows_control=True)
 
     def _logprobs(self) -> Any:
         pointer = llama_cpp.llama_get_logits_ith(self._llm.ctx, -1)
@@ -167,14 +167,6 @@ def _common(known: Any, prompt: Sequence[int]) -> int:
     length = min(len(known), len(prompt) - 1)
     differs = np.flatnonzero(known[:length] != np.asarray(prompt[:length], dtype=known.dtype))
     return int(differs[0]) if len(differs) else max(length, 0)
-
-
-def _likeliest(logprobs: Any, count: int) -> list[int]:
-    if count == 0:
-        return []
-    found = np.argpartition(logprobs, -count)[-count:]
-    ordered: list[int] = found[np.argsort(-logprobs[found])].tolist()
-    return ordered
 
 
 def _formatter(template: str, bos: str, eos: str) -> Any:
