@@ -117,17 +117,19 @@ class Grammar:
     """Leaves the tokens only that a grammar allows."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, grammar: str) -> None:
-        """Raises `ValueError` for what is no grammar."""
+        """Raises `ValueError` for what is no grammar, or allows nothing."""
         self._matcher = LLMatcher(tokenizer, grammar, log_level=0)
         self._check(ValueError)
         self._mask = allocate_token_bitmask(1, vocabulary)
+        fill_next_token_bitmask(self._matcher, self._mask)
+        self._check(ValueError)
 
     def __call__(self, tokens: Any, logits: Any) -> Any:
         """The logits of what may follow the answer's tokens."""
         if len(tokens):
             self._matcher.consume_token(tokens[-1].item())
-        fill_next_token_bitmask(self._matcher, self._mask)
-        self._check(RuntimeError)
+            fill_next_token_bitmask(self._matcher, self._mask)
+            self._check(RuntimeError)
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")
         allowed = mx.array(bits[: logits.shape[-1]].astype(bool))
         return mx.where(allowed, logits, -mx.inf)
