@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from adapters.base import BadRequest, ContextExceeded
-from adapters.children.generating import Engine, Likely, Prompt, Sampling, Token
+from adapters.children.generating import Engine, Form, Likely, Prompt, Sampling, Token
 from adapters.children.serving import EVENTS, Endpoint, Reply
 from adapters.children.stops import Text
 from adapters.children.thinking import Kind, Thoughts
@@ -347,9 +347,9 @@ class _Speaker:
             raise invalid("response_format", "a local model cannot have it together with 'tools'")
         try:
             if self._must_call:
-                reader = Forced(self._functions, self._engine.template)
-                return reader.grammar(self._engine.grammar_of)
-            return None if schema is None else self._engine.grammar_of(schema)
+                calls = Forced(self._functions, self._engine.template).forms()
+                return self._engine.grammar_of(calls)
+            return None if schema is None else self._engine.grammar_of([Form(schema=schema)])
         except ValueError as error:
             raise self._unfit(error) from None
 

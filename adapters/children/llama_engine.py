@@ -7,7 +7,6 @@ llama-cpp-python's API reference, "Llama".
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -16,18 +15,13 @@ import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from adapters.children import schemas, thinking
-from adapters.children.generating import Likely, Prompt, Sampling, Token
+from adapters.children import llama_grammar, thinking
+from adapters.children.generating import CHATML, Form, Prompt, Sampling, Token
+from adapters.children.likeliest import likeliest
 from adapters.children.llama_drawing import Drawing
 from adapters.children.turns import Abandoned, ModelThread
 
-# For models that come without: the format that most small ones were taught.
-_CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 # The room for a context is taken when a model is loaded; what newer ones were trained for is more
 # than most machines have.
 _CONTEXT = 8192
@@ -70,7 +64,7 @@ class LlamaEngine:
         self._drawn = (llama_cpp.llama_token * 1)()
         # Its position is the one behind those that the context has.
         self._next = llama_cpp.llama_batch_get_one(self._drawn, 1)
-        self.template: str = self._llm.metadata.get("tokenizer.chat_template", _CHATML)
+        self.template: str = self._llm.metadata.get("tokenizer.chat_template", CHATML)
         self._bos = self._special(self._llm.token_bos())
         self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
         self._abort = llama_cpp.ggml_abort_callback(lambda _: self._thread.is_abandoned)
@@ -91,7 +85,7 @@ class LlamaEngine:
             return self._bytes(token, shows_control=shows_control)
         return self._piece.raw[:size]
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> Prompt:
         """See `generating.Engine`."""
         try:
             prompt: str = self._formatter(messages=messages, **variables).prompt
@@ -103,15 +97,9 @@ class LlamaEngine:
         tokens = self._llm.tokenize(text, add_bos=not is_begun, special=True)
         return Prompt(tokens, thinking.is_begun(prompt))
 
-    def grammar_of(self, schema: Mapping[str, Any]) -> str:
+    def grammar_of(self, forms: Sequence[Form]) -> str:
         """See `generating.Engine`; bounds of numbers are not kept to, nor very great lengths."""
-        try:
-            grammar: str = json_schema_to_gbnf(json.dumps(schemas.bounded(schema)))
-        except Exception as error:  # it asserts, indexes and recurses on whatever it is given
-            raise ValueError(f"no grammar can be made of the schema: {error!r}") from None
-        if len(grammar) > schemas.LARGEST_GRAMMAR:
-            raise ValueError("the grammar of the schema would be too large")
-        return grammar
+        return llama_grammar.grammar_of(forms)
 
     def read(self, prompt: Sequence[int]) -> int:
         """See `generating.Engine`."""
@@ -180,12 +168,11 @@ class LlamaEngine:
         if sampling.top_logprobs is None:
             return Token(text)
         logprobs = self._logprobs()
-        likeliest = _likeliest(logprobs, sampling.top_logprobs)
-        others = [
-            Likely(self._bytes(token, shows_control=True), float(logprobs[token]))
-            for token in likeliest
-        ]
+        others = likeliest(logprobs, sampling.top_logprobs, self._shown)
         return Token(text, float(logprobs[drawn]), others)
+
+    def _shown(self, token: int) -> bytes:
+        return self._bytes(token, shows_control=True)
 
     def _logprobs(self) -> Any:
         pointer = llama_cpp.llama_get_logits_ith(self._llm.ctx, -1)
@@ -199,14 +186,6 @@ def _common(known: Any, prompt: Sequence[int]) -> int:
     length = min(len(known), len(prompt) - 1)
     differs = np.flatnonzero(known[:length] != np.asarray(prompt[:length], dtype=known.dtype))
     return int(differs[0]) if len(differs) else max(length, 0)
-
-
-def _likeliest(logprobs: Any, count: int) -> list[int]:
-    if count == 0:
-        return []
-    found = np.argpartition(logprobs, -count)[-count:]
-    ordered: list[int] = found[np.argsort(-logprobs[found])].tolist()
-    return ordered
 
 
 def _formatter(template: str, bos: str, eos: str) -> Any:

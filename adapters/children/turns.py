@@ -7,8 +7,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Abandoned(Exception):
@@ -83,7 +87,7 @@ class ModelThread:
     """
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Turn | Callable[[], None]] = queue.SimpleQueue()
         self._current: _Turn | None = None
         threading.Thread(target=self._take_turns, name="model", daemon=True).start()
 
@@ -97,6 +101,22 @@ class ModelThread:
         """Raise `Abandoned` if nobody waits any more; long work does so every few milliseconds."""
         if self.is_abandoned:
             raise Abandoned
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do `work` in the thread and wait for it; some runtimes must load a model where it runs.
+
+        What it raises is raised here.
+        """
+        done: Future[T] = Future()
+
+        def errand() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # it is for whoever waits
+                done.set_exception(error)
+
+        self._waiting.put(errand)
+        return done.result()
 
     @asynccontextmanager
     async def run(self, work: Callable[[], Iterable[bytes]]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -115,7 +135,11 @@ class ModelThread:
 
     def _take_turns(self) -> None:
         while True:
-            self._current = turn = self._waiting.get()
+            turn = self._waiting.get()
+            if not isinstance(turn, _Turn):
+                turn()
+                continue
+            self._current = turn
             if not turn.is_abandoned:
                 self._take(turn)
             self._current = None
