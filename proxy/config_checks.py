@@ -15,7 +15,7 @@ from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.config import (
     DEMONSTRATION,
-    LOCAL_SERVERS,
+    LOCAL_PROVIDERS,
     LOCAL_TIER,
     LONGEST_NAME,
     NO_AMOUNTS,
@@ -34,6 +34,7 @@ from proxy.config import (
     VirtualModel,
     Webhook,
 )
+from proxy.model_host.lookout import is_looked_at
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
@@ -160,7 +161,13 @@ def _check_target(
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
     adapter = config.providers[provider].adapter
-    _check_local_target(file, path, target, is_local=adapter_registry.is_hosted(adapter))
+    is_local = adapter_registry.is_hosted(adapter)
+    _check_local_target(file, path, target, is_local=is_local)
+    if is_local and model == "*" and config.providers[provider].folder is None:
+        # Else every file below the folder that somebody happened to start the server in.
+        raise file.error(
+            ("providers", provider, "folder"), f"is missing: {target.target!r} is what is in it"
+        )
     for i, capability in enumerate(target.capabilities or ()):
         if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
             raise file.error(
@@ -176,8 +183,8 @@ def _check_local_target(file: YamlFile, path: Path_, target: Target, *, is_local
     for field in _OF_LOCAL_TARGETS:
         if not is_local and getattr(target, field):
             raise file.error((*path, field), "is for targets whose provider has 'adapter: local'")
-    if is_local and target.target.endswith("/*"):
-        raise file.error((*path, "target"), "local models are configured one by one")
+    if target.target.endswith("/*") and target.pinned:
+        raise file.error((*path, "pinned"), "is of one target, and 'provider/*' stands for many")
 
 
 def _is_hosted(config: Config, name: str) -> bool:
@@ -249,7 +256,8 @@ def _check_reference(
         )
     elif slash and provider in config.providers:
         has_any = any(n.startswith(f"{provider}/") and n != f"{provider}/*" for n in names)
-        is_there = has_any if model == "*" else {name, f"{provider}/*"} & names
+        is_found = f"{provider}/*" in names and is_looked_at(config.providers[provider])
+        is_there = has_any or is_found if model == "*" else {name, f"{provider}/*"} & names
         if not is_there:
             raise file.error(path, f"there is no target {name!r}; add it under 'targets'")
     elif slash and name not in names and not (config.discover and provider in _discoverable()):
@@ -274,7 +282,7 @@ def may_be_there(config: Config, kind: str, name: str) -> bool:
 
 
 def _discoverable() -> set[str]:
-    return {*LOCAL_SERVERS, *(provider.id for provider in catalog.load().providers)}
+    return {*LOCAL_PROVIDERS, *(provider.id for provider in catalog.load().providers)}
 
 
 def _check_downgrades(

@@ -55,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--projector", help="the file that turns images into what it reads")
     return parser.parse_args()
 
 
@@ -66,6 +67,8 @@ def _command(asked: argparse.Namespace) -> list[str]:
     command += ["--ctx-size", str(asked.context * asked.parallel)]
     if asked.threads is not None:
         command += ["--threads", str(asked.threads)]
+    if asked.projector is not None:
+        command += ["--mmproj", asked.projector]
     if asked.embeddings:
         command.append("--embeddings")
         if not tells_pooling(Path(asked.model)):

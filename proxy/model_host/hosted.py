@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters import registry
 from proxy.config import Backend, Config, Provider, Target
 from proxy.errors import StartError
+from proxy.inventory import FoundModel, Inventory
 from proxy.model_host import memory
 from proxy.model_host.core import Need
+from proxy.model_host.lookout import Lookout
 from proxy.targets import TargetTable
 
 _MODULES: Mapping[Backend, str] = {
@@ -56,16 +59,34 @@ class HostPlan:
     preload: Sequence[str]
     load_timeout_s: float
     health_s: float
+    discovery_s: float = 30.0
+    lookout: Lookout | None = None
+    """What looks for models; None where there is nothing to look at."""
+    found: Callable[[Inventory], Sequence[HostedModel]] = lambda inventory: ()
+    """Those of what was found that run here."""
 
 
-def plan(config: Config, table: TargetTable, environ: Mapping[str, str]) -> HostPlan | None:
-    """The local models of a configuration; None where there are none. Raises `StartError`."""
+def plan(
+    config: Config,
+    table: TargetTable,
+    environ: Mapping[str, str],
+    *,
+    lookout: Lookout | None = None,
+    found: Callable[[Inventory], Sequence[HostedModel]] = lambda inventory: (),
+) -> HostPlan | None:
+    """The local models of a configuration, and where to look for more.
+
+    None where there is neither. Raises `StartError`.
+    """
     models = [
         _hosted(target, config.providers[provider], table, environ)
         for target in config.targets
         if registry.is_hosted(config.providers[provider := target.target.partition("/")[0]].adapter)
+        and not target.target.endswith("/*")
     ]
-    if not models:
+    if lookout is not None and lookout.is_idle:
+        lookout = None
+    if not models and lookout is None:
         return None
     host = config.host
     share = memory.installed_bytes() * 3 // 4
@@ -79,11 +100,35 @@ def plan(config: Config, table: TargetTable, environ: Mapping[str, str]) -> Host
         preload=tuple(host.preload),
         load_timeout_s=host.load_timeout_s,
         health_s=host.health_s,
+        discovery_s=host.discovery_s,
+        lookout=lookout,
+        found=found,
     )
 
 
+def found(
+    config: Config,
+    table: TargetTable,
+    facts: Mapping[str, FoundModel],
+    environ: Mapping[str, str],
+) -> Sequence[HostedModel]:
+    """The local models among what was found; without those that went away meanwhile."""
+    models = []
+    for target in config.targets:
+        provider = config.providers[target.target.partition("/")[0]]
+        if target.target in facts and registry.is_hosted(provider.adapter):
+            projector = facts[target.target].projector
+            with contextlib.suppress(StartError, OSError):
+                models.append(_hosted(target, provider, table, environ, projector))
+    return models
+
+
 def _hosted(
-    target: Target, provider: Provider, table: TargetTable, environ: Mapping[str, str]
+    target: Target,
+    provider: Provider,
+    table: TargetTable,
+    environ: Mapping[str, str],
+    projector: str = "",
 ) -> HostedModel:
     backend = target.backend or "llama_server"
     concurrency = target.concurrency or _CONCURRENCY[backend]
@@ -97,6 +142,8 @@ def _hosted(
     if backend == "llama_server":
         binary = _llama_server(target.target, provider, environ)
         arguments += ["--parallel", str(concurrency), "--binary", binary]
+        if projector:
+            arguments += ["--projector", projector]
     return HostedModel(
         need=Need(
             name=target.target,
