@@ -24,7 +24,7 @@ from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
-from proxy.targets import Target
+from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts, Request, Stream
@@ -47,6 +47,8 @@ class Job:
     request: Request
     request_id: str
     began_at: float
+    table: TargetTable
+    """The targets there were when it came."""
     upstream_s: float = 0.0
     attempts: int = 0
     remaining_nanousd: int | None = None

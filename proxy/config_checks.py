@@ -15,7 +15,7 @@ from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.config import (
     DEMONSTRATION,
-    LOCAL_SERVERS,
+    LOCAL_PROVIDERS,
     LOCAL_TIER,
     LONGEST_NAME,
     NO_AMOUNTS,
@@ -35,6 +35,7 @@ from proxy.config import (
     VirtualModel,
     Webhook,
 )
+from proxy.model_host.lookout import is_looked_at
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
@@ -165,7 +166,13 @@ def _check_target(
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
     adapter = config.providers[provider].adapter
-    _check_local_target(file, path, target, is_local=adapter_registry.is_hosted(adapter))
+    is_local = adapter_registry.is_hosted(adapter)
+    _check_local_target(file, path, target, is_local=is_local)
+    if is_local and model == "*" and config.providers[provider].folder is None:
+        # Else every file below the folder that somebody happened to start the server in.
+        raise file.error(
+            ("providers", provider, "folder"), f"is missing: {target.target!r} is what is in it"
+        )
     for i, capability in enumerate(target.capabilities or ()):
         if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
             raise file.error(
@@ -182,8 +189,8 @@ def _check_local_target(file: YamlFile, path: Path_, target: Target, *, is_local
         given = getattr(target, field)
         if not is_local and given is not None and given is not False:
             raise file.error((*path, field), "is for targets whose provider has 'adapter: local'")
-    if is_local and target.target.endswith("/*"):
-        raise file.error((*path, "target"), "local models are configured one by one")
+    if target.target.endswith("/*") and target.pinned:
+        raise file.error((*path, "pinned"), "is of one target, and 'provider/*' stands for many")
     if target.gpu_layers is not None and target.backend not in _WITH_LAYERS:
         raise file.error(
             (*path, "gpu_layers"), f"the backend {target.backend!r} has no such number"
@@ -284,7 +291,8 @@ def _check_reference(
         )
     elif slash and provider in config.providers:
         has_any = any(n.startswith(f"{provider}/") and n != f"{provider}/*" for n in names)
-        is_there = has_any if model == "*" else {name, f"{provider}/*"} & names
+        is_found = f"{provider}/*" in names and is_looked_at(config.providers[provider])
+        is_there = has_any or is_found if model == "*" else {name, f"{provider}/*"} & names
         if not is_there:
             raise file.error(path, f"there is no target {name!r}; add it under 'targets'")
     elif slash and name not in names and not (config.discover and provider in _discoverable()):
@@ -309,7 +317,7 @@ def may_be_there(config: Config, kind: str, name: str) -> bool:
 
 
 def _discoverable() -> set[str]:
-    return {*LOCAL_SERVERS, *(provider.id for provider in catalog.load().providers)}
+    return {*LOCAL_PROVIDERS, *(provider.id for provider in catalog.load().providers)}
 
 
 def _check_downgrades(

@@ -101,6 +101,7 @@ class Engine:
             request=request,
             request_id=exchange.request_id,
             began_at=exchange.began_at,
+            table=self.table,
         )
         job.scopes = scopes_of(caller, exchange, request.user, request.tags)
         route = await self._route(job)
@@ -202,7 +203,8 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         for choice in route.choices:
-            target = self.table.target(choice.target)
+            # Not of the table of now: what the route names may be gone from it.
+            target = job.table.target(choice.target)
             assert target is not None
             waits = job.cold_start == "wait" or (
                 job.cold_start == "spill" and choice is route.choices[-1]

@@ -15,13 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 
-from adapters import registry
 from adapters.base import Adapter
-from adapters.leases import Lessor
+from proxy.accounts import make_adapter
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
@@ -32,13 +30,13 @@ from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
-from proxy.config import Config, Provider
+from proxy.config import Config
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
-from proxy.errors import StartError
 from proxy.http import Exchange
 from proxy.inference import Inference
+from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
 from proxy.model_host import metrics as host_metrics
@@ -73,6 +71,9 @@ try:
 except ImportError:  # no uvloop on this platform; asyncio's own loop serves too
     new_event_loop = asyncio.new_event_loop
 
+
+# As many models that are found later are counted each by itself.
+FOUND_LATER = 32
 
 # How long a stopping worker waits for its last requests to end, and for the ledger to have it all.
 LAST_SETTLEMENTS_S = 5.0
@@ -110,8 +111,9 @@ async def _serve(
     plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int
 ) -> None:
     server_settings = plan.config.server
-    reserve_space(len(plan.table().targets))
-    metrics = Metrics()
+    most_targets = len(plan.table().targets) + (FOUND_LATER if plan.host is not None else 0)
+    reserve_space(most_targets)
+    metrics = Metrics(most_targets=most_targets)
     # One for the whole server: an alert is sent once, not by every worker.
     alerts = make_alerts(plan.config.alerts, metrics) if number == 0 else None
     ledger = LedgerClient(
@@ -124,9 +126,10 @@ async def _serve(
         else None
     )
     host = HostClient(plan.data.path)
-    adapters = {
-        name: make_adapter(name, provider, host) for name, provider in plan.config.providers.items()
-    }
+    adapters: dict[str, Adapter] = {}
+    finder = _Finder(plan.table, adapters, host)
+    finder.make_adapters()
+    watching = asyncio.create_task(host.watch(finder.find)) if plan.host is not None else None
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
     tidying = (
@@ -161,7 +164,7 @@ async def _serve(
     finally:
         await server.end_tasks()
         log.flush()
-        for task in (delivering, tidying):
+        for task in (delivering, tidying, watching):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -175,6 +178,33 @@ async def _serve(
             await alerts.aclose()
         if store is not None:
             store.close()
+
+
+class _Finder:
+    """Brings what the model host finds into the target table, and makes the adapters for it.
+
+    Requests that are under way keep the targets that they have, and adapters stay where providers
+    go: they may come back.
+    """
+
+    def __init__(self, table: CurrentTable, adapters: dict[str, Adapter], host: HostClient) -> None:
+        self._table = table
+        self._adapters = adapters
+        self._host = host
+
+    def make_adapters(self) -> None:
+        """An adapter for each provider that has none yet; raises `StartError`."""
+        for name, provider in self._table().providers.items():
+            if name not in self._adapters:
+                self._adapters[name] = make_adapter(name, provider, self._host)
+
+    def find(self, inventory: Inventory) -> None:
+        """Take over what was found; never raises."""
+        try:
+            if self._table.find(inventory):
+                self.make_adapters()
+        except Exception:  # what was found before goes on to be served
+            _logger.exception("what was found on this machine cannot be served")
 
 
 def say_ready(descriptor: int) -> None:
@@ -247,7 +277,7 @@ def build_app(
         database=plan.data.path / "ledger.db",
         secret=plan.secret,
         table=table,
-        providers=frozenset(plan.config.providers),
+        providers=adapters,
         clock=SystemClock(),
     )
     models_api = ModelsApi(host if plan.host is not None else None)
@@ -320,33 +350,6 @@ def inference_routes(
         "/v1/rerank": {"POST": ranked.post},
         "/v2/rerank": {"POST": ranked.post},
     }
-
-
-def make_adapter(name: str, provider: Provider, lessor: Lessor) -> Adapter:
-    """The adapter of a configured provider; raises `StartError`."""
-    settings = registry.Settings(
-        name=name,
-        base_url=provider.base_url or "",
-        api_key=provider.api_key,
-        headers=provider.headers,
-        proxy=provider.proxy,
-        http2=provider.http2,
-        ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
-        api_version=provider.api_version,
-        region=provider.region,
-        profile=provider.profile,
-        project=provider.project,
-        credentials_file=(
-            Path(provider.credentials_file).expanduser() if provider.credentials_file else None
-        ),
-        endpoints=provider.endpoints,
-        script=Path(provider.script) if provider.script else None,
-        lessor=lessor,
-    )
-    try:
-        return registry.make(provider.adapter, settings)
-    except (ValueError, OSError, ImportError) as error:
-        raise StartError(f"providers.{name}: {error}") from None
 
 
 def make_store(plan: Plan) -> ResponseStore | None:

@@ -18,24 +18,31 @@ from typing import cast
 
 import msgspec
 
+from proxy.inventory import NOTHING, Inventory
 from proxy.ledger.frames import MalformedFrame, frames
 from proxy.model_host import gpu, validation
 from proxy.model_host.children import Child, running
 from proxy.model_host.core import Core, Effect, Grant, Load, Refuse, Rules, Unload
 from proxy.model_host.hosted import HostedModel, HostPlan
+from proxy.model_host.lookout import Lookout
 from proxy.model_host.protocol import (
     Ask,
     Done,
+    Found,
     Granted,
     Look,
     ModelState,
     Op,
+    Pull,
+    Pulled,
     Refused,
     Reply,
     Retire,
     Shown,
+    Watch,
     op_reader,
 )
+from proxy.model_host.pulls import Pulls
 from proxy.model_host.speed import Speed
 
 # A child that does not answer this often in a row is ended.
@@ -81,9 +88,11 @@ async def _serve(
     host = Host(plan, os.environ)
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     loop.add_reader(lifeline, read_lifeline)
+    host.start()
+    # Whoever asks for a file that was found before gets it from a host that was started anew, too.
+    await host.look_into_folders()
     # Never closed here: the supervisor listens on for the host that it starts next.
     await loop.create_unix_server(lambda: Connection(host), sock=listening)
-    host.start()
     ready()
     try:
         await stopped.wait()
@@ -169,6 +178,12 @@ class Host:
         self._speeds: dict[str, Speed] = {}
         self._due: asyncio.TimerHandle | None = None
         self._checking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._watchers: dict[Connection, int] = {}
+        """Who wants to know what is found, by the number that they asked with."""
+        self._found: tuple[int, Inventory] | None = None
+        """With its revision; None before everybody was asked once."""
+        self._pulls = Pulls(self._plan.lookout)
         self._is_closing = False
 
     def start(self) -> None:
@@ -176,6 +191,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._carry_out(self._core.preload(self._plan.preload, self._loop.time()))
         self._checking = self._loop.create_task(self._check_always())
+        if self._plan.lookout is not None:
+            self._looking = self._loop.create_task(self._look_always(self._plan.lookout))
 
     async def aclose(self) -> None:
         """End every model's process; whoever waits may ask the next host."""
@@ -184,10 +201,11 @@ class Host:
             connection.abort()
         if self._due is not None:
             self._due.cancel()
-        tasks = [*self._lives.values(), *filter(None, [self._checking])]
+        tasks = [*self._lives.values(), *filter(None, [self._checking, self._looking])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pulls.aclose()
 
     def when_alone(self, act: Callable[[], None]) -> None:
         """Act once nobody is connected any more, or now."""
@@ -198,6 +216,7 @@ class Host:
     def disconnected(self, connection: Connection) -> None:
         """A worker is gone."""
         self.connections.discard(connection)
+        self._watchers.pop(connection, None)
         if not self.connections:
             self._on_alone()
 
@@ -237,6 +256,11 @@ class Host:
                     self._carry_out(self._core.give_back(done, now))
             case Retire(model=model):
                 self._carry_out(self._core.retire(model, now))
+            case Watch(seq=seq):
+                self._watchers[connection] = seq
+                self._tell([connection])
+            case Pull(seq=seq, provider=provider, model=model):
+                connection.send(self._pull(seq, provider, model))
             case Look(seq=seq):
                 connection.send(self._shown(seq))
 
@@ -271,7 +295,46 @@ class Host:
             taken_gpu_bytes=self._core.taken_gpu_bytes,
             max_loaded=self._rules.max_loaded,
             models=tuple(states),
+            inventory=NOTHING if self._plan.lookout is None else self._plan.lookout.inventory,
+            pulls=self._pulls.shown(),
         )
+
+    # --- what is found ----------------------------------------------------------------------
+
+    async def look_into_folders(self) -> None:
+        """Find the models that can be loaded, within seconds."""
+        lookout = self._plan.lookout
+        if lookout is not None:
+            await lookout.look_into_folders()
+            self._take_over(lookout.inventory)
+
+    async def _look_always(self, lookout: Lookout) -> None:
+        try:
+            while True:
+                inventory = await lookout.look()
+                if self._found is None or self._found[1] != inventory:
+                    self._take_over(inventory)
+                    self._found = (self._found[0] if self._found else 0) + 1, inventory
+                    self._tell(list(self._watchers))
+                await self._pulls.any_done(self._plan.discovery_s)
+        finally:
+            await lookout.aclose()
+
+    def _take_over(self, inventory: Inventory) -> None:
+        configured = {model.name: model for model in self._plan.models}
+        found = {model.name: model for model in self._plan.found(inventory)}
+        self.set_models(tuple((found | configured).values()))
+
+    def _tell(self, watchers: Sequence[Connection]) -> None:
+        for watcher in watchers:
+            if self._found is not None:
+                watcher.send(Found(self._watchers[watcher], *self._found))
+
+    def _pull(self, seq: int, provider: str, model: str) -> Pulled:
+        try:
+            return Pulled(seq, "", self._pulls.begin(provider, model))
+        except ValueError as error:
+            return Pulled(seq, str(error))
 
     # --- what the core decides --------------------------------------------------------------
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters import registry
 from proxy.config import Backend, Config, Provider, Target
 from proxy.errors import StartError
+from proxy.inventory import FoundModel, Inventory
 from proxy.model_host import gpu, memory
 from proxy.model_host.core import Group, Need
+from proxy.model_host.lookout import Lookout
 from proxy.targets import TargetTable
 
 _MODULES: Mapping[Backend, str] = {
@@ -64,21 +67,38 @@ class HostPlan:
     validation_s: float
     load_timeout_s: float
     health_s: float
+    discovery_s: float = 30.0
+    lookout: Lookout | None = None
+    """What looks for models; None where there is nothing to look at."""
+    found: Callable[[Inventory], Sequence[HostedModel]] = lambda inventory: ()
+    """Those of what was found that run here."""
 
 
-def plan(config: Config, table: TargetTable, environ: Mapping[str, str]) -> HostPlan | None:
-    """The local models of a configuration; None where there are none. Raises `StartError`."""
+def plan(
+    config: Config,
+    table: TargetTable,
+    environ: Mapping[str, str],
+    *,
+    lookout: Lookout | None = None,
+    found: Callable[[Inventory], Sequence[HostedModel]] = lambda inventory: (),
+) -> HostPlan | None:
+    """The local models of a configuration, and where to look for more.
+
+    None where there is neither. Raises `StartError`.
+    """
     targets = [
         (target, config.providers[provider])
         for target in config.targets
         if registry.is_hosted(config.providers[provider := target.target.partition("/")[0]].adapter)
+        and not target.target.endswith("/*")
     ]
-    if not targets:
+    if lookout is not None and lookout.is_idle:
+        lookout = None
+    if not targets and lookout is None:
         return None
     host = config.host
     share = memory.installed_bytes() * 3 // 4
-    gpu_share = gpu.installed_bytes() * 9 // 10
-    gpu_bytes = gpu_share if host.gpu_memory_mb is None else host.gpu_memory_mb << 20
+    gpu_bytes = _gpu_bytes(config)
     return HostPlan(
         models=[
             _hosted(target, provider, table, environ, has_gpu_memory=gpu_bytes > 0)
@@ -102,7 +122,43 @@ def plan(config: Config, table: TargetTable, environ: Mapping[str, str]) -> Host
         validation_s=host.validation_s,
         load_timeout_s=host.load_timeout_s,
         health_s=host.health_s,
+        discovery_s=host.discovery_s,
+        lookout=lookout,
+        found=found,
     )
+
+
+def _gpu_bytes(config: Config) -> int:
+    if config.host.gpu_memory_mb is not None:
+        return config.host.gpu_memory_mb << 20
+    return gpu.installed_bytes() * 9 // 10
+
+
+def found(
+    config: Config,
+    table: TargetTable,
+    facts: Mapping[str, FoundModel],
+    environ: Mapping[str, str],
+) -> Sequence[HostedModel]:
+    """The local models among what was found; without those that went away meanwhile."""
+    has_gpu_memory = _gpu_bytes(config) > 0
+    models = []
+    for target in config.targets:
+        provider = config.providers[target.target.partition("/")[0]]
+        if target.target in facts and registry.is_hosted(provider.adapter):
+            projector = facts[target.target].projector
+            with contextlib.suppress(StartError, OSError):
+                models.append(
+                    _hosted(
+                        target,
+                        provider,
+                        table,
+                        environ,
+                        has_gpu_memory=has_gpu_memory,
+                        projector=projector,
+                    )
+                )
+    return models
 
 
 def _hosted(
@@ -112,6 +168,7 @@ def _hosted(
     environ: Mapping[str, str],
     *,
     has_gpu_memory: bool,
+    projector: str = "",
 ) -> HostedModel:
     backend = target.backend or "llama_server"
     concurrency = target.concurrency or _CONCURRENCY[backend]
@@ -129,6 +186,8 @@ def _hosted(
     if backend == "llama_server":
         program = _llama_server(target.target, provider, environ)
         arguments += ["--parallel", str(concurrency), "--binary", program]
+        if projector:
+            arguments += ["--projector", projector]
     size = target.needs_mb << 20 if target.needs_mb is not None else _estimate(files)
     gpu_size = (target.needs_gpu_mb or 0) << 20
     return HostedModel(

@@ -56,8 +56,8 @@ def _build(text: str, **environ: str) -> config.Config:
         ),
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/*}]",
-            "targets[0].target:",
-            "one by one",
+            "providers.l.folder:",
+            "what is in it",
         ),
         (f"{HEAD}host: {{preload: [up/m]}}", "host.preload[0]:", "no target with a local model"),
         ("host: {memory_mb: 0}", "host.memory_mb:", ">= 1"),
