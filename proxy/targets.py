@@ -214,7 +214,7 @@ class TargetTable:
         self.has_real_targets = bool(wildcards) or any(
             not target.demonstration for target in targets.values()
         )
-        self._aliases = aliases
+        self.aliases = aliases
         self._wildcards = wildcards
         self._remembered: OrderedDict[str, Target] = OrderedDict()
 
@@ -224,7 +224,7 @@ class TargetTable:
 
     def target(self, name: str) -> Target | None:
         """The target of a name: configured, an alias, a bare id, or behind a wildcard."""
-        known = self.targets.get(name) or self.targets.get(self._aliases.get(name, ""))
+        known = self.targets.get(name) or self.targets.get(self.aliases.get(name, ""))
         return known or self._behind_wildcard(name)
 
     def listed(self) -> Iterable[VirtualModel | Target]:
