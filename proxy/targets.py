@@ -96,6 +96,8 @@ class Target:
     """Whether it bills reasoning that it does not show where a request asks for reasoning."""
     bills_when_left: bool = False
     """Whether it is known to finish, and bill, an answer that nobody reads any more."""
+    is_hosted: bool = False
+    """Whether the model host loads it."""
     asked_context: int | None = None
     """The context length that the operator wants it to be given; None leaves it to the adapter."""
     tags: frozenset[str] = frozenset()
@@ -346,6 +348,7 @@ class _Maker:
             hides_asked_reasoning=_HIDES_ASKED_REASONING.search(model.lower()) is not None,
             bills_when_left=self.provider.meterable is False
             or (self.catalogued is not None and not self._is_meterable(adapter)),
+            is_hosted=is_hosted,
             asked_context=target.context_length,
             tags=frozenset(target.tags) | (found.tags if found is not None else frozenset()),
             profile=target.profile,

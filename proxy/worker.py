@@ -152,7 +152,6 @@ async def _serve(
         moves=moves,
         table=plan.table,
         models=host,
-        is_local=lambda target: registry.is_hosted(plan.config.providers[target.provider].adapter),
         ask=partial(ask, engine),
     )
     if number == 0:
