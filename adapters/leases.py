@@ -19,6 +19,8 @@ class Served:
 
     url: str
     key: str = field(repr=False)
+    backend: str = "llama_server"
+    """What runs the model there, as `router.yaml` calls it."""
 
 
 class Lessor(Protocol):

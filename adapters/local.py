@@ -10,14 +10,27 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 
 import msgspec
 
 from adapters.base import Answer, Call, Unavailable
+from adapters.children import chat, vectors
 from adapters.leases import Lessor, Served
 from adapters.openai_compatible import OpenAICompatible
 from adapters.presets import PRESETS
+from adapters.wire.fitting import Rules
+
+_PRESETS = {"llama_server": PRESETS["llama_server"]}
+# What our own children read; they refuse the rest.
+_OF_OUR_OWN = replace(
+    PRESETS["llama_server"],
+    rules={
+        "chat": Rules(knows=chat.CARRIED | {"model", "stream", "stream_options"}),
+        "embeddings": Rules(knows=vectors.CARRIED),
+    },
+)
 
 
 class Local:
@@ -68,7 +81,9 @@ class _Server(OpenAICompatible):
 
     def __init__(self, served: Served) -> None:
         super().__init__(
-            preset=PRESETS["llama_server"], base_url=f"{served.url}/v1", api_key=served.key
+            preset=_PRESETS.get(served.backend, _OF_OUR_OWN),
+            base_url=f"{served.url}/v1",
+            api_key=served.key,
         )
         self.served = served
 

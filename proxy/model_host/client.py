@@ -65,7 +65,7 @@ class HostClient:
         """
         link, seq, answer = await self._granted(model, waits)
         try:
-            yield Served(answer.url, answer.key)
+            yield Served(answer.url, answer.key, answer.backend)
         finally:
             tokens, seconds = self._spoken.pop(model, (0, 0.0))
             link.send(Done(seq, tokens, seconds))

@@ -349,7 +349,8 @@ class Host:
                 case Grant(ticket=ticket, model=model):
                     asker = self._askers[ticket]
                     child = self._children[model]
-                    asker.connection.send(Granted(asker.seq, child.url, child.key))
+                    backend = self._models[model].backend
+                    asker.connection.send(Granted(asker.seq, child.url, child.key, backend))
                 case Refuse(ticket=ticket, reason=reason, message=message, retry_s=retry_s):
                     asker = self._askers.pop(ticket)
                     asker.connection.tickets.pop(asker.seq, None)

@@ -79,6 +79,7 @@ class Granted(_Message, frozen=True):
     seq: int
     url: str
     key: str
+    backend: str
 
 
 class Refused(_Message, frozen=True):

@@ -6,12 +6,21 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from adapters.base import AdapterError, BadRequest, Call, ConnectFailed, Deadlines, Unavailable
+from adapters.base import (
+    AdapterError,
+    BadRequest,
+    Call,
+    ConnectFailed,
+    Deadlines,
+    Unavailable,
+    Unsupported,
+)
 from adapters.leases import Served
 from adapters.local import Local
 from tests.adapters.servers import Peer, ScriptedServer
@@ -23,7 +32,8 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 class Landlord:
     """A lessor that remembers who has what."""
 
-    def __init__(self, *urls: str) -> None:
+    def __init__(self, *urls: str, backend: str = "llama_server") -> None:
+        self._backend = backend
         self._urls = list(urls)
         self.leased: list[str] = []
         self.given_back = 0
@@ -39,7 +49,7 @@ class Landlord:
         self.leased.append(model)
         try:
             url = self._urls[0] if len(self._urls) == 1 else self._urls.pop(0)
-            yield Served(url, "key-of-the-process")
+            yield Served(url, "key-of-the-process", self._backend)
         finally:
             self.given_back += 1
 
@@ -79,6 +89,33 @@ async def answered(adapter: Local) -> str:
     async with adapter.open(call()) as answer:
         said: str = json.loads(await answer.body())["said"]
         return said
+
+
+def test_what_our_children_do_not_read_is_refused_or_dropped() -> None:
+    def asking(**more: Any) -> Call:
+        plain = call()
+        body = {**json.loads(plain.body), "seed": 1, "user": "u", "prediction": {}, "n": 1}
+        return replace(plain, body=json.dumps(body).encode(), **more)
+
+    async def play(adapter: Local) -> Sequence[str]:
+        with pytest.raises(Unsupported, match="prediction"):
+            async with adapter.open(asking()):
+                pass
+        async with adapter.open(asking(drop_params=True)) as answer:
+            await answer.body()
+            return answer.dropped
+
+    def hear(peer: Peer) -> None:
+        while asked := peer.read_request():
+            bodies.append(json.loads(asked.body))
+            peer.send(whole({}))
+
+    bodies: list[Any] = []
+    with ScriptedServer(hear) as server:
+        landlord = Landlord(server.url, backend="llama_cpp")
+        assert run(landlord, play) == ("prediction",)
+        assert landlord.given_back == 2
+    assert bodies == [{"model": "tiny", "messages": MESSAGES, "stream": False, "seed": 1, "n": 1}]
 
 
 def test_the_lease_lasts_as_long_as_the_answer() -> None:
