@@ -26,7 +26,7 @@ class Listed:
     quantisation: str = ""
     size_bytes: int | None = None
     changed_at: int | None = None
-    is_loaded: bool = False
+    is_loaded: bool | None = None
     owner: str = ""
     created: bool = False
 

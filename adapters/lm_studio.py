@@ -85,5 +85,5 @@ def _listed(model: _Model) -> Listed:
         context_length=length if length is not None and 0 < length < 1 << 31 else None,
         architecture=model.arch,
         quantisation=model.quantization,
-        is_loaded=is_loaded,
+        is_loaded=is_loaded if model.state else None,
     )

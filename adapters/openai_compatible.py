@@ -124,7 +124,7 @@ def _listed(model: _Model, also: _Model | None) -> Listed:
         quantisation=quantisation if isinstance(quantisation, str) else "",
         size_bytes=_count(meta.get("size")),
         # It serves what it has loaded, and nothing else.
-        is_loaded=bool(meta),
+        is_loaded=True if meta else None,
         owner=model.owned_by if isinstance(model.owned_by, str) else "",
         created=type(model.created) is int,
     )

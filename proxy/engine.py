@@ -38,6 +38,7 @@ from proxy.errors import (
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
+from proxy.measured import Measurements
 from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
@@ -85,7 +86,9 @@ class Engine:
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
-        self._attempts = Attempts(ledger, metrics, clock)
+        self.measurements = Measurements()
+        """What attempts have shown of their targets."""
+        self._attempts = Attempts(ledger, metrics, clock, self.measurements)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -499,6 +502,7 @@ def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
         default_max_tokens=tried.default_max or target.max_output_tokens,
         drop_params=drops,
         waits=waits,
+        context_length=target.asked_context,
     )
 
 

@@ -55,7 +55,9 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     providers: tuple[FoundProvider, ...] = ()
     loaded: frozenset[str] = frozenset()
-    """Of the servers that say so: the models in their memory, as `provider/model`."""
+    """The models in the memory of servers, as `provider/model`."""
+    tells_loading: frozenset[str] = frozenset()
+    """The providers that say which of their models those are."""
     silent: frozenset[str] = frozenset()
     """Providers that do not answer just now; of them is told what they said last."""
 

@@ -20,7 +20,7 @@ from proxy import catalog, config, config_file, discovery, price_list, tokens
 from proxy.accounts import make_adapter
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
-from proxy.config import Config
+from proxy.config import LOCAL_FOLDER, Config
 from proxy.data_folder import DataFolder
 from proxy.discovery import Found, with_demonstration
 from proxy.errors import StartError
@@ -91,7 +91,9 @@ class Resolved:
     config: Config
     """With the providers of the environment's keys."""
     tables: CurrentTable
-    found: tuple[Found, ...]
+    by_keys: tuple[Found, ...]
+    nearby: tuple[Found, ...]
+    """What was found on this machine."""
     lookout: Lookout
     """What looks for models on this machine, and has looked once."""
     hosted: Callable[[Inventory], Sequence[hosted.HostedModel]]
@@ -133,7 +135,8 @@ def resolve(
     return Resolved(
         config=loaded,
         tables=CurrentTable(build, SystemClock(), inventory),
-        found=(*by_keys, *discovery.with_found(loaded, inventory)[2]),
+        by_keys=by_keys,
+        nearby=discovery.with_found(loaded, inventory)[2],
         lookout=watching,
         hosted=local_models,
     )
@@ -145,7 +148,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     server = loaded.server
     book, problem = price_list.load(Path(server.data))
     resolved = resolve(loaded, environ, book)
-    loaded, table, found = resolved.config, resolved.tables, resolved.found
+    loaded, table = resolved.config, resolved.tables
+    found = (*resolved.by_keys, *resolved.nearby)
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
     metrics = _prepare_metrics(data)
@@ -312,7 +316,8 @@ def _print_overview(
     if not table.has_real_targets:
         console.print(
             "No provider was found: a built-in demonstration answers, at made-up prices. "
-            "Set OPENAI_API_KEY or add a provider to router.yaml.",
+            f"Set OPENAI_API_KEY, put a model file into {LOCAL_FOLDER}/, or add a provider to "
+            "router.yaml.",
             style="yellow",
         )
     key = ' -H "Authorization: Bearer $TOLLWAY_KEY"' if has_keys else ""

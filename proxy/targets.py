@@ -213,6 +213,8 @@ class TargetTable:
         self.models = models
         self.providers = providers
         self.revision = revision
+        self.tags = frozenset[str]().union(*(target.tags for target in targets.values()))
+        """All words that targets have for what they are good at."""
         self.has_real_targets = bool(wildcards) or any(
             not target.demonstration for target in targets.values()
         )

@@ -34,6 +34,7 @@ from proxy.config import Config
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
+from proxy.entries import Entries
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
@@ -94,6 +95,8 @@ class Plan:
     allow_anonymous: bool
     host: HostPlan | None = None
     """What local models there are, if any."""
+    by_keys: Mapping[str, str] = field(default_factory=dict)
+    """By provider, the environment's variable that brought it."""
 
 
 def run(plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int) -> None:
@@ -299,7 +302,15 @@ def build_app(
     models_api = ModelsApi(host if plan.host is not None else None)
     admin = AdminApi(books, models_api, moves, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
-    models = Models(auth=auth, table=table, created=int(time.time()))
+    began_at = time.time()
+    entries = Entries(
+        tables=table,
+        measurements=engine.measurements,
+        host=host if plan.host is not None else None,
+        by_keys=plan.by_keys,
+        configured_at=began_at,
+    )
+    models = Models(auth=auth, table=table, entries=entries, created=int(began_at))
 
     async def show_metrics(exchange: Exchange) -> None:
         if not server.open_metrics:

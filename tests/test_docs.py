@@ -154,7 +154,8 @@ def _commands(command: object, prefix: str = "") -> list[tuple[str, set[str]]]:
     for name, inner in getattr(command, "commands", {}).items():
         if getattr(inner, "commands", None):
             found += _commands(inner, f"{prefix}{name} ")
-            continue
+            if not inner.invoke_without_command:
+                continue
         named = {option for p in inner.params for option in (*p.opts, *p.secondary_opts)}
         options = {option for option in named if option.startswith("--")}
         found.append((prefix + name, options - {"--help"}))

@@ -168,6 +168,11 @@ class Lookout:
         self.inventory = Inventory(
             providers=(*found, *(place for place in self._seen if place.models)),
             loaded=frozenset[str]().union(*(server.loaded for server in self.servers)),
+            tells_loading=frozenset(
+                server.found().name
+                for server in self.servers
+                if any(model.is_loaded is not None for model in server.last)
+            ),
             silent=frozenset(server.found().name for server in self.servers if server.misses),
         )
         return self.inventory

@@ -44,7 +44,7 @@ def test_what_is_sound_is_loaded(tmp_path: Path, name: str, content: bytes) -> N
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.gguf", b"", r"a\.gguf: is no GGUF file; get it again"),
+        ("a.gguf", b"", r"a\.gguf: is cut or damaged; get it again"),
         ("a.gguf", NO_TENSORS[:12], r"a\.gguf: is cut or damaged"),
         ("a.gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 5), r"a\.gguf: is cut or damaged"),
         ("model.safetensors", SAFE[:20], r"model\.safetensors: is cut or damaged"),
