@@ -258,8 +258,11 @@ def _apply_budgets(
 
 
 def _meaningless(swaps: Iterable[Swap], table: TargetTable) -> Iterator[str]:
-    """A line for each swap in force that moves nothing, now that the configuration is another."""
-    for swap in meaningless(swaps, table):
+    """A line for each swap in force that moves nothing, now that the configuration is another.
+
+    The newest comes first: in that order they can be rolled back.
+    """
+    for swap in reversed(meaningless(swaps, table)):
         plan = swap.plan
         yield (
             f"swap {swap.swap_id} of {plan.name} has no effect: the configuration leads it from "

@@ -7,6 +7,7 @@ are still to be prepared, and begins anew; the ledger gives them up when their t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -25,6 +26,9 @@ from proxy.swaps.moves import Moves
 from proxy.targets import Target, TargetTable
 
 _RETRY_S = 0.2
+# How often, and for how long, a model is looked at that is to be unloaded.
+_LOOK_AGAIN_S = 1.0
+_UNLOAD_WITHIN_S = 600.0
 _LONGEST_REASON = 5_000
 
 _log = logging.getLogger("tollway")
@@ -167,10 +171,20 @@ class Preparations:
         task.add_done_callback(self._retiring.discard)
 
     async def _unload(self, name: str) -> None:
-        try:
-            await self._models.retire(name)
-        except OSError as error:
-            _log.warning("%s is not unloaded yet, but when nobody has used it: %s", name, error)
+        """Retire a model once it is idle: earlier it would be loaded again for those who wait.
+
+        Where callers name it themselves and it never is, it stays, as any other model does.
+        """
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_UNLOAD_WITHIN_S):
+                while not await self._is_idle(name):
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                if not self._moves.uses(name, self._table()):
+                    await self._models.retire(name)
+
+    async def _is_idle(self, name: str) -> bool:
+        shown = await self._models.look()
+        return not any(m.users or m.waiting for m in shown.models if m.name == name)
 
 
 def _mb(size: int) -> str:

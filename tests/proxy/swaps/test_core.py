@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -215,3 +217,26 @@ def test_only_what_is_in_the_window_counts(
     failures = sum(ms is None for ms in recent)
     expected = len(recent) >= least and failures > error_rate * len(recent)
     assert (watch.verdict(200) is not None) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.none() | st.integers(0, 1000)), max_size=60),
+    st.integers(1, 1000),
+    st.integers(1, 30),
+)
+def test_the_95th_percentile_is_that_of_a_sorted_list(
+    ended: list[tuple[int, int | None]], limit_ms: int, least: int
+) -> None:
+    watch = Watch(Rollback(p95_latency_ms=limit_ms, min_requests=least, window_s=60))
+    ended.sort(key=lambda sample: sample[0])
+    for at, latency_ms in ended:
+        watch.count(at, latency_ms)
+        watch.verdict(at)  # forgets what is too old, and nothing else
+    recent = [ms for at, ms in ended if at > 200 - 60]
+    answered = sorted(ms for ms in recent if ms is not None)
+    p95 = answered[math.ceil(0.95 * len(answered)) - 1] if answered else 0
+    verdict = watch.verdict(200)
+    if len(recent) >= least and p95 > limit_ms:
+        assert verdict == f"p95 latency is {p95} ms; the limit is {limit_ms} ms"
+    else:
+        assert verdict is None
