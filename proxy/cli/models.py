@@ -29,7 +29,7 @@ def models(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the models on this machine: files and servers', loaded, loading, queue, memory, speed."""
+    """Show the models on this machine, files and servers': state, queue, memory, speed."""
     if context.invoked_subcommand is not None:
         return
     shown = look(asking.data_folder(config, data).path)
