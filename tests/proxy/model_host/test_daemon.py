@@ -133,9 +133,9 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def run(scene: Coroutine[Any, Any, None]) -> None:
+def run(scene: Coroutine[Any, Any, None], *, patience_s: float = 4 * PATIENCE_S) -> None:
     async def within() -> None:
-        async with asyncio.timeout(4 * PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             await scene
 
     asyncio.run(within())
