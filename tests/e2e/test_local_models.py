@@ -240,17 +240,40 @@ def test_a_killed_host_takes_its_models_along_and_is_started_again(
     target = {"target": "local/a", "model": machine.model("a.gguf")}
     with serving(tmp_path, machine.config(target), "--workers", "2") as tollway:
         assert tollway.chat("local").status_code == 200
-        host = next(
-            child
-            for child in tollway.children()
-            if machine.pids[0] in {below.pid for below in child.children(recursive=True)}
-        )
-        host.kill()
+        host_of(tollway, machine.pids[0]).kill()
         until(lambda: not machine.alive())
         reply = tollway.chat("local")
         assert reply.status_code == 200, reply.text
         assert machine.loads == ["a", "a"]
     assert not machine.alive()
+
+
+def test_a_host_killed_in_a_load_ends_it_and_whoever_waits_is_served(
+    machine: Machine, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    target = {"target": "local/a", "model": machine.model("a.gguf", gate=str(gate))}
+    config = machine.config(target)
+    config["models"]["spill"] = {"targets": ["local/a"], "cold_start": "refuse"}
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(tollway.chat, "local")
+        until(lambda: bool(machine.pids))
+        host_of(tollway, machine.pids[0]).kill()
+        until(lambda: machine.pids[0] not in machine.alive())
+        refused = tollway.chat("spill")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        gate.touch()
+        assert waiting.result(PATIENCE_S).status_code == 200
+        assert tollway.chat("spill").status_code == 200
+
+
+def host_of(tollway: Tollway, pid: int) -> psutil.Process:
+    """The process that has started a model's."""
+    return next(
+        child
+        for child in tollway.children()
+        if pid in {below.pid for below in child.children(recursive=True)}
+    )
 
 
 def test_a_killed_supervisor_leaves_no_model_behind(machine: Machine, tmp_path: Path) -> None:
