@@ -17,14 +17,13 @@ import httpx2
 import psutil
 import pytest
 
-from tests.e2e.test_llama_server import BINARY, MODEL
+from tests.e2e.test_llama_server import BINARY
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, serving
+from tests.models import make_gguf
 from tests.proxy.model_host.stand_in import ENDLESS, NO_TENSORS
 
 PATIENCE_S = 20.0
-REAL = pytest.mark.skipif(
-    BINARY is None or MODEL is None, reason="no llama-server with a tiny model at hand"
-)
+REAL = pytest.mark.skipif(BINARY is None, reason="no llama-server at hand; LLAMA_SERVER names it")
 
 
 class Machine:
@@ -333,25 +332,32 @@ def test_what_is_missing_is_said_at_the_start(machine: Machine, tmp_path: Path) 
 
 @REAL
 def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
-    assert MODEL is not None
+    model = make_gguf.babbling(tmp_path / "tiny.gguf")
     config = {
         "providers": {
-            "local": {"adapter": "local", "folder": str(MODEL.parent), "llama_server": BINARY}
+            "local": {"adapter": "local", "folder": str(tmp_path), "llama_server": BINARY}
         },
         "targets": [
-            {"target": "local/tiny", "model": MODEL.name, "context_length": 512},
-            {"target": "local/embed", "model": MODEL.name, "capabilities": ["embeddings"]},
+            {
+                "target": "local/tiny",
+                "model": model.name,
+                "context_length": 512,
+                "gpu_layers": 0,
+            },
+            {"target": "local/embed", "model": model.name, "capabilities": ["embeddings"]},
         ],
         "models": {"local": {"targets": ["tier:local"]}},
     }
     with serving(tmp_path, config, "--workers", "2") as tollway:
-        body = {"temperature": 0, "seed": 1, "max_tokens": 20}
+        never_ends = {str(token): -100 for token in range(3)}
+        body = {"temperature": 0, "seed": 1, "max_tokens": 20, "logit_bias": never_ends}
         reply = tollway.chat("local", **body)
         assert reply.status_code == 200, reply.text
         text = reply.json()["choices"][0]["message"]["content"]
         streamed = events(tollway.chat("local", **body, stream=True).text)[:-1]
         parts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in streamed]
         assert "".join(parts) == text
+        until(lambda: states(tollway)["local/tiny"]["tokens_per_s"] > 0)
         embedded = tollway.post("/v1/embeddings", {"model": "local/embed", "input": ["a", "b"]})
         first, second = (item["embedding"] for item in embedded.json()["data"])
         assert len(first) == len(second)
