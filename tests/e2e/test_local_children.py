@@ -58,6 +58,23 @@ def test_a_virtual_model_of_a_local_file(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="mine", messages=HELLO)
     assert answer.choices[0].message.content == "Good day!"
     assert answer.usage and answer.usage.completion_tokens == 3
+    completion = client.completions.create(model="local/canned", prompt="Hello")
+    assert completion.choices[0].text == "Good day!"
+
+
+@LLAMA
+def test_what_a_child_does_not_read_is_dropped_if_asked(client: OpenAI) -> None:
+    body = {"prediction": {"type": "content", "content": "Good"}}
+    with pytest.raises(BadRequestError, match="prediction"):
+        client.chat.completions.create(model="local/canned", messages=HELLO, extra_body=body)
+    answer = client.chat.completions.with_raw_response.create(
+        model="local/canned",
+        messages=HELLO,
+        extra_body=body,
+        extra_headers={"x-tollway-drop-params": "true"},
+    )
+    assert answer.headers["x-tollway-dropped-params"] == "prediction"
+    assert answer.parse().choices[0].message.content == "Good day!"
     chunks = list(
         client.chat.completions.create(
             model="mine", messages=HELLO, stream=True, stream_options={"include_usage": True}

@@ -56,6 +56,8 @@ targets:
     assert embed.is_free
     assert chat.tiers == {"local"}
     assert embed.tiers == set()
+    assert "completions" in chat.speaks  # llama-server has them
+    assert "completions" not in embed.speaks
     assert chat.model == "chat"  # what callers see is the name, not the file
     serving, embedding = planned(text).models
     assert serving.name == "here/chat"
@@ -94,16 +96,19 @@ def test_a_model_of_several_files_takes_all_of_them(folder: Path) -> None:
         (folder / f"big-0000{part}-of-00003.gguf").write_bytes(b"x" * MB)
     (folder / "bert").mkdir()
     (folder / "bert" / "model.safetensors").write_bytes(b"x" * 8 * MB)
-    plan = planned(f"""
+    text = f"""
 providers: {{here: {{adapter: local, folder: "{folder}"}}}}
 targets:
   - {{target: here/big, model: big-00001-of-00003.gguf, backend: llama_cpp}}
   - {{target: here/bert, backend: minilm}}
-""")
+"""
+    plan = planned(text)
     assert [model.need.bytes for model in plan.models] == [
         (3 * MB) + (3 * MB) // 4 + 128 * MB,
         (8 + 2 + 128) * MB,
     ]
+    (folder / "big-00002-of-00003.gguf").unlink()
+    assert len(planned(text).models[0].files) == 3
 
 
 def test_the_program_is_found_by_the_environment(folder: Path) -> None:
