@@ -38,7 +38,7 @@ from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
-_OF_LOCAL_TARGETS = ("backend", "needs_mb", "concurrency", "pinned")
+_OF_LOCAL_TARGETS = ("backend", "needs_mb", "concurrency", "pinned", "kept_prompts_mb")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -176,6 +176,8 @@ def _check_local_target(file: YamlFile, path: Path_, target: Target, *, is_local
     for field in _OF_LOCAL_TARGETS:
         if not is_local and getattr(target, field):
             raise file.error((*path, field), "is for targets whose provider has 'adapter: local'")
+    if target.kept_prompts_mb is not None and target.backend != "mlx":
+        raise file.error((*path, "kept_prompts_mb"), "is for targets with 'backend: mlx'")
     if is_local and target.target.endswith("/*"):
         raise file.error((*path, "target"), "local models are configured one by one")
 

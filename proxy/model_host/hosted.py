@@ -18,10 +18,16 @@ from proxy.targets import TargetTable
 _MODULES: Mapping[Backend, str] = {
     "llama_server": "adapters.children.llama_server",
     "llama_cpp": "adapters.children.llama_cpp",
+    "mlx": "adapters.children.mlx",
     "minilm": "adapters.children.minilm",
 }
 # How many requests each takes at a time, unless the configuration says otherwise.
-_CONCURRENCY: Mapping[Backend, int] = {"llama_server": 4, "llama_cpp": 1, "minilm": 4}
+_CONCURRENCY: Mapping[Backend, int] = {
+    "llama_server": 4,
+    "llama_cpp": 1,
+    "mlx": 1,
+    "minilm": 4,
+}
 # What a process takes besides its model, and besides that part of it for what it computes with.
 _OVERHEAD_BYTES = 128 << 20
 _WORKING_PART = 4
@@ -97,6 +103,8 @@ def _hosted(
     if backend == "llama_server":
         binary = _llama_server(target.target, provider, environ)
         arguments += ["--parallel", str(concurrency), "--binary", binary]
+    if target.kept_prompts_mb is not None:
+        arguments += ["--kept-prompts-mb", str(target.kept_prompts_mb)]
     return HostedModel(
         need=Need(
             name=target.target,
