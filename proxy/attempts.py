@@ -22,9 +22,11 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
+from proxy.measured import Measurements
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
-from proxy.targets import Target
+from proxy.swaps.core import Swap
+from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts, Request, Stream
@@ -47,6 +49,8 @@ class Job:
     request: Request
     request_id: str
     began_at: float
+    table: TargetTable
+    """The targets there were when it came."""
     upstream_s: float = 0.0
     attempts: int = 0
     remaining_nanousd: int | None = None
@@ -66,6 +70,8 @@ class Job:
     """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
     uncounted: int = 0
     """By how much the bound of the input is above what was counted."""
+    swap: Swap | None = None
+    """What has moved it to another target than its name used to lead to."""
     cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
@@ -116,10 +122,13 @@ class Tried:
 class Attempts:
     """Holds and settles the attempts of requests. One per worker."""
 
-    def __init__(self, ledger: LedgerClient, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, ledger: LedgerClient, metrics: Metrics, clock: Clock, measurements: Measurements
+    ) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
+        self._measurements = measurements
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
@@ -152,6 +161,8 @@ class Attempts:
         scopes = (*job.scopes, *target.scopes)
         if job.virtual_model:
             scopes = (*scopes, f"model:{job.virtual_model}")
+        if job.swap is not None and job.swap.plan.target == target.name:
+            scopes = (*scopes, job.swap.scope)
         default_max = None
         if self._ledger.hard_scopes.cover(scopes):
             default_max = costs.default_maximum(request, target)
@@ -309,6 +320,13 @@ class Attempts:
         output_events: int = 0,
     ) -> None:
         """Settle an answer that came in full, by its provider's word if it has one."""
+        self._measurements.answered(
+            tried.target.name,
+            now=self._clock.time(),
+            output_tokens=usage.output_tokens if usage is not None else 0,
+            first_token_s=tried.first_token_s,
+            s=time.perf_counter() - tried.dispatched_at,
+        )
         usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
@@ -362,6 +380,8 @@ class Attempts:
         """
         if tried.settlement is not None:
             return
+        if not is_stale(error):
+            self._measurements.failed(tried.target.name, error, now=self._clock.time())
         if isinstance(error, UpstreamError) or not error.dispatched or is_stale(error):
             answered = isinstance(error, UpstreamError)
             outcome: Outcome = "upstream_error" if answered else "not_dispatched"

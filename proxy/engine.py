@@ -38,10 +38,13 @@ from proxy.errors import (
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
+from proxy.measured import Measurements
 from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
+from proxy.swaps.core import Swap
+from proxy.swaps.moves import Moves
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
@@ -71,6 +74,7 @@ class Engine:
         table: Callable[[], TargetTable],
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
+        moves: Moves,
         metrics: Metrics,
         log: RequestLog,
         clock: Clock,
@@ -80,8 +84,11 @@ class Engine:
         self._table = table
         self._adapters = adapters
         self._ledger = ledger
+        self._moves = moves
         self._metrics = metrics
-        self._attempts = Attempts(ledger, metrics, clock)
+        self.measurements = Measurements()
+        """What attempts have shown of their targets."""
+        self._attempts = Attempts(ledger, metrics, clock, self.measurements)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -101,6 +108,7 @@ class Engine:
             request=request,
             request_id=exchange.request_id,
             began_at=exchange.began_at,
+            table=self.table,
         )
         job.scopes = scopes_of(caller, exchange, request.user, request.tags)
         route = await self._route(job)
@@ -143,6 +151,15 @@ class Engine:
             )
         return found
 
+    def aim(
+        self, caller: Caller, exchange: Exchange, request: Request
+    ) -> tuple[Target | VirtualModel, Swap | None]:
+        """What a request asks for, and the swap, if any, that has moved it there."""
+        found = self.find(caller, request)
+        if not self._ledger.swaps:
+            return found, None
+        return self._moves.aimed(found, self.table, caller, exchange, request)
+
     def decide(self, found: Target | VirtualModel, request: Request) -> tuple[str, Route | Denial]:
         """The route of a request and the virtual model it asked for ("" where it named a target).
 
@@ -167,7 +184,7 @@ class Engine:
         return found.name, Route(policy=found.policy.name, choices=choices, rejections=rejections)
 
     async def _route(self, job: Job) -> Route:
-        found = self.find(job.caller, job.request)
+        found, job.swap = self.aim(job.caller, job.exchange, job.request)
         if isinstance(found, VirtualModel) and found.downgrades:
             cheaper, job.downgrade = await self._downgrades.choose(found, job.scopes)
             job.virtual_model, decision = self.decide(cheaper, job.request)
@@ -202,7 +219,8 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         for choice in route.choices:
-            target = self.table.target(choice.target)
+            # Not of the table of now: what the route names may be gone from it.
+            target = job.table.target(choice.target)
             assert target is not None
             waits = job.cold_start == "wait" or (
                 job.cold_start == "spill" and choice is route.choices[-1]
@@ -390,6 +408,8 @@ class Engine:
             headers.append((b"x-tollway-policy", job.policy.encode()))
         if job.left_nanousd is not None:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
+        if job.swap is not None:
+            headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
         if job.downgrade:
             headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
         if job.cold:
@@ -482,6 +502,7 @@ def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
         default_max_tokens=tried.default_max or target.max_output_tokens,
         drop_params=drops,
         waits=waits,
+        context_length=target.asked_context,
     )
 
 

@@ -36,7 +36,13 @@ class LlamaEngine:
     """A loaded GGUF file; see `generating.Engine`."""
 
     def __init__(
-        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+        self,
+        path: str,
+        thread: ModelThread,
+        *,
+        context: int | None,
+        threads: int | None,
+        gpu_layers: int = -1,
     ) -> None:
         """Raises `ValueError` for what is no model, or does not fit into memory."""
         self._thread = thread
@@ -46,7 +52,7 @@ class LlamaEngine:
             n_batch=_BATCH,
             n_threads=threads,
             n_threads_batch=threads,
-            n_gpu_layers=-1,
+            n_gpu_layers=gpu_layers,
             verbose=False,
         )
         trained = llama_cpp.llama_model_n_ctx_train(self._llm.model)
@@ -55,6 +61,9 @@ class LlamaEngine:
         self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
         self._piece = ctypes.create_string_buffer(64)
+        self._drawn = (llama_cpp.llama_token * 1)()
+        # Its position is the one behind those that the context has.
+        self._next = llama_cpp.llama_batch_get_one(self._drawn, 1)
         self.template: str = self._llm.metadata.get("tokenizer.chat_template", CHATML)
         self._bos = self._special(self._llm.token_bos())
         self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
@@ -129,6 +138,16 @@ class LlamaEngine:
                 raise Abandoned from None
             raise
 
+    def _take_in(self, drawn: int) -> None:
+        """What `Llama.eval` does, without most of what it does around it for a single token."""
+        llm = self._llm
+        self._drawn[0] = drawn
+        if code := llama_cpp.llama_decode(llm.ctx, self._next):
+            self._keep(0)
+            raise RuntimeError(f"llama_decode returned {code}")
+        llm.input_ids[llm.n_tokens] = drawn
+        llm.n_tokens += 1
+
     def generate(self, sampling: Sampling) -> Iterator[Token]:
         """See `generating.Engine`."""
         drawing = Drawing(self._llm.ctx, self._vocab, self.vocabulary, sampling)
@@ -142,7 +161,7 @@ class LlamaEngine:
                 if llama_cpp.llama_vocab_is_eog(self._vocab, drawn):
                     return
                 yield self._token(drawn, sampling)
-                self._evaluate([drawn])
+                self._take_in(drawn)
 
     def _token(self, drawn: int, sampling: Sampling) -> Token:
         text = self._bytes(drawn, shows_control=sampling.shows_control)
@@ -180,14 +199,20 @@ class LlamaVectors:
     """A GGUF file that makes vectors of texts; see `vectors.Encoder`."""
 
     def __init__(
-        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+        self,
+        path: str,
+        thread: ModelThread,
+        *,
+        context: int | None,
+        threads: int | None,
+        gpu_layers: int = -1,
     ) -> None:
         """Raises `ValueError` for what is no model, or does not fit into memory."""
         self._thread = thread
         trained, pooling = _made_for(path)
         # A text is read in one piece: its last token may change what the first one means.
         self.context = min(trained, context or _VECTOR_CONTEXT)
-        self._llm = _vector_model(path, self.context, threads, pooling)
+        self._llm = _vector_model(path, self.context, threads, pooling, gpu_layers)
         self.dimensions: int = self._llm.n_embd()
         self.vocabulary: int = self._llm.n_vocab()
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
@@ -243,7 +268,9 @@ def _one_text(length: int) -> Any:
     return batch
 
 
-def _vector_model(path: str, context: int, threads: int | None, pooling: int) -> Any:
+def _vector_model(
+    path: str, context: int, threads: int | None, pooling: int, gpu_layers: int
+) -> Any:
     return llama_cpp.Llama(
         path,
         n_ctx=context,
@@ -251,7 +278,7 @@ def _vector_model(path: str, context: int, threads: int | None, pooling: int) ->
         n_ubatch=context,
         n_threads=threads,
         n_threads_batch=threads,
-        n_gpu_layers=-1,
+        n_gpu_layers=gpu_layers,
         embedding=True,
         pooling_type=pooling,
         verbose=False,
@@ -260,7 +287,7 @@ def _vector_model(path: str, context: int, threads: int | None, pooling: int) ->
 
 def _made_for(path: str) -> tuple[int, int]:
     """The longest text that a model was made for, and how it makes one vector of many."""
-    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
+    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED, 0)
     trained: int = llama_cpp.llama_model_n_ctx_train(model.model)
     pooling: int = model.pooling_type()
     model.close()
