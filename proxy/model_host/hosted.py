@@ -21,10 +21,16 @@ from proxy.targets import TargetTable
 _MODULES: Mapping[Backend, str] = {
     "llama_server": "adapters.children.llama_server",
     "llama_cpp": "adapters.children.llama_cpp",
+    "mlx": "adapters.children.mlx",
     "minilm": "adapters.children.minilm",
 }
 # How many requests each takes at a time, unless the configuration says otherwise.
-_CONCURRENCY: Mapping[Backend, int] = {"llama_server": 4, "llama_cpp": 1, "minilm": 4}
+_CONCURRENCY: Mapping[Backend, int] = {
+    "llama_server": 4,
+    "llama_cpp": 1,
+    "mlx": 1,
+    "minilm": 4,
+}
 # What a process takes besides its model, and besides that part of it for what it computes with.
 _OVERHEAD_BYTES = 128 << 20
 _WORKING_PART = 4
@@ -188,6 +194,8 @@ def _hosted(
         arguments += ["--parallel", str(concurrency), "--binary", program]
         if projector:
             arguments += ["--projector", projector]
+    if target.kept_prompts_mb is not None:
+        arguments += ["--kept-prompts-mb", str(target.kept_prompts_mb)]
     size = target.needs_mb << 20 if target.needs_mb is not None else _estimate(files)
     gpu_size = (target.needs_gpu_mb or 0) << 20
     return HostedModel(

@@ -91,6 +91,19 @@ host: {{memory_mb: 2000, max_loaded: 2, ttl_s: 60, preload: [here/a]}}
     assert plan.preload == ("here/a",)
 
 
+def test_mlx_is_told_what_it_may_keep(folder: Path) -> None:
+    (folder / "mlx").mkdir()
+    (folder / "mlx" / "model.safetensors").write_bytes(bytes(8 * MB))
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}"}}}}
+targets: [{{target: here/m, model: mlx, backend: mlx, kept_prompts_mb: 0}}]
+"""
+    (model,) = planned(text).models
+    assert model.arguments[0] == "adapters.children.mlx"
+    assert model.arguments[-2:] == ["--kept-prompts-mb", "0"]
+    assert (model.need.bytes, model.need.concurrency) == ((8 + 2 + 128) * MB, 1)
+
+
 def test_a_model_of_several_files_takes_all_of_them(folder: Path) -> None:
     for part in (1, 2, 3):
         (folder / f"big-0000{part}-of-00003.gguf").write_bytes(b"x" * MB)
