@@ -90,13 +90,15 @@ async def _serve(
     host.start()
     # Whoever asks for a file that was found before gets it from a host that was started anew, too.
     await host.look_into_folders()
-    # Never closed here: the supervisor listens on for the host that it starts next.
-    await loop.create_unix_server(lambda: Connection(host), sock=listening)
+    # Kept, since uvloop stops a server that nobody holds once garbage is collected. Never closed
+    # here: the supervisor listens on for the host that it starts next.
+    kept = await loop.create_unix_server(lambda: Connection(host), sock=listening)
     ready()
     try:
         await stopped.wait()
     finally:
         await host.aclose()
+        del kept
 
 
 class Connection(asyncio.Protocol):
