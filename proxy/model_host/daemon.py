@@ -179,7 +179,7 @@ class Host:
         self._watchers: dict[Connection, int] = {}
         """Who wants to know what is found, by the number that they asked with."""
         self._found: tuple[int, Inventory] | None = None
-        """With its revision; None before everybody was asked once."""
+        """With its revision; None before everybody has answered, or never will."""
         self._pulls = Pulls(self._plan.lookout)
         self._is_closing = False
 
@@ -306,8 +306,10 @@ class Host:
                 inventory = await lookout.look()
                 if self._found is None or self._found[1] != inventory:
                     self._take_over(inventory)
-                    self._found = (self._found[0] if self._found else 0) + 1, inventory
-                    self._tell(list(self._watchers))
+                    # The host before this one may have told of a server that is late just now.
+                    if self._found is not None or lookout.is_sure:
+                        self._found = (self._found[0] if self._found else 0) + 1, inventory
+                        self._tell(list(self._watchers))
                 await self._pulls.any_done(self._plan.discovery_s)
         finally:
             await lookout.aclose()

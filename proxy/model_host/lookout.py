@@ -94,6 +94,11 @@ class _Server:
         )
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is there or not, as far as can be told: one that is late once may be."""
+        return bool(self.last) or self.misses == 0 or self.misses >= _MISSES
+
+    @property
     def loaded(self) -> frozenset[str]:
         """What it has in memory."""
         name = self.found().name
@@ -129,6 +134,11 @@ class Lookout:
     def is_idle(self) -> bool:
         """Whether there is nothing to look at."""
         return not (self.servers or self.places or self.configured)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether what is not in the inventory is not there."""
+        return all(server.is_known for server in self.servers)
 
     def server(self, name: str) -> Provider | None:
         """The server of a provider, if there is one that is known here."""

@@ -13,6 +13,7 @@ import pytest
 
 from proxy.config import Config
 from proxy.inventory import Inventory
+from proxy.model_host import lookout as module
 from proxy.model_host.core import Need
 from proxy.model_host.hosted import HostedModel
 from proxy.model_host.lookout import Lookout, lookout
@@ -101,6 +102,32 @@ def test_a_host_that_is_started_anew_tells_nothing_before_it_has_looked(
 
                 await until_true(told_again)
             assert worker.told[0] == worker.told[1]
+            task.cancel()
+
+    run(scene())
+
+
+def test_a_host_that_does_not_know_yet_tells_nothing(
+    place: Place, server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LIST_S", 1.0)
+
+    async def scene() -> None:
+        server.hanging.set()
+        async with (
+            place.hosting(lookout=looking_at({"lmstudio": server}), discovery_s=0.01),
+            client(place.folder) as line,
+        ):
+            worker = Worker()
+            task = asyncio.create_task(line.watch(worker.told.append))
+
+            async def was_asked() -> bool:
+                return len(server.asked) == 1
+
+            await until_true(was_asked)
+            server.hanging.clear()
+            await worker.until("lmstudio/m")
+            assert len(worker.told) == 1
             task.cancel()
 
     run(scene())
