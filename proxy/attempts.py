@@ -25,6 +25,7 @@ from proxy.ledger.protocol import Usage as LedgerUsage
 from proxy.measured import Measurements
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
+from proxy.swaps.core import Swap
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
 from proxy.wire import usage as wire_usage
@@ -69,6 +70,8 @@ class Job:
     """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
     uncounted: int = 0
     """By how much the bound of the input is above what was counted."""
+    swap: Swap | None = None
+    """What has moved it to another target than its name used to lead to."""
     cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
@@ -158,6 +161,8 @@ class Attempts:
         scopes = (*job.scopes, *target.scopes)
         if job.virtual_model:
             scopes = (*scopes, f"model:{job.virtual_model}")
+        if job.swap is not None and job.swap.plan.target == target.name:
+            scopes = (*scopes, job.swap.scope)
         default_max = None
         if self._ledger.hard_scopes.cover(scopes):
             default_max = costs.default_maximum(request, target)

@@ -279,6 +279,10 @@ class Target(Strict, frozen=True):
     """For a local model, as all below: what runs it; unset, `llama_server`."""
     needs_mb: _Positive | None = None
     """The memory it takes; unset, estimated from its files. What is measured corrects it."""
+    needs_gpu_mb: _Positive | None = None
+    """The memory it takes of a GPU that has its own; unset, as measured."""
+    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """How many of its layers the GPU has; unset, as many as its backend thinks right."""
     concurrency: _Positive | None = None
     """How many requests it answers at the same time; unset, as its backend does best."""
     pinned: bool = False
@@ -364,13 +368,26 @@ class Responses(Strict, frozen=True):
     """Of one with its input; a larger one is not kept."""
 
 
+class HostGroup(Strict, frozen=True):
+    """Local models that are not loaded together, or not with others, whatever room there is."""
+
+    targets: Annotated[list[str], msgspec.Meta(min_length=1)]
+    max_loaded: _Positive | None = None
+    """How many of them are loaded at the same time, at most."""
+    exclusive: bool = False
+    """Whether no other model is loaded beside one of them, but for pinned ones."""
+
+
 class Host(Strict, frozen=True):
     """How much room local models have together, and how long they stay."""
 
     memory_mb: _Positive | None = None
     """Unset, three quarters of what the machine has."""
+    gpu_memory_mb: _Positive | None = None
+    """Of GPUs with memory of their own; unset, nine tenths of what they have."""
     max_loaded: _Positive = 3
     """How many are loaded at the same time."""
+    groups: dict[str, HostGroup] = {}
     ttl_s: _Seconds = 1800.0
     """How long one stays loaded that nobody uses."""
     collate_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 1.0
@@ -379,6 +396,8 @@ class Host(Strict, frozen=True):
     """How many requests may wait for one model."""
     preload: list[str] = []
     """Targets that are loaded at the start."""
+    validation_s: _Seconds = 5.0
+    """How long it may take to look at a model before it is loaded."""
     load_timeout_s: _Seconds = 300.0
     health_s: _Seconds = 10.0
     """How often those that are loaded are asked whether they are well, and measured."""

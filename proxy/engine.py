@@ -43,6 +43,8 @@ from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
+from proxy.swaps.core import Swap
+from proxy.swaps.moves import Moves
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
@@ -72,6 +74,7 @@ class Engine:
         table: Callable[[], TargetTable],
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
+        moves: Moves,
         metrics: Metrics,
         log: RequestLog,
         clock: Clock,
@@ -81,6 +84,7 @@ class Engine:
         self._table = table
         self._adapters = adapters
         self._ledger = ledger
+        self._moves = moves
         self._metrics = metrics
         self.measurements = Measurements()
         """What attempts have shown of their targets."""
@@ -147,6 +151,15 @@ class Engine:
             )
         return found
 
+    def aim(
+        self, caller: Caller, exchange: Exchange, request: Request
+    ) -> tuple[Target | VirtualModel, Swap | None]:
+        """What a request asks for, and the swap, if any, that has moved it there."""
+        found = self.find(caller, request)
+        if not self._ledger.swaps:
+            return found, None
+        return self._moves.aimed(found, self.table, caller, exchange, request)
+
     def decide(self, found: Target | VirtualModel, request: Request) -> tuple[str, Route | Denial]:
         """The route of a request and the virtual model it asked for ("" where it named a target).
 
@@ -171,7 +184,7 @@ class Engine:
         return found.name, Route(policy=found.policy.name, choices=choices, rejections=rejections)
 
     async def _route(self, job: Job) -> Route:
-        found = self.find(job.caller, job.request)
+        found, job.swap = self.aim(job.caller, job.exchange, job.request)
         if isinstance(found, VirtualModel) and found.downgrades:
             cheaper, job.downgrade = await self._downgrades.choose(found, job.scopes)
             job.virtual_model, decision = self.decide(cheaper, job.request)
@@ -395,6 +408,8 @@ class Engine:
             headers.append((b"x-tollway-policy", job.policy.encode()))
         if job.left_nanousd is not None:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
+        if job.swap is not None:
+            headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
         if job.downgrade:
             headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
         if job.cold:

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -38,6 +38,8 @@ from proxy.model_host.client import HostClient
 from proxy.model_host.lookout import Lookout, lookout
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
+from proxy.swaps.core import Swap
+from proxy.swaps.moves import meaningless
 from proxy.targets import CurrentTable, TargetTable, build_table
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
@@ -173,7 +175,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     supervisor.start_ledger()
     try:
         _remove_old_metrics(data, metrics)
-        has_keys, budgets = _apply_budgets(loaded, data)
+        has_keys, budgets, swaps = _apply_budgets(loaded, data)
         if not has_keys and not plan.allow_anonymous:
             raise StartError(
                 f"{server.host}: is not a loopback address and there are no keys, so anybody could "
@@ -189,9 +191,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
             console, _address(listener), loaded, table(), found, budgets, data, has_keys=has_keys
         )
         today = datetime.now(UTC).date()
-        for warning in filter(
-            None, (problem, price_list.staleness(table().targets.values(), today))
-        ):
+        stale = price_list.staleness(table().targets.values(), today)
+        for warning in filter(None, (problem, stale, *_meaningless(swaps, table()))):
             console.print(warning, style="yellow", soft_wrap=True)
         if is_new_token:
             console.print(f"\nAdmin token (shown once, kept in {data.path}/admin-token):")
@@ -225,8 +226,13 @@ def _remove_old_metrics(data: DataFolder, kept: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[BudgetState, ...]]:
-    """Tell the ledger the configuration's budgets. Anonymous callers always have one."""
+def _apply_budgets(
+    loaded: Config, data: DataFolder
+) -> tuple[bool, tuple[BudgetState, ...], tuple[Swap, ...]]:
+    """Tell the ledger the configuration's budgets. Anonymous callers always have one.
+
+    Returns whether there are keys, all budgets, and the swaps that are open or in force.
+    """
     budgets = [
         ConfigBudget(
             budget.joined_scope,
@@ -248,7 +254,21 @@ def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[Budget
     with open_ledger(data.path) as ledger:
         percents = loaded.alerts.percents
         ledger.call(ApplyConfig(0, tuple(budgets), limits=_limits(loaded), alert_percents=percents))
-        return bool(ledger.keys()), ledger.budgets()
+        return bool(ledger.keys()), ledger.budgets(), ledger.swaps()
+
+
+def _meaningless(swaps: Iterable[Swap], table: TargetTable) -> Iterator[str]:
+    """A line for each swap in force that moves nothing, now that the configuration is another.
+
+    The newest comes first: in that order they can be rolled back.
+    """
+    for swap in reversed(meaningless(swaps, table)):
+        plan = swap.plan
+        yield (
+            f"swap {swap.swap_id} of {plan.name} has no effect: the configuration leads it from "
+            f"{plan.source} to {plan.target} no more; end it with "
+            f"'tollway swap --rollback {swap.swap_id}'"
+        )
 
 
 def _limits(loaded: Config) -> dict[str, Limits]:

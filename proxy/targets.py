@@ -96,6 +96,8 @@ class Target:
     """Whether it bills reasoning that it does not show where a request asks for reasoning."""
     bills_when_left: bool = False
     """Whether it is known to finish, and bill, an answer that nobody reads any more."""
+    is_hosted: bool = False
+    """Whether the model host loads it."""
     asked_context: int | None = None
     """The context length that the operator wants it to be given; None leaves it to the adapter."""
     tags: frozenset[str] = frozenset()
@@ -216,7 +218,7 @@ class TargetTable:
         self.has_real_targets = bool(wildcards) or any(
             not target.demonstration for target in targets.values()
         )
-        self._aliases = aliases
+        self.aliases = aliases
         self._wildcards = wildcards
         self._remembered: OrderedDict[str, Target] = OrderedDict()
 
@@ -226,7 +228,7 @@ class TargetTable:
 
     def target(self, name: str) -> Target | None:
         """The target of a name: configured, an alias, a bare id, or behind a wildcard."""
-        known = self.targets.get(name) or self.targets.get(self._aliases.get(name, ""))
+        known = self.targets.get(name) or self.targets.get(self.aliases.get(name, ""))
         return known or self._behind_wildcard(name)
 
     def listed(self) -> Iterable[VirtualModel | Target]:
@@ -348,6 +350,7 @@ class _Maker:
             hides_asked_reasoning=_HIDES_ASKED_REASONING.search(model.lower()) is not None,
             bills_when_left=self.provider.meterable is False
             or (self.catalogued is not None and not self._is_meterable(adapter)),
+            is_hosted=is_hosted,
             asked_context=target.context_length,
             tags=frozenset(target.tags) | (found.tags if found is not None else frozenset()),
             profile=target.profile,

@@ -40,6 +40,7 @@ from proxy.inference import Inference
 from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
+from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
@@ -47,6 +48,9 @@ from proxy.own_key import OwnKey
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
+from proxy.swaps.asking import ask
+from proxy.swaps.moves import Moves
+from proxy.swaps.preparing import Preparations
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
@@ -134,6 +138,27 @@ async def _serve(
     watching = asyncio.create_task(host.watch(finder.find)) if plan.host is not None else None
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
+    moves = Moves(ledger, plan.secret)
+    engine = Engine(
+        table=plan.table,
+        adapters=adapters,
+        ledger=ledger,
+        moves=moves,
+        metrics=metrics,
+        log=log,
+        clock=SystemClock(),
+        first_payload_s=server_settings.first_payload_s,
+        hear_out_s=server_settings.hear_out_s,
+    )
+    preparations = Preparations(
+        ledger=ledger,
+        moves=moves,
+        table=plan.table,
+        models=host,
+        ask=partial(ask, engine),
+    )
+    if number == 0:
+        preparations.start()
     tidying = (
         asyncio.create_task(store.tidy_always(_warn_of_store))
         if store is not None and number == 0
@@ -141,7 +166,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, host, adapters, metrics, log, store),
+            build_app(plan, ledger, host, adapters, engine, moves, metrics, store),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -165,6 +190,7 @@ async def _serve(
         await server.serve(sockets=[listener])
     finally:
         await server.end_tasks()
+        await preparations.aclose()
         log.flush()
         for task in (delivering, tidying, watching):
             if task is not None:
@@ -248,8 +274,9 @@ def build_app(
     ledger: LedgerClient,
     host: HostClient,
     adapters: Mapping[str, Adapter],
+    engine: Engine,
+    moves: Moves,
     metrics: Metrics,
-    log: RequestLog,
     store: ResponseStore | None,
 ) -> App:
     """Put the parts together."""
@@ -264,16 +291,6 @@ def build_app(
         hosts=frozenset(server.hosts),
         trusted_proxies=tuple(map(parse_network, server.trusted_proxies)),
     )
-    engine = Engine(
-        table=table,
-        adapters=adapters,
-        ledger=ledger,
-        metrics=metrics,
-        log=log,
-        clock=SystemClock(),
-        first_payload_s=server.first_payload_s,
-        hear_out_s=server.hear_out_s,
-    )
     books = Books(
         ledger=ledger,
         database=plan.data.path / "ledger.db",
@@ -283,7 +300,7 @@ def build_app(
         clock=SystemClock(),
     )
     models_api = ModelsApi(host if plan.host is not None else None)
-    admin = AdminApi(books, models_api, token=plan.admin_token)
+    admin = AdminApi(books, models_api, moves, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
     began_at = time.time()
     entries = Entries(
@@ -299,6 +316,9 @@ def build_app(
         if not server.open_metrics:
             admin.check_token(exchange.header(b"authorization"))
         text, kind = await asyncio.to_thread(exposition)
+        if plan.host is not None:
+            with contextlib.suppress(OSError):  # it is being started again
+                text += host_metrics.exposition(await host.look())
         await exchange.reply(200, text, content_type=kind.encode())
 
     def problem() -> str:

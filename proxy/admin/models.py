@@ -32,6 +32,8 @@ class LocalModel(Shown, frozen=True, kw_only=True):
     state: Phase
     bytes: int
     """What it takes, or would: as declared or estimated, and corrected by what was measured."""
+    gpu_bytes: int
+    """Likewise, of a GPU that has memory of its own."""
     pinned: bool
     concurrency: int
     users: int
@@ -44,6 +46,8 @@ class LocalModel(Shown, frozen=True, kw_only=True):
     pid: int
     problem: str
     """Why the last load failed; empty where it did not."""
+    tokens_per_s: float
+    """Output tokens of its latest answers; 0 before the first."""
 
 
 class FoundModelShown(Shown, frozen=True, kw_only=True):
@@ -87,6 +91,9 @@ class LocalModels(Shown, frozen=True, kw_only=True):
 
     memory_bytes: int
     taken_bytes: int
+    gpu_memory_bytes: int
+    """0 where no GPU has memory of its own."""
+    taken_gpu_bytes: int
     max_loaded: int
     data: list[LocalModel]
     found: list[FoundProviderShown]
@@ -115,10 +122,17 @@ class ModelsApi:
         ]
 
     async def list_local_models(self) -> LocalModels:
-        """Local models: loaded, loading, queue, bytes."""
+        """Local models: loaded, loading, queue, bytes, tokens per second."""
         if self._host is None:
             return LocalModels(
-                memory_bytes=0, taken_bytes=0, max_loaded=0, data=[], found=[], pulls=[]
+                memory_bytes=0,
+                taken_bytes=0,
+                gpu_memory_bytes=0,
+                taken_gpu_bytes=0,
+                max_loaded=0,
+                data=[],
+                found=[],
+                pulls=[],
             )
         try:
             shown = await self._host.look()
@@ -127,6 +141,8 @@ class ModelsApi:
         return LocalModels(
             memory_bytes=shown.memory_bytes,
             taken_bytes=shown.taken_bytes,
+            gpu_memory_bytes=shown.gpu_memory_bytes,
+            taken_gpu_bytes=shown.taken_gpu_bytes,
             max_loaded=shown.max_loaded,
             data=[LocalModel(**msgspec.structs.asdict(model)) for model in shown.models],
             found=[_found(each, shown.inventory) for each in shown.inventory.providers],

@@ -23,6 +23,8 @@ _MODULES = {
     "serve": "serving",
     "check": "checking",
     "models": "models",
+    "swap": "swapping",
+    "swaps": "swaps",
     "keys": "keys",
     "teams": "teams",
     "organisations": "organisations",

@@ -29,7 +29,7 @@ def models(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the models on this machine: files and servers', loaded, loading, queue, memory."""
+    """Show the models on this machine, files and servers': state, queue, memory, speed."""
     if context.invoked_subcommand is not None:
         return
     shown = look(asking.data_folder(config, data).path)
@@ -91,22 +91,30 @@ def _seen(shown: Shown, provider: str, model: str) -> PullShown:
 
 
 def _print_local(shown: Shown) -> None:
-    grid = Grid("model", "backend", "state", numbers=("MB", "in use", "waiting", "loads", "load s"))
+    has_gpu = shown.gpu_memory_bytes > 0
+    gpu_column = ("GPU MB",) if has_gpu else ()
+    grid = Grid(
+        *("model", "backend", "state"),
+        numbers=("MB", *gpu_column, "in use", "waiting", "loads", "load s", "tokens/s"),
+    )
     for model in shown.models:
         grid.add(
             model.name,
             model.backend,
             _state(model),
             _mb(model.bytes),
+            *((_mb(model.gpu_bytes),) if has_gpu else ()),
             f"{model.users}/{model.concurrency}",
             str(model.waiting),
             str(model.loads),
             f"{model.load_s:.1f}" if model.load_s else "",
+            f"{model.tokens_per_s:.0f}" if model.tokens_per_s else "",
         )
     grid.print()
+    of_gpu = f", {_mb(shown.taken_gpu_bytes)} of {_mb(shown.gpu_memory_bytes)} MB of the GPU"
     console.print(
-        f"{_mb(shown.taken_bytes)} of {_mb(shown.memory_bytes)} MB taken; "
-        f"at most {shown.max_loaded} models at a time"
+        f"{_mb(shown.taken_bytes)} of {_mb(shown.memory_bytes)} MB taken"
+        f"{of_gpu if has_gpu else ''}; at most {shown.max_loaded} models at a time"
     )
 
 

@@ -379,3 +379,34 @@ _SPEND = """
     ) AS d ON d.attempt = a.id
     LEFT JOIN corrections AS c ON c.id = d.id
 """
+
+
+@migrations(name="0003_swaps")
+def swaps(db: Database) -> None:
+    """What operators moved from one target to another: what they wanted, and all that came of it.
+
+    A swap is in the state of its last event.
+    """
+    db.executescript(
+        """
+        CREATE TABLE swaps (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL,
+            plan TEXT NOT NULL CHECK (json_valid(plan)),
+            created_at INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE swap_events (
+            id INTEGER PRIMARY KEY,
+            swap INTEGER NOT NULL REFERENCES swaps (id),
+            at INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            percent INTEGER NOT NULL,
+            reason TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX events_of_swaps ON swap_events (swap);
+        """
+    )
+    for table in ("swaps", "swap_events"):
+        _refuse_changes(db, table)
+    db.execute("PRAGMA user_version = 3")

@@ -52,6 +52,8 @@ class HostClient:
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._seq = 0
+        self._spoken: dict[str, tuple[int, float]] = {}
+        """The tokens and seconds of answers that the host is still to be told of."""
 
     @contextlib.asynccontextmanager
     async def lease(self, model: str, *, waits: bool = True) -> AsyncIterator[Served]:
@@ -63,9 +65,15 @@ class HostClient:
         """
         link, seq, answer = await self._granted(model, waits)
         try:
-            yield Served(answer.url, answer.key)
+            yield Served(answer.url, answer.key, answer.backend)
         finally:
-            link.send(Done(seq))
+            tokens, seconds = self._spoken.pop(model, (0, 0.0))
+            link.send(Done(seq, tokens, seconds))
+
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        """See `adapters.leases.Lessor`; told with the next lease that ends."""
+        before = self._spoken.get(model, (0, 0.0))
+        self._spoken[model] = (before[0] + tokens, before[1] + seconds)
 
     async def look(self) -> Shown:
         """How the models stand; raises `OSError` where the host cannot be reached in time."""

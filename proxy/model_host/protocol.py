@@ -30,9 +30,15 @@ class Ask(_Message, frozen=True):
 
 
 class Done(_Message, frozen=True):
-    """What was asked for under this number is no longer needed, granted or not."""
+    """What was asked for under this number is no longer needed, granted or not.
+
+    It tells of answers of the model that were not told of yet: their output tokens, and how long
+    they took.
+    """
 
     seq: int
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 class Retire(_Message, frozen=True):
@@ -73,6 +79,7 @@ class Granted(_Message, frozen=True):
     seq: int
     url: str
     key: str
+    backend: str
 
 
 class Refused(_Message, frozen=True):
@@ -91,6 +98,7 @@ class ModelState(_Message, frozen=True):
     backend: str
     state: Phase
     bytes: int
+    gpu_bytes: int
     pinned: bool
     concurrency: int
     users: int
@@ -102,6 +110,13 @@ class ModelState(_Message, frozen=True):
     """Of its process; 0 where there is none."""
     problem: str
     """Why the last load failed; empty where it did not."""
+    tokens_per_s: float
+    """Output tokens of its latest answers; 0 before the first."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it takes up room."""
+        return self.state != "absent"
 
 
 PullState = Literal["running", "done", "failed"]
@@ -125,6 +140,8 @@ class Shown(_Message, frozen=True):
     seq: int
     memory_bytes: int
     taken_bytes: int
+    gpu_memory_bytes: int
+    taken_gpu_bytes: int
     max_loaded: int
     models: tuple[ModelState, ...]
     inventory: Inventory = NOTHING
