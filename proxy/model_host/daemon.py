@@ -313,16 +313,23 @@ class Host:
     async def _look_always(self, lookout: Lookout) -> None:
         try:
             while True:
-                inventory = await lookout.look()
-                if self._found is None or self._found[1] != inventory:
-                    self._take_over(inventory)
-                    # The host before this one may have told of a server that is late just now.
-                    if self._found is not None or lookout.is_sure:
-                        self._found = (self._found[0] if self._found else 0) + 1, inventory
-                        self._tell(list(self._watchers))
+                try:
+                    await self._look(lookout)
+                except Exception:  # what was found before goes on to be served
+                    _log.exception("the model host could not look for models")
                 await self._pulls.any_done(self._plan.discovery_s)
         finally:
             await lookout.aclose()
+
+    async def _look(self, lookout: Lookout) -> None:
+        inventory = await lookout.look()
+        if self._found is not None and self._found[1] == inventory:
+            return
+        self._take_over(inventory)
+        # The host before this one may have told of a server that is late just now.
+        if self._found is not None or lookout.is_sure:
+            self._found = (self._found[0] if self._found else 0) + 1, inventory
+            self._tell(list(self._watchers))
 
     def _take_over(self, inventory: Inventory) -> None:
         configured = {model.name: model for model in self._plan.models}

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.config import LONGEST_NAME
-from proxy.inventory import MOST_MODELS, FoundModel
+from proxy.inventory import MOST_MODELS, FoundModel, readable
 from proxy.model_host import model_files
 from proxy.model_host.model_files import Runtimes
 
@@ -83,6 +83,11 @@ class Folders:
             model = FoundModel(name=name, path=str(path), problem=error.strerror or "unreadable")
         except ValueError as error:
             model = FoundModel(name=name, path=str(path), problem=_in_one_line(error, path))
+        model = msgspec.structs.replace(
+            model,
+            architecture=readable(model.architecture),
+            quantisation=readable(model.quantisation),
+        )
         self._known[str(path)] = stamp, model
         return model
 
@@ -179,4 +184,5 @@ def _name(path: Path, root: Path) -> str | None:
 
 
 def _in_one_line(error: ValueError, path: Path) -> str:
-    return " ".join(str(error).removeprefix(f"{path}: ").split())[:200]
+    said = " ".join(str(error).removeprefix(f"{path}: ").split())
+    return readable(said, 200) or "is damaged"

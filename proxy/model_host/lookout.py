@@ -23,7 +23,14 @@ from policies.base import Capability
 from proxy.accounts import make_adapter
 from proxy.addresses import is_nearby
 from proxy.config import LOCAL_FOLDER, LOCAL_SERVERS, LONGEST_NAME, Config, Provider
-from proxy.inventory import MOST_MODELS, NOTHING, FoundModel, FoundProvider, Inventory
+from proxy.inventory import (
+    MOST_MODELS,
+    NOTHING,
+    FoundModel,
+    FoundProvider,
+    Inventory,
+    readable,
+)
 from proxy.model_host import model_files
 from proxy.model_host.folders import Folders
 
@@ -312,7 +319,7 @@ def _configured_place(
         return None
     return _Place(
         name=name,
-        by=provider.folder or ".",
+        by=f"{root.name}/",
         root=scanned,
         named=named,
         llama_server=provider.llama_server or environ.get("LLAMA_SERVER") or "llama-server",
@@ -366,9 +373,9 @@ def _model(told: Listed) -> FoundModel:
         else msgspec.convert(can & _CAPABILITIES, frozenset[Capability]),
         tags=frozenset() if can is None else can & _TAGS,
         context_length=told.context_length,
-        architecture=told.architecture[:60],
+        architecture=readable(told.architecture),
         parameters=told.parameters,
-        quantisation=told.quantisation[:60],
+        quantisation=readable(told.quantisation),
         size_bytes=told.size_bytes,
         changed_at=told.changed_at,
     )

@@ -103,7 +103,7 @@ def test_a_file_that_is_dropped_into_the_folder_answers_until_it_goes(tmp_path: 
             "model",
             "local",
         )
-        assert (entry["state"], entry["found_by"]) == ("loaded", str(folder))
+        assert (entry["state"], entry["found_by"]) == ("loaded", "files/")
         assert entry["weights"]["architecture"] == "llama"
         assert entry["profile"]["measured"]["cold_start_s"] > 0
         assert entry["health"]["state"] in ("up", "unknown")  # as far as this worker knows

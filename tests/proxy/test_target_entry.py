@@ -135,13 +135,30 @@ def test_an_entry_of_what_is_configured() -> None:
 
 def test_an_entry_of_what_was_found() -> None:
     state = ModelState(
-        "here/sub/tiny", "llama_cpp", "loaded", 3 << 20, False, 1, 0, 0, 1, 0.5, 77, ""
+        name="here/sub/tiny",
+        backend="llama_cpp",
+        state="loaded",
+        bytes=3 << 20,
+        gpu_bytes=0,
+        pinned=False,
+        concurrency=1,
+        users=0,
+        waiting=0,
+        loads=1,
+        load_s=0.5,
+        pid=77,
+        problem="",
+        tokens_per_s=12.5,
     )
     entry = _entry("here/sub/tiny", found=FOUND, local=state, found_by="models")
     assert entry.weights is not None
     assert entry.weights.context_length == 2048
     assert (entry.state, entry.needs_mb, entry.backend) == ("loaded", 3, "llama_cpp")
     assert (entry.measured.memory_mb, entry.measured.cold_start_s) == (3, 0.5)
+    assert entry.measured.tokens_per_second == 12.5  # as the model host counts all workers
+    own = Measured(tokens_per_second=9.0)
+    entry = _entry("here/sub/tiny", found=FOUND, local=state, measured=own)
+    assert entry.measured.tokens_per_second == 9.0
     assert entry.changed_at == 1_795_000_000
 
 

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.config import Config, Provider, Target
-from proxy.inventory import FoundModel, FoundProvider
+from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.model_host import lookout as module
 from proxy.model_host.lookout import Background, Lookout, lookout
 from tests.models import make_gguf
@@ -291,3 +294,34 @@ def test_an_inventory_is_a_value() -> None:
         looking = discovering({"ollama": server.port})
         assert looking.first() == looking.first()
         assert json.dumps(sorted(looking.inventory.models()))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["data", "models", "id", "name", "meta", "details", "size", "capabilities", "created",
+             "modified_at", "model_info", "family", "n_params", "ftype", "state", "type", "digest"]
+        ),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(said=st.lists(json_values, min_size=3, max_size=3))
+def test_nothing_that_a_server_can_say_breaks_the_look(said: list[object]) -> None:
+    listed, shown, running = said
+    answers = {
+        **dict.fromkeys(("/v1/models", "/api/v0/models", "/api/tags"), listed),
+        "/api/show": shown,
+        "/api/ps": running,
+    }
+    with ModelServer(answers) as server:
+        ports = dict.fromkeys(("ollama", "lmstudio", "llama-server"), server.port)
+        inventory = discovering(ports).first()
+    told = msgspec.msgpack.encode(inventory)
+    assert msgspec.msgpack.decode(told, type=Inventory) == inventory
