@@ -41,6 +41,7 @@ _LIST_S = 2.0
 _MISSES = 3
 # Reading the headers of many files takes longer than a start should: the rest is read afterwards.
 _FIRST_FOLDERS_S = 0.3
+_EARLY_FOLDERS_S = 1.0
 _FOLDERS_S = 10.0
 _CAPABILITIES = frozenset(get_args(Capability))
 _TAGS = frozenset({"thinking"})
@@ -135,6 +136,8 @@ class Lookout:
     _folders: Folders = field(default_factory=Folders)
     _seen: tuple[FoundProvider, ...] = ()
     """What the folders had last."""
+    _late: int = 0
+    """How often in a row there was no time to see all of them."""
     _reading: Background[tuple[FoundProvider, ...]] = field(default_factory=lambda: Background())
 
     @property
@@ -145,7 +148,8 @@ class Lookout:
     @property
     def is_sure(self) -> bool:
         """Whether what is not in the inventory is not there."""
-        return all(server.is_known for server in self.servers)
+        is_late = 0 < self._late < _MISSES
+        return not is_late and all(server.is_known for server in self.servers)
 
     def server(self, name: str) -> Provider | None:
         """The server of a provider, if there is one that is known here."""
@@ -161,15 +165,23 @@ class Lookout:
 
     async def look(self) -> Inventory:
         """Look again."""
-        await asyncio.gather(self.look_into_folders(), *(server.ask() for server in self.servers))
+        asked = (server.ask() for server in self.servers)
+        await asyncio.gather(self._look_into_folders(_FOLDERS_S), *asked)
         return self._sum_up()
 
     async def look_into_folders(self) -> Inventory:
-        """Look again into the folders alone."""
-        if self.places:
-            read = await self._reading.run(lambda: self._read_folders(_FOLDERS_S), _FOLDERS_S + 1)
-            self._seen = self._seen if read is None else read
+        """Look again into the folders alone, for about a second."""
+        await self._look_into_folders(_EARLY_FOLDERS_S)
         return self._sum_up()
+
+    async def _look_into_folders(self, within_s: float) -> None:
+        if not self.places:
+            return
+        read = await self._reading.run(lambda: self._read_folders(within_s), within_s + 1)
+        if read is None:
+            self._late += 1
+        else:
+            self._seen = read
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -195,9 +207,19 @@ class Lookout:
         return self.inventory
 
     def _read_folders(self, within_s: float) -> tuple[FoundProvider, ...]:
-        return tuple(self._read(place, within_s) for place in self.places)
+        before = {provider.name: provider for provider in self._seen}
+        read, is_late = [], False
+        for place in self.places:
+            found = self._read(place, within_s)
+            if self._folders.was_late:
+                is_late = True
+                found = _with_those_there(found, before.get(place.name))
+            read.append(found)
+        self._late = self._late + 1 if is_late else 0
+        return tuple(read)
 
     def _read(self, place: _Place, within_s: float) -> FoundProvider:
+        self._folders.was_late = False
         runtimes = model_files.installed(place.llama_server)
         named = {path.resolve() for path in place.named.values()}
         models = [
@@ -218,6 +240,15 @@ class Lookout:
             folder=None if place.root is None else str(place.root),
             models=tuple(models),
         )
+
+
+def _with_those_there(now: FoundProvider, before: FoundProvider | None) -> FoundProvider:
+    """What was seen before is there as long as its file is, though there was no time to see it."""
+    if before is None:
+        return now
+    names = {model.name for model in now.models}
+    there = (m for m in before.models if m.name not in names and Path(m.path).exists())
+    return msgspec.structs.replace(now, models=(*now.models, *there))
 
 
 class Background(Generic[T]):

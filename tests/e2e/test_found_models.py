@@ -175,6 +175,30 @@ def test_a_server_comes_changes_and_goes(tmp_path: Path) -> None:
             assert tollway.chat("auto").status_code == 503
 
 
+def test_a_request_keeps_the_targets_that_it_was_routed_by(tmp_path: Path) -> None:
+    asked, gone = threading.Event(), threading.Event()
+    other = {**OLLAMA_MODEL, "name": "other", "digest": "b"}
+
+    def chat(body: Any) -> object:
+        if body["model"] == "other":
+            return answered(body)
+        asked.set()
+        gone.wait(30)
+        return b"not an answer"
+
+    with ollama(OLLAMA_MODEL, other) as server:
+        server.answers["/api/chat"] = chat
+        with polled(tmp_path, server) as tollway, ThreadPoolExecutor(1) as pool:
+            until(lambda: "near/other" in ids(tollway))
+            reply = pool.submit(tollway.chat, "auto")
+            assert asked.wait(30)
+            server.answers["/api/tags"] = {"models": []}
+            until(lambda: not {"near/other", "near/qwen3:8b"} & anywhere(tollway))
+            gone.set()
+            assert reply.result().headers["x-tollway-model"] == "near/other"
+            assert reply.result().status_code == 200
+
+
 def test_models_are_found_by_what_they_can_do(tmp_path: Path) -> None:
     seer = {**OLLAMA_MODEL, "name": "seer", "digest": "b"}
 

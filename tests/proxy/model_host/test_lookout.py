@@ -325,3 +325,26 @@ def test_nothing_that_a_server_can_say_breaks_the_look(said: list[object]) -> No
         inventory = discovering(ports).first()
     told = msgspec.msgpack.encode(inventory)
     assert msgspec.msgpack.decode(told, type=Inventory) == inventory
+
+
+def test_what_there_was_no_time_to_see_is_there_as_long_as_its_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        make_gguf.canned(tmp_path / f"{name}.gguf", [b"Hi"])
+    looking = discovering({}, tmp_path)
+    looking.first()
+    all_of_them = {"local/a", "local/b", "local/c"}
+    assert names(looking) == all_of_them
+    assert looking.is_sure
+    monkeypatch.setattr(module, "_FIRST_FOLDERS_S", -1.0)
+    looking.first()
+    assert names(looking) == all_of_them
+    assert not looking.is_sure
+    (tmp_path / "b.gguf").unlink()
+    looking.first()
+    assert names(looking) == {"local/a", "local/c"}
+    fresh = discovering({}, tmp_path)
+    for is_sure in (False, False, True):  # some day it is taken for what there is
+        fresh.first()
+        assert (names(fresh), fresh.is_sure) == (set(), is_sure)
