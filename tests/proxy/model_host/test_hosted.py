@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy import catalog, config, config_file
+from proxy.discovery import with_found
 from proxy.errors import StartError
+from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.model_host import hosted, memory
 from proxy.model_host.core import Group
 from proxy.price_book import PriceBook
@@ -191,3 +193,31 @@ Pages purgeable:                            400.
 """
     assert memory.free_in_vm_stat(text) == 33_400 * 16384
     assert memory.free_in_vm_stat("") is None
+
+
+def test_files_that_were_found_are_local_models(folder: Path) -> None:
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
+targets: [{{target: here/*, context_length: 1024, concurrency: 2}}]
+"""
+    made = config_file.build(YamlFile.parse(text, "router.yaml"), {})
+    facts = [
+        FoundModel(
+            name="chat",
+            path=str(folder / "chat.gguf"),
+            backend="llama_server",
+            projector=str(folder / "mmproj.gguf"),
+        ),
+        FoundModel(name="gone", path=str(folder / "gone.gguf"), backend="llama_server"),
+        FoundModel(name="cut", path=str(folder / "chat.gguf"), problem="is cut"),
+    ]
+    place = FoundProvider(name="here", adapter="local", by="x", models=tuple(facts))
+    extended, found, _ = with_found(made, Inventory(providers=(place,)))
+    table = build_table(
+        extended, catalog.load(), PriceBook.load(), today=date(2026, 11, 20), found=found
+    )
+    (model,) = hosted.found(extended, table, found, {})
+    assert (model.name, model.need.concurrency) == ("here/chat", 2)
+    arguments = list(model.arguments)
+    assert arguments[arguments.index("--projector") + 1] == str(folder / "mmproj.gguf")
+    assert arguments[arguments.index("--context") + 1] == "1024"
