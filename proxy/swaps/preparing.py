@@ -179,7 +179,7 @@ class Preparations:
         """
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_UNLOAD_WITHIN_S):
-                while not await self._is_idle(name):
+                while not await self._is_idle(name):  # noqa: ASYNC110 # another process's doing
                     await asyncio.sleep(_LOOK_AGAIN_S)
                 if not self._moves.uses(name, self._table()):
                     await self._models.retire(name)
