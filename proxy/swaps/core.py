@@ -141,7 +141,7 @@ def problem(plan: Plan) -> str | None:
     if plan.source == plan.target:
         return f"from and to are both {plan.target[:100]!r}"
     if plan.passing is not None and plan.passing > len(plan.checks):
-        return f"passing: there are {len(plan.checks)} checks, and {plan.passing} of them must pass"
+        return f"passing: {plan.passing} checks must pass, of {len(plan.checks)}"
     return None
 
 

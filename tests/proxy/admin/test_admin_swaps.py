@@ -72,7 +72,7 @@ def test_it_is_cancelled_and_then_it_is_over(desk: Desk) -> None:
         ({"grace_s": -1}, "grace_s", ">= 0"),
         ({"checks": [{}]}, "prompt", "required field"),
         ({"checks": [{"prompt": "x", "matches": "("}]}, "checks[0].matches", "regular"),
-        ({"checks": [{"prompt": "x"}], "passing": 2}, None, "there are 1 checks"),
+        ({"checks": [{"prompt": "x"}], "passing": 2}, None, "passing: 2 checks must pass, of 1"),
         ({"rollback": {"error_rate": 1.5}}, "rollback.error_rate", "< 1"),
         ({"speed": 1}, "speed", "unknown field"),
     ],

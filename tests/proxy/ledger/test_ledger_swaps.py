@@ -102,7 +102,7 @@ def test_what_a_plan_cannot_be(books: Books) -> None:
     for changes, words in (
         ({"steps": (50,)}, "end with 100"),
         ({"steps": (50, 10, 100)}, "ascend"),
-        ({"passing": 1}, "there are 0 checks"),
+        ({"passing": 1}, "1 checks must pass, of 0"),
     ):
         reply = books.do(OpenSwap(1, a_plan(**changes)))
         assert isinstance(reply, Failed)
