@@ -22,10 +22,11 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
+from proxy.measured import Measurements
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
 from proxy.swaps.core import Swap
-from proxy.targets import Target
+from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts, Request, Stream
@@ -48,6 +49,8 @@ class Job:
     request: Request
     request_id: str
     began_at: float
+    table: TargetTable
+    """The targets there were when it came."""
     upstream_s: float = 0.0
     attempts: int = 0
     remaining_nanousd: int | None = None
@@ -119,10 +122,13 @@ class Tried:
 class Attempts:
     """Holds and settles the attempts of requests. One per worker."""
 
-    def __init__(self, ledger: LedgerClient, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, ledger: LedgerClient, metrics: Metrics, clock: Clock, measurements: Measurements
+    ) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
+        self._measurements = measurements
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
@@ -314,6 +320,13 @@ class Attempts:
         output_events: int = 0,
     ) -> None:
         """Settle an answer that came in full, by its provider's word if it has one."""
+        self._measurements.answered(
+            tried.target.name,
+            now=self._clock.time(),
+            output_tokens=usage.output_tokens if usage is not None else 0,
+            first_token_s=tried.first_token_s,
+            s=time.perf_counter() - tried.dispatched_at,
+        )
         usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
@@ -367,6 +380,8 @@ class Attempts:
         """
         if tried.settlement is not None:
             return
+        if not is_stale(error):
+            self._measurements.failed(tried.target.name, error, now=self._clock.time())
         if isinstance(error, UpstreamError) or not error.dispatched or is_stale(error):
             answered = isinstance(error, UpstreamError)
             outcome: Outcome = "upstream_error" if answered else "not_dispatched"

@@ -38,6 +38,7 @@ from proxy.errors import (
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
+from proxy.measured import Measurements
 from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
@@ -85,7 +86,9 @@ class Engine:
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
-        self._attempts = Attempts(ledger, metrics, clock)
+        self.measurements = Measurements()
+        """What attempts have shown of their targets."""
+        self._attempts = Attempts(ledger, metrics, clock, self.measurements)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -105,6 +108,7 @@ class Engine:
             request=request,
             request_id=exchange.request_id,
             began_at=exchange.began_at,
+            table=self.table,
         )
         job.scopes = scopes_of(caller, exchange, request.user, request.tags)
         route = await self._route(job)
@@ -215,7 +219,8 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         for choice in route.choices:
-            target = self.table.target(choice.target)
+            # Not of the table of now: what the route names may be gone from it.
+            target = job.table.target(choice.target)
             assert target is not None
             waits = job.cold_start == "wait" or (
                 job.cold_start == "spill" and choice is route.choices[-1]
@@ -499,6 +504,7 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
         default_max_tokens=tried.default_max or target.max_output_tokens,
         drop_params=drops,
         waits=waits,
+        context_length=target.asked_context,
         fresh=fresh,
     )
 

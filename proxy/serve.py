@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy import catalog, config, config_file, discovery, price_list, tokens
+from proxy.accounts import make_adapter
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
-from proxy.config import Config
+from proxy.config import LOCAL_FOLDER, Config
 from proxy.data_folder import DataFolder
-from proxy.discovery import Found
+from proxy.discovery import Found, with_demonstration
 from proxy.errors import StartError
+from proxy.inventory import FoundModel, Inventory
 from proxy.ledger.protocol import (
     ApplyConfig,
     BudgetSettings,
@@ -33,6 +35,7 @@ from proxy.ledger.protocol import (
 from proxy.ledger.sync import open_ledger
 from proxy.model_host import hosted
 from proxy.model_host.client import HostClient
+from proxy.model_host.lookout import Lookout, lookout
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
 from proxy.swaps.core import Swap
@@ -81,21 +84,62 @@ def data_path(options: Options, environ: Mapping[str, str]) -> str:
     return named or config_file.load_server(config_file.find(options.config, environ)).data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A configuration with what was discovered, ready to be served."""
+
+    config: Config
+    """With the providers of the environment's keys."""
+    tables: CurrentTable
+    by_keys: tuple[Found, ...]
+    nearby: tuple[Found, ...]
+    """What was found on this machine."""
+    lookout: Lookout
+    """What looks for models on this machine, and has looked once."""
+    hosted: Callable[[Inventory], Sequence[hosted.HostedModel]]
+    """The local models among what was found."""
+
+
 def resolve(
-    loaded: Config, environ: Mapping[str, str], book: PriceBook, *, revision: int = 0
-) -> tuple[Config, CurrentTable, tuple[Found, ...]]:
-    """The configuration with what was discovered, and its target table, day by day."""
+    loaded: Config,
+    environ: Mapping[str, str],
+    book: PriceBook,
+    *,
+    revision: int = 0,
+    looks: bool = True,
+) -> Resolved:
+    """The configuration with what was discovered, and its target table, day by day.
+
+    Without `looks` nobody is asked, and no folder is read.
+    """
     known = catalog.load()
-    found: tuple[Found, ...] = ()
+    by_keys: tuple[Found, ...] = ()
     if loaded.discover:
-        loaded, found = discovery.discover(loaded, known, environ)
-    if not loaded.targets:
-        loaded = discovery.with_demonstration(loaded)
+        loaded, by_keys = discovery.discover(loaded, known, environ)
+    watching = lookout(loaded, environ) if looks else Lookout(servers=[], places=[])
+    inventory = watching.first()
 
-    def build(today: date) -> TargetTable:
-        return build_table(loaded, known, book, today=today, revision=revision)
+    def extended(inventory: Inventory) -> tuple[Config, Mapping[str, FoundModel]]:
+        found_too, facts, _ = discovery.with_found(loaded, inventory)
+        return found_too if found_too.targets else with_demonstration(found_too), facts
 
-    return loaded, CurrentTable(build, SystemClock()), found
+    def build(today: date, inventory: Inventory) -> TargetTable:
+        config, facts = extended(inventory)
+        return build_table(config, known, book, today=today, revision=revision, found=facts)
+
+    def local_models(inventory: Inventory) -> Sequence[hosted.HostedModel]:
+        config, facts = extended(inventory)
+        table = build(datetime.now(UTC).date(), inventory)
+        return hosted.found(config, table, facts, environ)
+
+    return Resolved(
+        config=loaded,
+        tables=CurrentTable(build, SystemClock(), inventory),
+        by_keys=by_keys,
+        nearby=discovery.with_found(loaded, inventory)[2],
+        lookout=watching,
+        hosted=local_models,
+    )
 
 
 def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
@@ -103,7 +147,9 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     loaded = load_config(options, environ)
     server = loaded.server
     book, problem = price_list.load(Path(server.data))
-    loaded, table, found = resolve(loaded, environ, book)
+    resolved = resolve(loaded, environ, book)
+    loaded, table = resolved.config, resolved.tables
+    found = (*resolved.by_keys, *resolved.nearby)
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
     metrics = _prepare_metrics(data)
@@ -112,8 +158,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     from proxy.supervisor import Supervisor, bind
 
     worker.log_to_stderr()
-    for name, provider in loaded.providers.items():
-        worker.make_adapter(name, provider, HostClient(data.path))
+    for name, provider in table().providers.items():
+        make_adapter(name, provider, HostClient(data.path))
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
@@ -122,7 +168,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         secret=data.secret(),
         admin_token=token,
         allow_anonymous=is_loopback(server.host),
-        host=hosted.plan(loaded, table(), environ),
+        host=hosted.plan(loaded, table(), environ, lookout=resolved.lookout, found=resolved.hosted),
     )
     listener = bind(server.host, server.port)
     supervisor = Supervisor(plan, listener)
@@ -255,7 +301,7 @@ def _print_overview(
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     by = {f.provider: f.by for f in found}
-    providers = [f"{n} ({by[n]})" if n in by else n for n in loaded.providers]
+    providers = [f"{n} ({by[n]})" if n in by else n for n in table.providers]
     grid.add_row("providers", ", ".join(providers))
     for model in table.models.values():
         targets = " → ".join(target.name for target in model.targets)
@@ -273,7 +319,8 @@ def _print_overview(
     if not table.has_real_targets:
         console.print(
             "No provider was found: a built-in demonstration answers, at made-up prices. "
-            "Set OPENAI_API_KEY or add a provider to router.yaml.",
+            f"Set OPENAI_API_KEY, put a model file into {LOCAL_FOLDER}/, or add a provider to "
+            "router.yaml.",
             style="yellow",
         )
     key = ' -H "Authorization: Bearer $TOLLWAY_KEY"' if has_keys else ""

@@ -62,12 +62,14 @@ What it raises, and what the first piece raises, is answered with the error's st
 class Model:
     """What one process serves: a model under its name, and what can be asked of it.
 
-    `endpoints` has, by its path, each that this model has; `about` is told when it is ready.
+    `endpoints` has, by its path, each that this model has; `about` is told when it is ready, and
+    `memory`, where the runtime knows of bytes that the system does not count, by `GET /health`.
     """
 
     name: str
     endpoints: Mapping[str, Endpoint]
     about: Mapping[str, Any]
+    memory: Callable[[], Mapping[str, int]] | None = None
 
 
 class Child:
@@ -107,12 +109,16 @@ class Child:
             await exchange.answer(self._model.endpoints[path](body))
         elif path == "/health":
             _allow(method, "GET")
-            await exchange.send_json({"status": "ok"})
+            await exchange.send_json(self._health())
         elif path == "/v1/models":
             _allow(method, "GET")
             await exchange.send_json({"object": "list", "data": [self._entry()]})
         else:
             raise BadRequest(f"this model has no {path!r}", status=404, code="unknown_url")
+
+    def _health(self) -> Mapping[str, Any]:
+        memory = self._model.memory
+        return {"status": "ok"} if memory is None else {"status": "ok", "memory": memory()}
 
     def _entry(self) -> Mapping[str, Any]:
         entry = {"id": self._model.name, "object": "model", "created": self._created}

@@ -23,8 +23,7 @@ def check(
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
     loaded = config_file.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
-    _, tables, _ = serve.resolve(loaded, os.environ, PriceBook.load())
-    table = tables()
+    table = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False).tables()
     console.print(f"{path}: is fine")
     grid = Grid("virtual model", "policy", "targets")
     for model in table.models.values():

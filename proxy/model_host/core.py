@@ -2,8 +2,8 @@
 
 Every event returns the effects that whoever owns the machine carries out. What it keeps to:
 
-- What models that load, are loaded or are leaving take together is within the budget when a load
-  begins, and there are at most `max_loaded` of them.
+- What models that load, are loaded or are leaving take together is within the budgets when a load
+  begins, there are at most `max_loaded` of them, and no group forbids that they are there together.
 - A model in use, or pinned, is never unloaded to make room.
 - Loads go by the oldest waiter. Requests for a model that must make room overtake that waiter for
   `collate_s`, so that requests which alternate do not make models alternate. Whoever comes later
@@ -35,8 +35,30 @@ class Need:
 
     name: str
     bytes: int
+    gpu_bytes: int = 0
+    """Of a GPU that has memory of its own."""
     concurrency: int = 1
     pinned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Models that are not there together, or not with others, whatever room there is."""
+
+    models: frozenset[str]
+    max_loaded: int | None = None
+    """How many of them are there at the same time, at most."""
+    exclusive: bool = False
+    """Whether no other model is there beside one of them, but for pinned ones."""
+
+    def allows(self, needs: Sequence[Need]) -> bool:
+        """Whether these may be there together."""
+        inside = [need for need in needs if need.name in self.models]
+        if self.max_loaded is not None and len(inside) > self.max_loaded:
+            return False
+        if not (self.exclusive and inside):
+            return True
+        return all(need.pinned or need.name in self.models for need in needs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +66,9 @@ class Rules:
     """The limits of the machine, and how patient it is."""
 
     memory_bytes: int
+    gpu_memory_bytes: int = 0
     max_loaded: int = 3
+    groups: Sequence[Group] = ()
     ttl_s: float = 1800.0
     """How long a model stays loaded that nobody uses."""
     collate_s: float = 1.0
@@ -100,6 +124,7 @@ class _Model:
 
     need: Need
     measured_bytes: int = 0
+    measured_gpu_bytes: int = 0
     phase: Phase = "absent"
     is_retiring: bool = False
     """Whether it goes as soon as nobody uses it."""
@@ -125,6 +150,11 @@ class _Model:
         return max(self.need.bytes, self.measured_bytes)
 
     @property
+    def gpu_bytes(self) -> int:
+        """What it takes of the GPU's memory, likewise."""
+        return max(self.need.gpu_bytes, self.measured_gpu_bytes)
+
+    @property
     def waiting(self) -> list[_Waiter]:
         """Those of the waiters who are somebody."""
         return [waiter for waiter in self.waiters if waiter.ticket != _NOBODY]
@@ -147,6 +177,7 @@ class Standing:
     name: str
     phase: Phase
     bytes: int
+    gpu_bytes: int
     pinned: bool
     users: int
     waiting: int
@@ -272,13 +303,14 @@ class Core:
         model.users.clear()
         return effects + self._go_on(now)
 
-    def measured(self, name: str, size: int, now: float) -> list[Effect]:
+    def measured(self, name: str, size: int, gpu_size: int, now: float) -> list[Effect]:
         """What a model really takes. A figure is only raised: more is touched as contexts fill."""
         model = self._models[name]
-        if size > model.bytes:
-            model.measured_bytes = size
-            return self._go_on(now)
-        return []
+        if size <= model.bytes and gpu_size <= model.gpu_bytes:
+            return []
+        model.measured_bytes = max(size, model.measured_bytes)
+        model.measured_gpu_bytes = max(gpu_size, model.measured_gpu_bytes)
+        return self._go_on(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: `next_due` says when that may matter."""
@@ -303,7 +335,12 @@ class Core:
     @property
     def taken_bytes(self) -> int:
         """What all models that are there take."""
-        return sum(model.bytes for model in self._models.values() if model.is_there)
+        return _bytes(model for model in self._models.values() if model.is_there)
+
+    @property
+    def taken_gpu_bytes(self) -> int:
+        """What they take of the GPU's memory."""
+        return _gpu_bytes(model for model in self._models.values() if model.is_there)
 
     def standings(self) -> list[Standing]:
         """Every model there is: those that are configured, and those that still have to go."""
@@ -312,6 +349,7 @@ class Core:
                 name=name,
                 phase=model.phase,
                 bytes=model.bytes,
+                gpu_bytes=model.gpu_bytes,
                 pinned=model.need.pinned,
                 users=len(model.users),
                 waiting=len(model.waiting),
@@ -354,19 +392,19 @@ class Core:
 
     def _has_place(self, model: _Model) -> bool:
         """Whether there is room for it when whatever may go is gone."""
-        pinned = [m for m in self._models.values() if m.need.pinned and m is not model]
-        return (
-            model.bytes + sum(m.bytes for m in pinned) <= self._rules.memory_bytes
-            and len(pinned) < self._rules.max_loaded
-        )
+        return self._fits_beside(model, self._pinned_beside(model))
+
+    def _pinned_beside(self, model: _Model) -> list[_Model]:
+        return [m for m in self._models.values() if m.need.pinned and m is not model]
 
     def _no_room(self, model: _Model) -> str:
-        pinned = sum(m.bytes for m in self._models.values() if m.need.pinned and m is not model)
-        beside = f", {_mb(pinned)} of which are pinned for others" if pinned else ""
-        return (
-            f"{model.need.name!r} needs {_mb(model.bytes)}, and local models may take "
-            f"{_mb(self._rules.memory_bytes)}{beside} ('host' in router.yaml)"
-        )
+        name, rules, pinned = model.need.name, self._rules, self._pinned_beside(model)
+        if model.bytes + _bytes(pinned) > rules.memory_bytes:
+            return _too_large(name, "", model.bytes, rules.memory_bytes, _bytes(pinned))
+        if model.gpu_bytes + _gpu_bytes(pinned) > rules.gpu_memory_bytes:
+            budget = rules.gpu_memory_bytes
+            return _too_large(name, "GPU ", model.gpu_bytes, budget, _gpu_bytes(pinned))
+        return f"pinned models leave no place for {name!r} ('host' in router.yaml)"
 
     # --- decisions --------------------------------------------------------------------------
 
@@ -456,9 +494,13 @@ class Core:
         return chosen
 
     def _fits_beside(self, model: _Model, staying: Sequence[_Model]) -> bool:
+        together = [model, *staying]
+        needs = [m.need for m in together]
         return (
-            model.bytes + sum(m.bytes for m in staying) <= self._rules.memory_bytes
-            and len(staying) < self._rules.max_loaded
+            _bytes(together) <= self._rules.memory_bytes
+            and _gpu_bytes(together) <= self._rules.gpu_memory_bytes
+            and len(together) <= self._rules.max_loaded
+            and all(group.allows(needs) for group in self._rules.groups)
         )
 
     def _fits(self, model: _Model) -> bool:
@@ -486,10 +528,10 @@ class Core:
         idle = sorted(filter(self._is_idle, self._models.values()), key=lambda m: m.idle_since)
         staying = [m for m in self._models.values() if m.phase in ("loading", "loaded")]
         for model in idle:
-            if sum(m.bytes for m in staying) <= self._rules.memory_bytes:
-                break
-            staying.remove(model)
-            effects.append(self._unload(model))
+            exceeds_gpu = _gpu_bytes(staying) > self._rules.gpu_memory_bytes
+            if _bytes(staying) > self._rules.memory_bytes or (exceeds_gpu and model.gpu_bytes):
+                staying.remove(model)
+                effects.append(self._unload(model))
         return effects
 
     def _load(self, model: _Model, now: float) -> Load:
@@ -501,6 +543,22 @@ class Core:
     def _unload(self, model: _Model) -> Unload:
         model.phase = "leaving"
         return Unload(model.need.name)
+
+
+def _bytes(models: Iterable[_Model]) -> int:
+    return sum(model.bytes for model in models)
+
+
+def _gpu_bytes(models: Iterable[_Model]) -> int:
+    return sum(model.gpu_bytes for model in models)
+
+
+def _too_large(name: str, kind: str, size: int, budget: int, pinned: int) -> str:
+    beside = f", {_mb(pinned)} of which are pinned for others" if pinned else ""
+    return (
+        f"{name!r} needs {_mb(size)} of {kind}memory, and local models may take "
+        f"{_mb(budget)}{beside} ('host' in router.yaml)"
+    )
 
 
 def _mb(size: int) -> str:

@@ -57,14 +57,12 @@ class Preparations:
         moves: Moves,
         table: Callable[[], TargetTable],
         models: Models,
-        is_local: Callable[[Target], bool],
         ask: Ask,
     ) -> None:
         self._ledger = ledger
         self._moves = moves
         self._table = table
         self._models = models
-        self._is_local = is_local
         self._ask = ask
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -114,7 +112,7 @@ class Preparations:
             return problem
         target = table.target(swap.plan.target)
         assert target is not None
-        if self._is_local(target):
+        if target.is_hosted:
             problem = await self._load(target)
             if problem is not None:
                 return problem
@@ -124,7 +122,7 @@ class Preparations:
             for check, answered in zip(swap.plan.checks, answers, strict=True)
         ]
         problem = checks.verdict(swap.plan, problems)
-        if problem is None and self._is_local(target):
+        if problem is None and target.is_hosted:
             # Not throughout the checks, which take leases of their own.
             await held.enter_async_context(self._models.lease(target.name, waits=True))
         return problem
@@ -166,7 +164,7 @@ class Preparations:
         """Unload a local model that no virtual model and no alias leads to any more."""
         table = self._table()
         target = table.target(name)
-        if target is None or not self._is_local(target) or self._moves.uses(name, table):
+        if target is None or not target.is_hosted or self._moves.uses(name, table):
             return
         task = asyncio.create_task(self._unload(name))
         self._retiring.add(task)

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from tests.e2e.test_llama_server import BINARY, MODEL
-from tests.e2e.tollway import Tollway, events, serving
-from tests.proxy.model_host.stand_in import ENDLESS
+from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, serving
+from tests.proxy.model_host.stand_in import ENDLESS, NO_TENSORS
 
 PATIENCE_S = 20.0
 REAL = pytest.mark.skipif(
@@ -42,7 +42,8 @@ class Machine:
         self.program.chmod(0o755)
 
     def model(self, name: str, **script: Any) -> str:
-        (self.folder / name).write_text(json.dumps({"log": str(self.log), **script}))
+        said = json.dumps({"log": str(self.log), **script}).encode()
+        (self.folder / name).write_bytes(NO_TENSORS + said)
         return name
 
     def config(self, *targets: dict[str, Any], **host: Any) -> dict[str, Any]:
@@ -99,6 +100,13 @@ def states(tollway: Tollway) -> dict[str, dict[str, Any]]:
     return {model["name"]: model for model in tollway.admin("GET", "/models")["data"]}
 
 
+def metrics_of(tollway: Tollway) -> dict[str, float]:
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    text = httpx2.get(f"{tollway.url}/metrics", headers=headers, timeout=PATIENCE_S).text
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
 @contextlib.contextmanager
 def streaming(tollway: Tollway, model: str, said: str = ENDLESS) -> Iterator[Iterator[str]]:
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": said}]}
@@ -119,6 +127,12 @@ def test_two_workers_load_a_model_once_and_it_goes_when_unused(
         assert {reply.status_code for reply in replies} == {200}
         assert machine.loads == ["a"]
         assert "local/a" in tollway.cli("models").stdout
+        until(lambda: states(tollway)["local/a"]["tokens_per_s"] > 0)
+        metrics = metrics_of(tollway)
+        assert metrics['tollway_local_loaded{target="local/a"}'] == 1
+        assert metrics['tollway_local_loads_total{target="local/a"}'] == 1
+        assert metrics['tollway_local_tokens_per_second{target="local/a"}'] > 0
+        assert metrics['tollway_local_bytes{target="local/a"}'] > 1 << 20
         until(lambda: states(tollway)["local/a"]["state"] == "absent")
         until(lambda: not machine.alive())
         assert tollway.chat("local").status_code == 200

@@ -8,9 +8,9 @@ from itertools import count
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.model_host.core import Core, Effect, Grant, Load, Need, Refuse, Rules, Unload
+from proxy.model_host.core import Core, Effect, Grant, Group, Load, Need, Refuse, Rules, Unload
 
 MB = 2**20
 
@@ -28,6 +28,7 @@ class World:
         self.core = Core(self.models.values(), rules)
         self.now = 0.0
         self.measured_bytes = dict.fromkeys(self.models, 0)
+        self.measured_gpu_bytes = dict.fromkeys(self.models, 0)
         self.phases = dict.fromkeys(self.models, "absent")
         self.configured = set(self.models)
         self.retiring: set[str] = set()
@@ -40,6 +41,12 @@ class World:
 
     def bytes(self, model: str) -> int:
         return max(self.models[model].bytes, self.measured_bytes[model])
+
+    def gpu_bytes(self, model: str) -> int:
+        return max(self.models[model].gpu_bytes, self.measured_gpu_bytes[model])
+
+    def forget_measures(self, model: str) -> None:
+        self.measured_bytes[model] = self.measured_gpu_bytes[model] = 0
 
     @property
     def there(self) -> list[str]:
@@ -71,13 +78,14 @@ class World:
         self.phases[model] = "absent"
         self.retiring.discard(model)
         if model not in self.configured:
-            self.measured_bytes[model] = 0
+            self.forget_measures(model)
         self.using = {t: name for t, name in self.using.items() if name != model}
         self.carry_out(self.core.ended(model, problem, self.now))
 
-    def measured(self, model: str, size: int) -> None:
+    def measured(self, model: str, size: int, gpu_size: int = 0) -> None:
         self.measured_bytes[model] = max(self.measured_bytes[model], size)
-        self.carry_out(self.core.measured(model, size, self.now))
+        self.measured_gpu_bytes[model] = max(self.measured_gpu_bytes[model], gpu_size)
+        self.carry_out(self.core.measured(model, size, gpu_size, self.now))
 
     def configure(self, models: Iterable[Need]) -> None:
         configured = {need.name: need for need in models}
@@ -85,9 +93,10 @@ class World:
         self.configured = set(configured)
         self.retiring |= gone & set(self.there)
         for model in gone - set(self.there):
-            self.measured_bytes[model] = 0
+            self.forget_measures(model)
         self.models |= configured
         self.measured_bytes = dict.fromkeys(configured, 0) | self.measured_bytes
+        self.measured_gpu_bytes = dict.fromkeys(configured, 0) | self.measured_gpu_bytes
         self.phases = dict.fromkeys(configured, "absent") | self.phases
         self.carry_out(self.core.configure(configured.values(), self.now))
         assert not gone & set(self.waiting.values())
@@ -122,8 +131,7 @@ class World:
                     assert self.phases[model] == "absent"
                     self.phases[model] = "loading"
                     self.loads.append(model)
-                    assert sum(map(self.bytes, self.there)) <= self.rules.memory_bytes
-                    assert len(self.there) <= self.rules.max_loaded
+                    self.check_room()
                 case Unload(model=model):
                     assert self.phases[model] in ("loading", "loaded")
                     assert model not in self.using.values(), "a model in use was evicted"
@@ -145,6 +153,17 @@ class World:
                 case Refuse(ticket=ticket):
                     del self.waiting[ticket]
                     self.refused[ticket] = effect
+
+    def check_room(self) -> None:
+        there = self.there
+        assert sum(map(self.bytes, there)) <= self.rules.memory_bytes
+        assert sum(map(self.gpu_bytes, there)) <= self.rules.gpu_memory_bytes
+        assert len(there) <= self.rules.max_loaded
+        for group in self.rules.groups:
+            inside = group.models & set(there)
+            assert group.max_loaded is None or len(inside) <= group.max_loaded
+            if group.exclusive and inside:
+                assert all(self.models[name].pinned for name in set(there) - inside)
 
     def settle(self) -> None:
         """Whatever is under way comes to its end, until nobody waits."""
@@ -175,19 +194,37 @@ def need(name: str, *, more_mb: int = 0) -> Need:
     return Need(
         name=name,
         bytes=(SIZES_MB[name] + more_mb) * MB,
+        gpu_bytes=(SIZES_MB[name] + more_mb) // 2 * MB if name in "abd" else 0,
         concurrency=1 + (SIZES_MB[name] + more_mb) // 10 % 2,
         pinned=name == "pinned",
     )
 
 
+NOT_BOTH = Group(models=frozenset("ab"), max_loaded=1)
+ALONE = Group(models=frozenset("bc"), exclusive=True)
+
+
 class Races(RuleBasedStateMachine):
     """Callers, processes and time, in any order."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    world: World
+
+    @initialize(
+        gpu_memory_mb=st.sampled_from([1000, 60, 30]),
+        groups=st.sampled_from([(), (NOT_BOTH,), (ALONE,), (NOT_BOTH, ALONE)]),
+    )
+    def begin(self, gpu_memory_mb: int, groups: tuple[Group, ...]) -> None:
         self.world = World(
             map(need, NAMES),
-            Rules(memory_bytes=150 * MB, max_loaded=3, ttl_s=50.0, collate_s=2.0, queue=4),
+            Rules(
+                memory_bytes=150 * MB,
+                gpu_memory_bytes=gpu_memory_mb * MB,
+                max_loaded=3,
+                groups=groups,
+                ttl_s=50.0,
+                collate_s=2.0,
+                queue=4,
+            ),
         )
 
     def _in(self, *phases: str) -> list[str]:
@@ -218,10 +255,11 @@ class Races(RuleBasedStateMachine):
         self.world.ended(data.draw(st.sampled_from(self._in("loading", "loaded", "leaving"))), "x")
 
     @precondition(lambda self: self._in("loaded"))
-    @rule(data=st.data(), more=st.integers(1, 40))
-    def measured(self, data: st.DataObject, more: int) -> None:
+    @rule(data=st.data(), more=st.integers(0, 40), more_gpu=st.integers(0, 20))
+    def measured(self, data: st.DataObject, more: int, more_gpu: int) -> None:
         model = data.draw(st.sampled_from(self._in("loaded")))
-        self.world.measured(model, self.world.bytes(model) + more * MB)
+        size, gpu_size = self.world.bytes(model), self.world.gpu_bytes(model)
+        self.world.measured(model, size + more * MB, gpu_size + more_gpu * MB)
 
     @precondition(lambda self: self.world.configured)
     @rule(data=st.data())
@@ -458,6 +496,54 @@ def test_a_model_that_can_never_fit_is_refused_at_once() -> None:
     assert "101 MB" in world.refused[huge].message
     assert "60 MB of which are pinned" in world.refused[big].message
     assert world.refused[other].reason == "unknown"
+
+
+def test_models_of_a_group_take_turns_though_there_is_room() -> None:
+    rules = Rules(
+        memory_bytes=100 * MB, groups=[Group(models=frozenset("ab"), max_loaded=1)], collate_s=1.0
+    )
+    world = World(needs("a", "b", "c"), rules)
+    for model in "cab":
+        world.ask(model)
+        world.settle()
+        world.pass_time(5.0)
+    assert world.unloads == ["a"]  # though c was not used for longer
+    assert world.phases == {"a": "absent", "b": "loaded", "c": "loaded"}
+
+
+def test_an_exclusive_group_is_alone_but_for_pinned_models() -> None:
+    rules = Rules(memory_bytes=100 * MB, groups=[Group(models=frozenset("ab"), exclusive=True)])
+    world = World([*needs("a", "b", "c"), *needs("p", pinned=True)], rules)
+
+    def ask_for(*models: str) -> list[str]:
+        for model in models:
+            world.ask(model)
+            world.settle()
+            world.pass_time(5.0)
+        return sorted(world.there)
+
+    assert ask_for("p", "c") == ["c", "p"]
+    assert ask_for("a") == ["a", "p"]
+    assert ask_for("b") == ["a", "b", "p"]
+    assert ask_for("c") == ["c", "p"]
+
+
+def test_the_memory_of_a_gpu_is_a_second_budget() -> None:
+    small = Need(name="cpu", bytes=10 * MB)
+    others = [Need(name=name, bytes=MB, gpu_bytes=30 * MB) for name in ("x", "y", "z")]
+    huge = Need(name="huge", bytes=MB, gpu_bytes=80 * MB)
+    world = World([small, *others, huge], Rules(memory_bytes=100 * MB, gpu_memory_bytes=60 * MB))
+    for model in ("cpu", "x", "y"):
+        world.ask(model)
+        world.settle()
+        world.pass_time(5.0)
+    assert world.unloads == []
+    refused = world.refused[world.ask("huge")]
+    assert refused.reason == "no_room"
+    assert "80 MB of GPU memory, and local models may take 60 MB" in refused.message
+    world.measured("x", 0, 40 * MB)
+    assert world.unloads == ["x"]  # what it takes with the other is too much
+    assert world.core.taken_gpu_bytes == 70 * MB
 
 
 def test_a_full_queue_refuses() -> None:

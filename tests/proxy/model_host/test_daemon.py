@@ -68,11 +68,14 @@ class Place:
             **{
                 "models": self._models,
                 "memory_bytes": 1000 * MB,
+                "gpu_memory_bytes": 0,
                 "max_loaded": 3,
+                "groups": (),
                 "ttl_s": 600.0,
                 "collate_s": 0.0,
                 "queue": 10,
                 "preload": (),
+                "validation_s": PATIENCE_S,
                 "load_timeout_s": PATIENCE_S,
                 "health_s": 600.0,
                 **settings,
@@ -346,6 +349,95 @@ def test_what_the_machine_has_not_left_is_not_tried(place: Place) -> None:
             with pytest.raises(Unavailable, match="MB of memory left"):
                 await use(worker, "local/a")
         assert place.loads == []
+
+    run(scene())
+
+
+def test_what_is_wrong_with_its_files_is_told_without_a_load(place: Place) -> None:
+    broken = place.folder / "broken.gguf"
+    broken.write_bytes(b"GGML")
+    model = place.model("a")
+
+    async def scene() -> None:
+        unfit = [replace(model, files=[broken])]
+        async with place.hosting(models=unfit), client(place.folder) as worker:
+            with pytest.raises(Unavailable, match=r"broken\.gguf: is no GGUF file"):
+                await use(worker, "local/a")
+        assert place.loads == []
+
+    run(scene())
+
+
+def test_files_that_cannot_be_looked_at_in_time_are_no_load(place: Place) -> None:
+    never = place.folder / "never"
+    os.mkfifo(never)  # as on a disk that does not answer
+    model = replace(place.model("a"), files=[never])
+
+    async def scene() -> None:
+        async with place.hosting(models=[model], validation_s=0.2), client(place.folder) as worker:
+            with pytest.raises(Unavailable, match=r"looked at within 0\.2 s"):
+                await use(worker, "local/a")
+        assert place.loads == []
+        never.open("wb").close()  # lets the thread go that still waits for it
+
+    run(scene())
+
+
+def test_the_memory_of_a_gpu_is_measured_by_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = place.model("a")
+    small, large = (
+        replace(model, need=replace(model.need, gpu_bytes=size * MB)) for size in (50, 900)
+    )
+    # What the stand-in's log says is its process: the last line's is the one that runs.
+    table = f"""\
+case "$1" in
+  --query-gpu=memory.free) echo 400; echo "[N/A]" ;;
+  --query-compute-apps=*) echo "999999, 7"; echo "$(tail -n 1 {place.log} | cut -d' ' -f2), 123" ;;
+esac
+"""
+    stand_in_nvidia_smi(place.folder, table, monkeypatch)
+
+    async def scene() -> None:
+        async with (
+            place.hosting(models=[small], gpu_memory_bytes=1000 * MB) as host,
+            client(place.folder) as worker,
+        ):
+            await use(worker, "local/a")
+            await until_true(lambda: is_measured(worker))
+            host.set_models([large])
+            await worker.retire("local/a")
+            with pytest.raises(Unavailable, match="900 MB of GPU memory, and 400 MB are left"):
+                await use(worker, "local/a")
+
+    async def is_measured(worker: HostClient) -> bool:
+        shown = await worker.look()
+        return shown.taken_gpu_bytes == shown.models[0].gpu_bytes == 123 * MB
+
+    run(scene())
+
+
+def stand_in_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_a_model_says_how_fast_it_was(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            for tokens, seconds in ((100, 2.0), (0, 0.0), (200, 1.0)):
+                async with worker.lease("local/a"):
+                    worker.spoke("local/a", tokens, seconds)
+            await until_true(lambda: is_as_fast(100.0))
+
+    async def is_as_fast(tokens_per_s: float) -> bool:
+        return (await place.state("a")).tokens_per_s == tokens_per_s
 
     run(scene())
 

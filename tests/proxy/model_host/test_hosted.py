@@ -10,6 +10,7 @@ import pytest
 from proxy import catalog, config, config_file
 from proxy.errors import StartError
 from proxy.model_host import hosted, memory
+from proxy.model_host.core import Group
 from proxy.price_book import PriceBook
 from proxy.targets import TargetTable, build_table
 from proxy.yaml_file import YamlFile
@@ -119,8 +120,56 @@ targets: [{{target: here/chat, model: chat.gguf}}]
         planned(text, PATH=str(folder))
 
 
+def test_what_a_gpu_is_to_have_counts_as_memory_where_there_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}"}}}}
+targets:
+  - target: here/a
+    model: chat.gguf
+    backend: llama_cpp
+    needs_mb: 10
+    needs_gpu_mb: 70
+    gpu_layers: 0
+  - {{target: here/b, model: chat.gguf, backend: llama_cpp}}
+host: {{groups: {{both: {{targets: [here/a, here/b], max_loaded: 1}}}}}}
+"""
+    monkeypatch.setenv("PATH", str(folder))  # where no nvidia-smi is
+    plan = planned(text)
+    need = plan.models[0].need
+    assert (need.bytes, need.gpu_bytes, plan.gpu_memory_bytes) == (80 * MB, 0, 0)
+    assert plan.models[0].arguments[-2:] == ["--gpu-layers", "0"]
+    assert plan.groups == (Group(models=frozenset({"here/a", "here/b"}), max_loaded=1),)
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho 1000; echo 2000\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    plan = planned(text)
+    need = plan.models[0].need
+    assert (need.bytes, need.gpu_bytes) == (10 * MB, 70 * MB)
+    assert plan.gpu_memory_bytes == 2700 * MB
+    assert planned(text.replace("host: {", "host: {gpu_memory_mb: 500, ")).gpu_memory_bytes == (
+        500 * MB
+    )
+
+
 def test_the_machine_says_what_it_has() -> None:
     available = memory.available_bytes()
     assert available is None or available > 0
     assert memory.installed_bytes() > 0
     assert memory.resident_bytes(2**22 + 1) == 0
+
+
+def test_what_macos_says_is_free() -> None:
+    text = """\
+Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               10000.
+Pages active:                            500000.
+Pages inactive:                           20000.
+Pages speculative:                         3000.
+Pages throttled:                              0.
+Pages wired down:                        150000.
+Pages purgeable:                            400.
+"Translation faults":                1234567890.
+"""
+    assert memory.free_in_vm_stat(text) == 33_400 * 16384
+    assert memory.free_in_vm_stat("") is None
