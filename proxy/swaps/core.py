@@ -195,6 +195,14 @@ def ticked(swap: Swap, now: int) -> Swap:
             return swap
 
 
+def without_checks(swap: Swap) -> Swap:
+    """A swap as it is kept in mind once its checks are made, which may be long."""
+    if swap.state == "preparing":
+        return swap
+    plan = msgspec.structs.replace(swap.plan, checks=(), passing=None)
+    return msgspec.structs.replace(swap, plan=plan)
+
+
 def is_watched(swap: Swap, now: int) -> bool:
     """Whether attempts at the new target may still take the swap back."""
     rollback = swap.plan.rollback

@@ -150,7 +150,9 @@ class Preparations:
 
     async def _tell(self, swap: Swap, to: Literal["prepared", "failed"], reason: str) -> None:
         """Tell the ledger, until it has it on the disk."""
-        op = MoveSwap(0, swap.swap_id, to, reason[:_LONGEST_REASON])
+        # In a provider's own words there may be what is no Unicode.
+        told = reason[:_LONGEST_REASON].encode("utf-8", "backslashreplace").decode()
+        op = MoveSwap(0, swap.swap_id, to, told)
         while True:
             try:
                 await self._ledger.call(op)
