@@ -39,7 +39,10 @@ from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
-_OF_LOCAL_TARGETS = ("backend", "needs_mb", "needs_gpu_mb", "gpu_layers", "concurrency", "pinned")
+_OF_LOCAL_TARGETS = (
+    *("backend", "needs_mb", "needs_gpu_mb", "gpu_layers"),
+    *("concurrency", "timeout_s", "pinned"),
+)
 _WITH_LAYERS = (None, "llama_server", "llama_cpp")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")

@@ -62,6 +62,7 @@ def _build(text: str, **environ: str) -> config.Config:
         (f"{HEAD}host: {{preload: [up/m]}}", "host.preload[0]:", "no target with a local model"),
         ("host: {memory_mb: 0}", "host.memory_mb:", ">= 1"),
         (f"{HEAD}host: {{groups: {{g: {{targets: [up/m]}}}}}}", "groups.g.targets[0]:", "local"),
+        (f"{HEAD}    timeout_s: 5", "targets[0].timeout_s:", "adapter: local"),
         (f"{HEAD}    gpu_layers: 0", "targets[0].gpu_layers:", "adapter: local"),
         (
             f"{LOCAL}    backend: minilm\n    gpu_layers: 1",
