@@ -285,6 +285,8 @@ class Target(Strict, frozen=True):
     """How many of its layers the GPU has; unset, as many as its backend thinks right."""
     concurrency: _Positive | None = None
     """How many requests it answers at the same time; unset, as its backend does best."""
+    timeout_s: _Seconds | None = None
+    """How long a request waits for it, and then for its first byte; unset, as its provider says."""
     pinned: bool = False
     """Whether it stays loaded, once it is."""
     kept_prompts_mb: Annotated[int, msgspec.Meta(ge=0)] | None = None

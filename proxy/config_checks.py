@@ -41,8 +41,8 @@ from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
 _OF_LOCAL_TARGETS = (
-    *("backend", "needs_mb", "needs_gpu_mb", "gpu_layers", "concurrency", "pinned"),
-    "kept_prompts_mb",
+    *("backend", "needs_mb", "needs_gpu_mb", "gpu_layers"),
+    *("concurrency", "timeout_s", "pinned", "kept_prompts_mb"),
 )
 _WITH_LAYERS = (None, "llama_server", "llama_cpp")
 # It becomes a part of a host name.

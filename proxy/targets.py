@@ -338,7 +338,7 @@ class _Maker:
             ),
             deadlines=Deadlines(
                 connect_s=deadlines.connect_s,
-                first_byte_s=deadlines.first_byte_s,
+                first_byte_s=target.timeout_s or deadlines.first_byte_s,
                 idle_s=deadlines.idle_s,
             ),
             demonstration=adapter is not None and adapter.demonstration,

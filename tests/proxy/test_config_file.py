@@ -77,6 +77,7 @@ def _build(text: str, **environ: str) -> config.Config:
         ),
         ("host: {memory_mb: 0}", "host.memory_mb:", ">= 1"),
         (f"{HEAD}host: {{groups: {{g: {{targets: [up/m]}}}}}}", "groups.g.targets[0]:", "local"),
+        (f"{HEAD}    timeout_s: 5", "targets[0].timeout_s:", "adapter: local"),
         (f"{HEAD}    gpu_layers: 0", "targets[0].gpu_layers:", "adapter: local"),
         (
             f"{LOCAL}    backend: minilm\n    gpu_layers: 1",

@@ -383,9 +383,11 @@ def test_a_pinned_model_that_is_no_longer_configured_goes_too() -> None:
     world = World(needs("p", pinned=True), Rules(memory_bytes=15 * MB))
     world.ask("p")
     world.settle()
+    user = world.ask("p")
     world.configure(needs("a"))
+    assert world.ask("a") in world.waiting  # it will have room
+    world.give_back(user)
     world.ended("p")
-    world.ask("a")
     assert world.loads == ["p", "a"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.base import Deadlines
 from proxy import catalog, config, config_file
 from proxy.discovery import with_found
 from proxy.errors import StartError
@@ -79,13 +80,21 @@ targets:
 
 
 def test_what_is_declared_counts(folder: Path) -> None:
-    plan = planned(f"""
+    text = f"""
 providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
 targets:
-  - {{target: here/a, model: chat.gguf, needs_mb: 700, concurrency: 2, pinned: true}}
+  - target: here/a
+    model: chat.gguf
+    needs_mb: 700
+    concurrency: 2
+    timeout_s: 7
+    pinned: true
   - {{target: here/b, model: chat.gguf, price: {{input: 1, output: 1}}}}
 host: {{memory_mb: 2000, max_loaded: 2, ttl_s: 60, preload: [here/a]}}
-""")
+"""
+    plan, (_, table) = planned(text), built(text)
+    waits_s = [table.targets[name].deadlines.first_byte_s for name in ("here/a", "here/b")]
+    assert waits_s == [7.0, Deadlines().first_byte_s]
     declared, estimated = (model.need for model in plan.models)
     assert (declared.bytes, declared.concurrency, declared.pinned) == (700 * MB, 2, True)
     assert estimated.bytes == (4 + 1 + 128) * MB
