@@ -237,7 +237,7 @@ def _llama_server(name: str, provider: Provider, environ: Mapping[str, str]) -> 
 
 def _estimate(files: Sequence[Path]) -> int:
     """What a model takes in memory, going by its files; corrected by what it really takes."""
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in files if file.exists())
     return size + size // _WORKING_PART + _OVERHEAD_BYTES
 
 
@@ -247,4 +247,6 @@ def _files(path: Path) -> list[Path]:
     split = _SPLIT.fullmatch(path.name)
     if split is None:
         return [path]
-    return sorted(path.parent.glob(f"{split[1]}-*-of-{split[2]}.gguf"))
+    beginning = path.parent / split[1]
+    # Each by its name, whether it is there or not: what is missing is told before a load.
+    return [Path(f"{beginning}-{n:05}-of-{split[2]}.gguf") for n in range(1, int(split[2]) + 1)]

@@ -49,6 +49,7 @@ CANNOT = {
     "minilm": dict.fromkeys(
         (
             *("test_an_answer_and_what_it_took", "test_a_stream_is_the_same_answer"),
+            *("test_a_completion", "test_what_it_does_not_read_is_dropped_if_asked"),
             *("test_a_stop_ends_the_answer", "test_a_function_is_called_when_it_must_be"),
             *("test_a_function_is_called_where_the_model_wants_to", "test_json_of_a_schema"),
             *("test_a_client_that_leaves_makes_room", "test_callers_at_the_same_time"),
@@ -59,6 +60,7 @@ CANNOT = {
     ),
     "llama_server": {
         "test_a_function_is_called_when_it_must_be": "it may babble before the call",
+        "test_what_it_does_not_read_is_dropped_if_asked": "it reads over what it does not know",
     },
     "ollama": {
         "test_a_function_is_called_when_it_must_be": "it leaves that to the model",
@@ -117,6 +119,27 @@ def test_a_stream_is_the_same_answer(client: OpenAI) -> None:
     said = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
     assert "".join(filter(None, said)) == SAID
     assert last.usage and last.usage.completion_tokens in (3, 4)
+
+
+def test_a_completion(running: Running, client: OpenAI) -> None:
+    completion = client.completions.create(model=running.name("canned"), prompt="Hello")
+    assert completion.choices[0].text == SAID
+    assert completion.usage and completion.usage.completion_tokens in (3, 4)
+
+
+def test_what_it_does_not_read_is_dropped_if_asked(running: Running, client: OpenAI) -> None:
+    body = {"prediction": {"type": "content", "content": "Good"}}
+    model = running.name("canned")
+    with pytest.raises(BadRequestError, match="prediction"):
+        client.chat.completions.create(model=model, messages=HELLO, extra_body=body)
+    answer = client.chat.completions.with_raw_response.create(
+        model=model,
+        messages=HELLO,
+        extra_body=body,
+        extra_headers={"x-tollway-drop-params": "true"},
+    )
+    assert answer.headers["x-tollway-dropped-params"] == "prediction"
+    assert answer.parse().choices[0].message.content == SAID
 
 
 def test_a_stop_ends_the_answer(running: Running, client: OpenAI) -> None:
