@@ -157,3 +157,29 @@ def _last_words(model: Path, *arguments: str) -> str:
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 1 and last.startswith("cannot serve: ")
     return last
+
+
+@pytest.mark.parametrize(
+    ("is_stripped", "said"), [(True, "Good day\u00e9"), (False, " Good day\u00e9")]
+)
+def test_words_that_begin_with_their_blank(tmp_path: Path, is_stripped: bool, said: str) -> None:
+    """As sentencepiece has them: a first blank is there only to tell words apart."""
+    model = make_mlx.canned(tmp_path / "model", [b" Good", b" day", b"\xc3", b"\xa9"])
+    path = model / "tokenizer.json"
+    told = json.loads(path.read_text())
+    vocabulary = dict(zip(_pieces(), told["model"]["vocab"].values(), strict=True))
+    blank = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    decoders = [blank, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if is_stripped:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    told["model"] |= {"vocab": vocabulary, "byte_fallback": True}
+    told["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    told["pre_tokenizer"] = None
+    told["decoder"] = {"type": "Sequence", "decoders": decoders}
+    path.write_text(json.dumps(told))
+    with running(MLX, model) as child:
+        assert child.text() == said
+
+
+def _pieces() -> list[str]:
+    return [*tiny.CONTROLS, *(f"<0x{byte:02X}>" for byte in range(256)), "▁Good", "▁day"]
