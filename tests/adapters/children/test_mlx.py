@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from tests.adapters.children.child import HELLO, MLX, Child, running, start
 from tests.models import make_mlx, tiny
 
-pytest.importorskip("mlx_lm", reason="the extra `mlx` is not installed")
+# Not imported here: it lowers the limit of open files for the whole process.
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, ("mlx_lm", "llguidance"))), reason="the extra `mlx` is not installed"
+)
 
 PIECES = [b"Hello", b" dear", b"!"]
 
@@ -98,6 +102,17 @@ def test_bounds_of_numbers_are_kept_to(babbling: Child) -> None:
     }
     said = json.loads(babbling.text(response_format=wanted, temperature=1))
     assert len(said) == 9 and all(3 <= number <= 7 for number in said)
+
+
+def test_a_model_without_a_template_is_asked_as_most_are(tmp_path: Path) -> None:
+    model = make_mlx.canned(tmp_path / "model", PIECES)
+    path = model / "tokenizer_config.json"
+    told = json.loads(path.read_text())
+    del told["chat_template"]
+    path.write_text(json.dumps(told))
+    with running(MLX, model) as child:
+        usage = child.chat()["usage"]
+    assert usage["prompt_tokens"] == len(b"user\nHello\nassistant\n") + 3
 
 
 @pytest.mark.parametrize("name", ["chat_template", "messages", "tokenize"])
