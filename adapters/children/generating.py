@@ -96,7 +96,7 @@ class Engine(Protocol):
         """The grammar of texts in one of these forms; raises `ValueError` where there is none."""
 
     def read(self, prompt: Sequence[int]) -> int:
-        """Take in a prompt; how many of its tokens were known from the last one."""
+        """Take in a prompt; how many of its tokens were known from earlier ones."""
 
     def generate(self, sampling: Sampling) -> Iterator[Token]:
         """What follows the prompt, until the model ends; raises `ValueError` for its grammar."""

@@ -61,8 +61,11 @@ class Connection(BaseHTTPRequestHandler):
         if self.path == "/api/embed":
             self._send(_vectors(body))
             return
-        _check_length(json.dumps(body["messages"]), body)
-        if body.get("stream", True):
+        _check_length(_asked(body), body)
+        if self.path == "/api/generate":
+            assert body["stream"] is False
+            self._send(_generated(_told(_said(body), body)))
+        elif body.get("stream", True):
             self._stream(_said(body), body)
         else:
             self._send(wire_ollama.whole(_told(_said(body), body)))
@@ -119,8 +122,17 @@ def _told(words: Iterator[str], body: Json) -> Said:
     return Said(texts=texts, calls=calls, counts=_counts(body, len(texts) or 1))
 
 
+def _generated(said: Said) -> Json:
+    answer = wire_ollama.whole(said)
+    return {**answer, "response": answer.pop("message")["content"]}
+
+
+def _asked(body: Json) -> str:
+    return json.dumps(body.get("messages") or body["prompt"])
+
+
 def _counts(body: Json, output: int) -> Counts:
-    return Counts(prompt=len(json.dumps(body["messages"]).split()), output=output)
+    return Counts(prompt=len(_asked(body).split()), output=output)
 
 
 def _check_length(text: str, body: Json) -> None:

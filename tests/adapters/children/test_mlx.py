@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from tests.adapters.children.child import HELLO, MLX, Child, running, start
 from tests.models import make_mlx, tiny
 
-pytest.importorskip("mlx_lm", reason="the extra `mlx` is not installed")
+# Not imported here: it lowers the limit of open files for the whole process.
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, ("mlx_lm", "llguidance"))), reason="the extra `mlx` is not installed"
+)
 
 PIECES = [b"Hello", b" dear", b"!"]
 
@@ -100,6 +104,17 @@ def test_bounds_of_numbers_are_kept_to(babbling: Child) -> None:
     assert len(said) == 9 and all(3 <= number <= 7 for number in said)
 
 
+def test_a_model_without_a_template_is_asked_as_most_are(tmp_path: Path) -> None:
+    model = make_mlx.canned(tmp_path / "model", PIECES)
+    path = model / "tokenizer_config.json"
+    told = json.loads(path.read_text())
+    del told["chat_template"]
+    path.write_text(json.dumps(told))
+    with running(MLX, model) as child:
+        usage = child.chat()["usage"]
+    assert usage["prompt_tokens"] == len(b"user\nHello\nassistant\n") + 3
+
+
 @pytest.mark.parametrize("name", ["chat_template", "messages", "tokenize"])
 def test_variables_of_a_template_are_no_way_around_it(babbling: Child, name: str) -> None:
     asked = {"messages": HELLO, "chat_template_kwargs": {name: "x"}}
@@ -157,3 +172,29 @@ def _last_words(model: Path, *arguments: str) -> str:
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 1 and last.startswith("cannot serve: ")
     return last
+
+
+@pytest.mark.parametrize(
+    ("is_stripped", "said"), [(True, "Good day\u00e9"), (False, " Good day\u00e9")]
+)
+def test_words_that_begin_with_their_blank(tmp_path: Path, is_stripped: bool, said: str) -> None:
+    """As sentencepiece has them: a first blank is there only to tell words apart."""
+    model = make_mlx.canned(tmp_path / "model", [b" Good", b" day", b"\xc3", b"\xa9"])
+    path = model / "tokenizer.json"
+    told = json.loads(path.read_text())
+    vocabulary = dict(zip(_pieces(), told["model"]["vocab"].values(), strict=True))
+    blank = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    decoders = [blank, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if is_stripped:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    told["model"] |= {"vocab": vocabulary, "byte_fallback": True}
+    told["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    told["pre_tokenizer"] = None
+    told["decoder"] = {"type": "Sequence", "decoders": decoders}
+    path.write_text(json.dumps(told))
+    with running(MLX, model) as child:
+        assert child.text() == said
+
+
+def _pieces() -> list[str]:
+    return [*tiny.CONTROLS, *(f"<0x{byte:02X}>" for byte in range(256)), "▁Good", "▁day"]
