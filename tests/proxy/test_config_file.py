@@ -52,7 +52,13 @@ def _build(text: str, **environ: str) -> config.Config:
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/m, backend: onnx}]",
             "targets[0].backend:",
-            "llama_server, llama_cpp, minilm",
+            "llama_server, llama_cpp, mlx, minilm",
+        ),
+        (f"{HEAD}    kept_prompts_mb: 5", "targets[0].kept_prompts_mb:", "adapter: local"),
+        (
+            "providers: {l: {adapter: local}}\ntargets: [{target: l/m, kept_prompts_mb: 0}]",
+            "targets[0].kept_prompts_mb:",
+            "backend: mlx",
         ),
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/*}]",
