@@ -206,7 +206,8 @@ class Call:
     request that sets none. With `drop_params` a parameter that cannot be carried is left out and
     named in `Answer.dropped`; without it the adapter raises `Unsupported`. `waits` tells whether it
     waits for a model that has to be loaded, or fails with `NotLoaded`. `context_length` is the one
-    that the operator wants a model to have which can have several; None leaves it to the adapter.
+    that the operator wants a model to have which can have several; None leaves it to the adapter. A
+    `fresh` one goes over a connection that was not used before, as far as the adapter has a say.
     """
 
     endpoint: Endpoint
@@ -220,6 +221,7 @@ class Call:
     drop_params: bool = False
     waits: bool = True
     context_length: int | None = None
+    fresh: bool = False
 
 
 class Answer(Protocol):

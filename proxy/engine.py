@@ -225,7 +225,7 @@ class Engine:
             waits = job.cold_start == "wait" or (
                 job.cold_start == "spill" and choice is route.choices[-1]
             )
-            for _ in range(2):
+            for fresh in (False, True):
                 try:
                     tried = await self._attempts.reserve(job, target, choice.reason)
                 except MoneyRefused as error:
@@ -234,7 +234,7 @@ class Engine:
                         raise _last_word(failure, failed, refusal) from None
                     break
                 try:
-                    await self._dispatch(job, tried, respond, waits=waits)
+                    await self._dispatch(job, tried, respond, waits=waits, fresh=fresh)
                 except AdapterError as error:
                     # That one target lacks a parameter says less than that another one failed.
                     if failure is None or not isinstance(error, Unsupported):
@@ -251,11 +251,13 @@ class Engine:
                 break
         raise _last_word(failure, failed, refusal)
 
-    async def _dispatch(self, job: Job, tried: Tried, respond: Responder, *, waits: bool) -> None:
+    async def _dispatch(
+        self, job: Job, tried: Tried, respond: Responder, *, waits: bool, fresh: bool
+    ) -> None:
         """One attempt, settled when this returns or raises."""
         try:
             adapter = self._adapters[tried.target.provider]
-            sent, call = _call(job, tried, waits=waits)
+            sent, call = _call(job, tried, waits=waits, fresh=fresh)
             async with adapter.open(call) as answer:
                 tried.answer_headers = answer.headers
                 tried.dropped = (*sent.dropped, *answer.dropped)
@@ -476,7 +478,7 @@ def _last_word(
     return refusal
 
 
-def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
+def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Call]:
     """What an attempt asks its provider for."""
     target = tried.target
     drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
@@ -503,6 +505,7 @@ def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
         drop_params=drops,
         waits=waits,
         context_length=target.asked_context,
+        fresh=fresh,
     )
 
 

@@ -18,6 +18,7 @@ from proxy.auth import Auth
 from proxy.entries import Entries
 from proxy.errors import InvalidRequest, UnknownModel
 from proxy.http import Exchange
+from proxy.swaps.moves import Moves
 from proxy.target_entry import TargetEntry
 from proxy.targets import Target, TargetTable, VirtualModel
 
@@ -30,10 +31,17 @@ class Models:
     """The list of models, as OpenAI's SDKs read it, or as Anthropic's do."""
 
     def __init__(
-        self, *, auth: Auth, table: Callable[[], TargetTable], entries: Entries, created: int
+        self,
+        *,
+        auth: Auth,
+        table: Callable[[], TargetTable],
+        moves: Moves,
+        entries: Entries,
+        created: int,
     ) -> None:
         self._auth = auth
         self._table = table
+        self._moves = moves
         self._entries = entries
         self._created = created
 
@@ -48,7 +56,7 @@ class Models:
         named = [model.name for model in table.listed()]
         # A key may be made out to aliases and bare names, which the table does not list.
         named += sorted(frozenset().union(*caller.models).difference(named))
-        found = ((name, table.find(name)) for name in named if caller.may_name(name))
+        found = ((name, self._find(name, table)) for name in named if caller.may_name(name))
         show = self._shown_to(exchange)
         shown = [
             show(model, name)
@@ -66,7 +74,7 @@ class Models:
         caller = self._auth.identify(exchange)
         raw: bytes = exchange.scope.get("raw_path") or exchange.scope["path"].encode()
         name = unquote(raw.partition(b"?")[0].decode("latin-1")).removeprefix(PREFIX)
-        found = self._table().find(name)
+        found = self._find(name, self._table())
         if found is None or not caller.may_name(name):
             raise UnknownModel(
                 f"the model {name[:100]!r} does not exist or this key may not use it",
@@ -77,6 +85,11 @@ class Models:
         if isinstance(found, Target) and show == self._shown:
             shown |= _entry(await self._entries.of(found))
         await exchange.reply(200, msgspec.json.encode(shown))
+
+    def _find(self, name: str, table: TargetTable) -> VirtualModel | Target | None:
+        """What a name leads to, swaps included."""
+        found = table.find(name)
+        return None if found is None else self._moves.effective(name, found, table)
 
     def _shown_to(
         self, exchange: Exchange

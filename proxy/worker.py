@@ -310,7 +310,7 @@ def build_app(
         by_keys=plan.by_keys,
         configured_at=began_at,
     )
-    models = Models(auth=auth, table=table, entries=entries, created=int(began_at))
+    models = Models(auth=auth, table=table, moves=moves, entries=entries, created=int(began_at))
 
     async def show_metrics(exchange: Exchange) -> None:
         if not server.open_metrics:

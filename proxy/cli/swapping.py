@@ -45,7 +45,9 @@ def swap(
     error_rate: Annotated[
         float | None, typer.Option(help="Roll back if a larger share fails, e.g. 0.05")
     ] = None,
-    p95_ms: Annotated[int | None, typer.Option(help="Roll back if 95 of 100 take longer")] = None,
+    latency_ms: Annotated[
+        int | None, typer.Option(help="Roll back if more than 5 of 100 take longer")
+    ] = None,
     min_requests: Annotated[int, typer.Option(help="Judge by no fewer")] = 20,
     window: Annotated[int, typer.Option(help="Seconds that are judged by")] = 60,
     watch: Annotated[int, typer.Option(help="Seconds to go on with that at 100 percent")] = 300,
@@ -74,7 +76,7 @@ def swap(
         "keep_conversations": keep_conversations,
         "rollback": {
             "error_rate": error_rate,
-            "p95_latency_ms": p95_ms,
+            "p95_latency_ms": latency_ms,
             "min_requests": min_requests,
             "window_s": window,
             "watch_s": watch,

@@ -24,6 +24,7 @@ from proxy.swaps import core
 from proxy.swaps.core import NotNow, Plan, Swap, Watch
 
 _DAY_S = 86_400
+_LONGEST_PLAN = 2 << 20
 _SCOPE = "swap:"
 # What a caller asked for and no target would have answered.
 _CALLERS_FAULTS = frozenset({400, 409, 413, 415, 422, 451})
@@ -36,7 +37,7 @@ class SwapBook:
         self._store = store
         self._notices = notices
         found = map(swap_of, store.read_swaps(core.OPEN, core.IN_FORCE))
-        self.swaps = {swap.swap_id: swap for swap in found}
+        self.swaps = {swap.swap_id: core.without_checks(swap) for swap in found}
         self.began: dict[int, OrderedDict[int, None]] = {}
         """The conversations that began at the new target, of open swaps that keep them."""
         self.watches: dict[int, Watch] = {}
@@ -76,8 +77,11 @@ class SwapBook:
                     f"swap {swap.swap_id} of {plan.name!r} is under way ({swap.state}); "
                     "wait for it, or cancel it",
                 )
+        text = to_json(plan)
+        if len(text) > _LONGEST_PLAN:
+            raise Fault("invalid", f"a swap with its checks has at most {_LONGEST_PLAN} bytes")
         self._store.begin()
-        swap_id = self._store.add_swap(plan.name, to_json(plan), now)
+        swap_id = self._store.add_swap(plan.name, text, now)
         return self._put(core.opened(swap_id, plan, now))
 
     def move(self, op: MoveSwap, now: int) -> Swap:
@@ -176,7 +180,7 @@ class SwapBook:
     def _put(self, swap: Swap) -> Swap:
         self._store.begin()
         self._store.add_swap_event(swap.swap_id, swap.since, swap.state, swap.percent, swap.reason)
-        self._changed[swap.swap_id] = swap
+        swap = self._changed[swap.swap_id] = core.without_checks(swap)
         if swap.is_open or swap.is_in_force:
             self.swaps[swap.swap_id] = swap
         else:

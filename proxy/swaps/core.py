@@ -141,7 +141,7 @@ def problem(plan: Plan) -> str | None:
     if plan.source == plan.target:
         return f"from and to are both {plan.target[:100]!r}"
     if plan.passing is not None and plan.passing > len(plan.checks):
-        return f"passing: there are {len(plan.checks)} checks, and {plan.passing} of them must pass"
+        return f"passing: {plan.passing} checks must pass, of {len(plan.checks)}"
     return None
 
 
@@ -193,6 +193,14 @@ def ticked(swap: Swap, now: int) -> Swap:
             return _into(swap, "completed", now)
         case _:
             return swap
+
+
+def without_checks(swap: Swap) -> Swap:
+    """A swap as it is kept in mind once its checks are made, which may be long."""
+    if swap.state == "preparing":
+        return swap
+    plan = msgspec.structs.replace(swap.plan, checks=(), passing=None)
+    return msgspec.structs.replace(swap, plan=plan)
 
 
 def is_watched(swap: Swap, now: int) -> bool:

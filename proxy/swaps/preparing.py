@@ -112,10 +112,8 @@ class Preparations:
             return problem
         target = table.target(swap.plan.target)
         assert target is not None
-        if target.is_hosted:
-            problem = await self._load(target)
-            if problem is not None:
-                return problem
+        if target.is_hosted and (problem := await self._load(target)) is not None:
+            return problem
         answers = [await self._ask(swap, check, target) for check in swap.plan.checks]
         problems = [
             checks.problem_of(check, answered)
@@ -124,7 +122,7 @@ class Preparations:
         problem = checks.verdict(swap.plan, problems)
         if problem is None and target.is_hosted:
             # Not throughout the checks, which take leases of their own.
-            await held.enter_async_context(self._models.lease(target.name, waits=True))
+            problem = await self._hold(target, held)
         return problem
 
     async def _load(self, target: Target) -> str | None:
@@ -139,15 +137,22 @@ class Preparations:
                 f"{target.name!r} needs {_mb(model.bytes)} MB, and local models have "
                 f"{_mb(shown.memory_bytes)} MB together"
             )
+        async with AsyncExitStack() as loaded:
+            return await self._hold(target, loaded)
+
+    async def _hold(self, target: Target, held: AsyncExitStack) -> str | None:
+        """Keep a local model loaded as long as `held` is open; or say why it is not."""
         try:
-            async with self._models.lease(target.name, waits=True):
-                return None
+            await held.enter_async_context(self._models.lease(target.name, waits=True))
         except Unavailable as error:
             return error.message
+        return None
 
     async def _tell(self, swap: Swap, to: Literal["prepared", "failed"], reason: str) -> None:
         """Tell the ledger, until it has it on the disk."""
-        op = MoveSwap(0, swap.swap_id, to, reason[:_LONGEST_REASON])
+        # In a provider's own words there may be what is no Unicode.
+        told = reason[:_LONGEST_REASON].encode("utf-8", "backslashreplace").decode()
+        op = MoveSwap(0, swap.swap_id, to, told)
         while True:
             try:
                 await self._ledger.call(op)
@@ -177,7 +182,7 @@ class Preparations:
         """
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_UNLOAD_WITHIN_S):
-                while not await self._is_idle(name):
+                while not await self._is_idle(name):  # noqa: ASYNC110 # another process's doing
                     await asyncio.sleep(_LOOK_AGAIN_S)
                 if not self._moves.uses(name, self._table()):
                     await self._models.retire(name)

@@ -63,6 +63,7 @@ CANNOT = {
         "test_what_it_does_not_read_is_dropped_if_asked": "it reads over what it does not know",
     },
     "ollama": {
+        "test_a_completion": "it passes on, and the stand-in has none",
         "test_a_function_is_called_when_it_must_be": "it leaves that to the model",
         "test_pictures_are_refused": "it alone knows whether a model sees",
     },

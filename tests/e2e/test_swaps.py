@@ -126,6 +126,7 @@ def test_a_virtual_model_moves_and_comes_back(tidy: Tollway) -> None:
     number = swap(tidy, "auto", "old/m", "new/m", grace_s=1)
     until(lambda: models_of(tidy) == {"new/m"})
     assert tidy.chat().headers["x-tollway-swap"] == str(number)
+    assert tidy.get("/v1/models/auto").json()["targets"][0] == "new/m"
     shown = reaches(tidy, number, "completed")
     states = [event["state"] for event in shown["events"]]
     assert states == ["preparing", "shifting", "draining", "completed"]

@@ -31,7 +31,7 @@ from proxy.ledger.protocol import (
 )
 from proxy.ledger.reports import last_swaps, one_swap
 from proxy.swaps import core
-from proxy.swaps.core import Plan, Rollback, Swap
+from proxy.swaps.core import Check, Plan, Rollback, Swap
 from tests.proxy.ledger.making import NOON, Books, a_settlement
 
 
@@ -102,13 +102,33 @@ def test_what_a_plan_cannot_be(books: Books) -> None:
     for changes, words in (
         ({"steps": (50,)}, "end with 100"),
         ({"steps": (50, 10, 100)}, "ascend"),
-        ({"passing": 1}, "there are 0 checks"),
+        ({"passing": 1}, "1 checks must pass, of 0"),
     ):
         reply = books.do(OpenSwap(1, a_plan(**changes)))
         assert isinstance(reply, Failed)
         assert reply.code == "invalid"
         assert words in reply.message
     assert last_swaps(books.path, 10) == []
+
+
+def test_checks_are_told_as_long_as_they_are_to_be_made(books: Books) -> None:
+    plan = a_plan(checks=(Check(prompt="x" * 1000),) * 3, passing=2)
+    swap = opened(books, plan)
+    assert swap.plan == plan == welcomed(books).swaps[0].plan
+    assert moved(books, swap, "prepared").plan.checks == ()
+    assert welcomed(books).swaps[0].plan.checks == ()
+    before = welcomed(books)
+    books.restart()
+    assert welcomed(books) == before
+    history = one_swap(books.path, swap.swap_id)
+    assert history is not None
+    assert history.swap.plan == plan
+
+
+def test_a_plan_has_its_bounds(books: Books) -> None:
+    reply = books.do(OpenSwap(1, a_plan(checks=(Check(prompt="x", contains=("y",) * 10**6),))))
+    assert isinstance(reply, Failed)
+    assert reply.code == "invalid"
 
 
 def test_a_name_is_moved_once_at_a_time(books: Books) -> None:
@@ -390,7 +410,7 @@ class SwapsInALedger(RuleBasedStateMachine):
                 swap = history.swap
                 assert (swap.state, swap.percent, swap.reason) == (state, percent, reason)
                 if swap.is_open or swap.is_in_force:
-                    assert standing.pop(swap.swap_id) == swap
+                    assert standing.pop(swap.swap_id) == core.without_checks(swap)
             assert not standing
 
 
