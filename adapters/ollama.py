@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,14 +130,17 @@ class Ollama(HttpAdapter):
         Each is shown once, and again when it has changed.
         """
         tags = _decode(_running, await self.get("/api/tags")).models or ()
-        try:
+        loaded: set[str] | None = None
+        with contextlib.suppress(AdapterError):
             running = _decode(_running, await self._ask("GET", "/api/ps")).models or ()
-        except AdapterError:
-            running = ()
-        loaded = {entry.name for entry in running}
+            loaded = {entry.name for entry in running}
         await self._show_changed(tags)
         return tuple(
-            _listed(entry, self._shown.get(entry.name), is_loaded=entry.name in loaded)
+            _listed(
+                entry,
+                self._shown.get(entry.name),
+                is_loaded=None if loaded is None else entry.name in loaded,
+            )
             for entry in tags
         )
 
@@ -264,7 +268,7 @@ def _parameter(parameters: str, name: str) -> int:
     return 0
 
 
-def _listed(entry: _Entry, shown: Shown | None, *, is_loaded: bool) -> Listed:
+def _listed(entry: _Entry, shown: Shown | None, *, is_loaded: bool | None) -> Listed:
     details = entry.details if isinstance(entry.details, dict) else {}
     size = entry.size
     capabilities = None

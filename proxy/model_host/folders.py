@@ -36,7 +36,7 @@ class Folders:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[str, tuple[_Stamp, FoundModel]] = {}
+        self._known: dict[str, tuple[_Stamp, Runtimes, FoundModel]] = {}
         self.was_late = False
         """Whether the last look came to its end by time, and more may be there."""
 
@@ -73,15 +73,14 @@ class Folders:
         """One file or folder; None where nothing can be said of it."""
         try:
             stamp = _stamp([path] if path.is_file() else sorted(path.iterdir()))
-            model = self._described(path, name, stamp, runtimes)
+            return self._described(path, name, stamp, runtimes)
         except OSError:
             return None
-        return msgspec.structs.replace(model, name=name)
 
     def _described(self, path: Path, name: str, stamp: _Stamp, runtimes: Runtimes) -> FoundModel:
         known = self._known.get(str(path))
-        if known is not None and known[0] == stamp:
-            return known[1]
+        if known is not None and known[:2] == (stamp, runtimes):
+            return msgspec.structs.replace(known[2], name=name)
         try:
             if path.suffix == ".gguf":
                 model = model_files.describe_gguf(path, name, runtimes)
@@ -96,7 +95,7 @@ class Folders:
             architecture=readable(model.architecture),
             quantisation=readable(model.quantisation),
         )
-        self._known[str(path)] = stamp, model
+        self._known[str(path)] = stamp, runtimes, model
         return model
 
     def _with_projector(self, model: FoundModel, folder: _Folder) -> FoundModel:

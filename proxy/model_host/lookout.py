@@ -67,7 +67,7 @@ class _Server:
     misses: int = 0
 
     async def ask(self) -> None:
-        """Ask for its models; never raises."""
+        """Ask for its models; raises `StartError` for settings that cannot be."""
         if self.adapter is None:
             self.adapter = make_adapter(self.name, self.provider)
         try:

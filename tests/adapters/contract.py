@@ -279,6 +279,9 @@ class _Landlord:
         assert model == f"local/{MODEL}"
         yield Served(self._url, "sk-test-0123456789")
 
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        assert model == f"local/{MODEL}"
+
 
 @contextlib.contextmanager
 def _local(scene: Scene) -> Iterator[Adapter]:

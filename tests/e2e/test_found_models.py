@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import openai
 import psutil
 import pytest
 
+from tests.e2e import stand_ins
 from tests.e2e.test_llama_server import BINARY
 from tests.e2e.test_local_models import ENDLESS, Machine, streaming, until
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, serving
@@ -331,3 +334,51 @@ def test_a_server_that_answers_openai_lists_is_polled_too(tmp_path: Path) -> Non
         until(lambda: "near/m" in ids(tollway))
         server.answers["/v1/models"] = b"<html>"
         until(lambda: "near/m" not in anywhere(tollway))
+
+
+@pytest.mark.skipif(not stand_ins.has_npm_peers(), reason="no Node.js, or no packages from npm")
+def test_a_stand_in_of_others_for_ollama_is_found(tmp_path: Path) -> None:
+    fixtures = [{"match": {"userMessage": "Hello"}, "response": {"content": "Hi!"}}]
+    config = {
+        "targets": [{"target": "near/*", "price": "free"}],
+        "models": {"auto": {"targets": ["near/*"]}},
+        "host": {"discovery_s": 0.2},
+    }
+    with stand_ins.aimock(tmp_path, fixtures) as url:
+        near = {"near": {"adapter": "ollama", "base_url": url}}
+        with serving(tmp_path, {"providers": near, **config}) as tollway:
+            until(lambda: "near/gpt-4o" in ids(tollway))
+            assert tollway.chat("auto").json()["choices"][0]["message"]["content"] == "Hi!"
+            assert tollway.get("/v1/models/near/gpt-4o").json()["state"] is None
+
+
+@pytest.mark.skipif(BINARY is None, reason="no llama-server at hand")
+def test_a_real_llama_server_is_found_while_it_runs(tmp_path: Path) -> None:
+    assert BINARY is not None
+    model = make_gguf.canned(tmp_path / "tiny.gguf", [b"Hello", b" there"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config = {
+        "providers": {
+            "near": {"adapter": "llama_server", "base_url": f"http://127.0.0.1:{port}/v1"}
+        },
+        "targets": [{"target": "near/*", "price": "free"}],
+        "models": {"auto": {"targets": ["near/*"]}},
+        "host": {"discovery_s": 0.2},
+    }
+    command = [BINARY, "--model", str(model), "--alias", "tiny", "--port", str(port)]
+    with serving(tmp_path, config, "--workers", str(WORKERS)) as tollway:
+        assert "near/tiny" not in anywhere(tollway)
+        with (tmp_path / "server.log").open("wb") as log:
+            server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            until(lambda: "near/tiny" in ids(tollway))
+            reply = tollway.chat("auto", max_tokens=8)
+            assert reply.json()["choices"][0]["message"]["content"] == "Hello there"
+            entry = tollway.get("/v1/models/near/tiny").json()
+            assert (entry["state"], entry["weights"]["context_length"]) == ("loaded", 2048)
+            assert entry["weights"]["parameters"] > 0
+        finally:
+            server.terminate()
+            server.wait(20)
+        until(lambda: "near/tiny" not in anywhere(tollway))

@@ -275,3 +275,16 @@ def test_what_a_file_says_of_itself_is_text_for_people(tmp_path: Path) -> None:
     index = {"weight_map": {"a": "\ud800"}}
     (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
     assert models(tmp_path)["m"].problem == "is damaged"
+
+
+def test_what_is_known_of_a_file_is_not_its_name_nor_what_runs_it(
+    tmp_path: Path, canned: bytes
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(canned)
+    looking = Folders()
+    named = looking.model(tmp_path / "m.gguf", "mine", NONE)
+    assert named is not None
+    assert named.problem
+    model = models(tmp_path, ALL, looking)["m"]
+    assert (model.name, model.problem) == ("m", "")
+    assert looking.model(tmp_path / "missing.gguf", "x", ALL) is None
