@@ -74,7 +74,8 @@ _list = msgspec.json.Decoder(_List)
 def _listed(model: _Model) -> Listed:
     can = _KINDS.get(model.type)
     # Older versions do not say which models use tools; they let any try.
-    if can is not None and "chat" in can and "tool_use" in (model.capabilities or ["tool_use"]):
+    uses_tools = model.capabilities is None or "tool_use" in model.capabilities
+    if can is not None and "chat" in can and uses_tools:
         can |= {"tools"}
     is_loaded = model.state == "loaded"
     length = model.loaded_context_length if is_loaded else None

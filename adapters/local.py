@@ -15,7 +15,7 @@ from types import TracebackType
 
 import msgspec
 
-from adapters.base import Answer, Call, Unavailable
+from adapters.base import Answer, Call, ConnectFailed, Unavailable
 from adapters.children import chat, vectors
 from adapters.leases import Lessor, Served
 from adapters.openai_compatible import OpenAICompatible
@@ -31,6 +31,9 @@ _OF_OUR_OWN = replace(
         "embeddings": Rules(knows=vectors.CARRIED),
     },
 )
+
+# A process that has just ended may be leased once more, until its parent notices.
+_NOTICED_WITHIN_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class Local:
@@ -98,6 +101,14 @@ class _Leased:
         self._answer: _Timed | None = None
 
     async def __aenter__(self) -> Answer:
+        for wait_s in _NOTICED_WITHIN_S:
+            try:
+                return await self._open()
+            except ConnectFailed:  # nothing was sent
+                await asyncio.sleep(wait_s)
+        return await self._open()
+
+    async def _open(self) -> Answer:
         call = self._call
         async with AsyncExitStack() as opening:
             served = await self._lease(opening)

@@ -60,7 +60,7 @@ class Ollama(HttpAdapter):
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
         super().__init__(**account)
         self._shown: dict[str, Shown] = {}
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, object] = {}
         """Which version of a model it is that was shown."""
 
     async def prepare(self, call: Call) -> Dispatch:
@@ -112,7 +112,7 @@ class Ollama(HttpAdapter):
         length = said.model_info.get(f"{architecture}.context_length")
         shown = Shown(
             capabilities=frozenset(said.capabilities or ()),
-            context_length=length if type(length) is int and length > 0 else 0,
+            context_length=length if type(length) is int and 0 < length < 1 << 31 else 0,
             num_ctx=_parameter(said.parameters or "", "num_ctx"),
         )
         self._shown[model] = shown
@@ -214,19 +214,15 @@ def _translate(call: Call) -> tuple[str, Translated, Reader]:
             return "/api/chat", to_chat(call), ChatReader()
 
 
-class _Details(msgspec.Struct):
-    family: str = ""
-    parameter_size: str = ""
-    quantization_level: str = ""
-
-
 class _Entry(msgspec.Struct):
+    """What else speaks this dialect may tell of a model is not always what it should be."""
+
     name: str
     context_length: int = 0
-    digest: str = ""
-    size: int = 0
-    modified_at: str = ""
-    details: _Details | None = None
+    digest: Any = None
+    size: Any = None
+    modified_at: Any = None
+    details: Any = None
 
 
 class _Entries(msgspec.Struct):
@@ -269,7 +265,8 @@ def _parameter(parameters: str, name: str) -> int:
 
 
 def _listed(entry: _Entry, shown: Shown | None, *, is_loaded: bool) -> Listed:
-    details = entry.details or _Details()
+    details = entry.details if isinstance(entry.details, dict) else {}
+    size = entry.size
     capabilities = None
     if shown is not None and shown.capabilities:
         told = (_CAPABILITIES.get(word, frozenset()) for word in shown.capabilities)
@@ -278,13 +275,17 @@ def _listed(entry: _Entry, shown: Shown | None, *, is_loaded: bool) -> Listed:
         name=entry.name,
         capabilities=capabilities or None,
         context_length=(shown.context_length if shown else 0) or None,
-        architecture=details.family,
-        parameters=_parameters(details.parameter_size),
-        quantisation=details.quantization_level,
-        size_bytes=entry.size if 0 < entry.size < 1 << 53 else None,
-        changed_at=_moment(entry.modified_at),
+        architecture=_text(details.get("family")),
+        parameters=_parameters(_text(details.get("parameter_size"))),
+        quantisation=_text(details.get("quantization_level")),
+        size_bytes=size if type(size) is int and 0 < size < 1 << 53 else None,
+        changed_at=_moment(_text(entry.modified_at)),
         is_loaded=is_loaded,
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _parameters(size: str) -> int | None:

@@ -27,7 +27,7 @@ LOCAL_TIER = "local"
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Amount = int | float | str
-Backend = Literal["llama_server", "llama_cpp", "minilm"]
+Backend = Literal["llama_server", "llama_cpp", "mlx", "minilm"]
 """What runs a local model."""
 Tag = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 """A word for what a target is good at."""
@@ -287,6 +287,8 @@ class Target(Strict, frozen=True):
     """How many requests it answers at the same time; unset, as its backend does best."""
     pinned: bool = False
     """Whether it stays loaded, once it is."""
+    kept_prompts_mb: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """For `backend: mlx`: memory for prompts that were read; unset, a quarter of the model's."""
 
 
 class DowngradeTier(Strict, frozen=True):

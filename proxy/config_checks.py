@@ -40,7 +40,10 @@ from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
-_OF_LOCAL_TARGETS = ("backend", "needs_mb", "needs_gpu_mb", "gpu_layers", "concurrency", "pinned")
+_OF_LOCAL_TARGETS = (
+    *("backend", "needs_mb", "needs_gpu_mb", "gpu_layers", "concurrency", "pinned"),
+    "kept_prompts_mb",
+)
 _WITH_LAYERS = (None, "llama_server", "llama_cpp")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
@@ -189,6 +192,8 @@ def _check_local_target(file: YamlFile, path: Path_, target: Target, *, is_local
         given = getattr(target, field)
         if not is_local and given is not None and given is not False:
             raise file.error((*path, field), "is for targets whose provider has 'adapter: local'")
+    if target.kept_prompts_mb is not None and target.backend != "mlx":
+        raise file.error((*path, "kept_prompts_mb"), "is for targets with 'backend: mlx'")
     if target.target.endswith("/*") and target.pinned:
         raise file.error((*path, "pinned"), "is of one target, and 'provider/*' stands for many")
     if target.gpu_layers is not None and target.backend not in _WITH_LAYERS:

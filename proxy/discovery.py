@@ -151,10 +151,12 @@ def _found_target(template: Target, name: str, model: FoundModel) -> Target:
     capabilities = template.capabilities
     if capabilities is None:
         capabilities = list(capabilities_of(model))
+    # The operator may prefer one of the two that run GGUF files; of all others there is but one.
+    has_choice = model.backend in ("llama_server", "llama_cpp")
     return msgspec.structs.replace(
         template,
         target=name,
         tiers=[LOCAL_TIER] if "chat" in capabilities else [],
         model=model.path or None,
-        backend=template.backend or model.backend or None,
+        backend=(template.backend if has_choice else None) or model.backend or None,
     )

@@ -71,3 +71,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING = Inventory()
+
+
+def readable(text: str, longest: int = 60) -> str:
+    """What somebody else wrote, for tables and JSON; nothing where it is no text for people."""
+    return text[:longest] if text.isprintable() else ""

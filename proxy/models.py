@@ -162,6 +162,7 @@ def _entry(entry: TargetEntry) -> dict[str, Any]:
         "profile": {"declared": entry.declared, "measured": entry.measured},
         "needs": {
             "memory_mb": entry.needs_mb,
+            "gpu_memory_mb": entry.needs_gpu_mb,
             "concurrency": entry.concurrency,
             "backend": entry.backend,
         },

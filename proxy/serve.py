@@ -114,9 +114,10 @@ def resolve(
     """
     known = catalog.load()
     by_keys: tuple[Found, ...] = ()
+    # Of what is written: a provider that a key brings has the catalogue's models.
+    watching = lookout(loaded, environ) if looks else Lookout(servers=[], places=[])
     if loaded.discover:
         loaded, by_keys = discovery.discover(loaded, known, environ)
-    watching = lookout(loaded, environ) if looks else Lookout(servers=[], places=[])
     inventory = watching.first()
 
     def extended(inventory: Inventory) -> tuple[Config, Mapping[str, FoundModel]]:

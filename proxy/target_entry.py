@@ -96,6 +96,8 @@ class TargetEntry(_Part, frozen=True):
     measured: Performance
     needs_mb: int | None
     """The memory that it is reckoned to take, of a local model."""
+    needs_gpu_mb: int | None
+    """The same, of a GPU's own."""
     concurrency: int | None
     """How many requests it answers at the same time, of a local model."""
     backend: str | None
@@ -143,7 +145,8 @@ def entry_of(
         max_output_tokens=target.max_output_tokens,
         declared=Performance(**msgspec.structs.asdict(target.profile)),
         measured=_performance(measured, local),
-        needs_mb=None if local is None else -(-local.bytes // 2**20),
+        needs_mb=None if local is None else _mb(local.bytes),
+        needs_gpu_mb=None if local is None else _mb(local.gpu_bytes),
         concurrency=None if local is None else local.concurrency,
         backend=None if local is None else local.backend,
         cost=_cost(target.price),
@@ -166,12 +169,19 @@ def modalities(capabilities: frozenset[Capability], side: Literal[0, 1]) -> tupl
 def _performance(measured: Measured, local: ModelState | None) -> Performance:
     first_s = measured.first_token_s
     is_there = local is not None and local.pid != 0
+    speed = measured.tokens_per_second
+    if speed is None and local is not None:
+        speed = local.tokens_per_s or None
     return Performance(
-        tokens_per_second=measured.tokens_per_second,
+        tokens_per_second=speed,
         first_token_ms=None if first_s is None else first_s * 1e3,
-        memory_mb=-(-local.bytes // 2**20) if local is not None and is_there else None,
+        memory_mb=_mb(local.bytes) if local is not None and is_there else None,
         cold_start_s=(local.load_s or None) if local is not None else None,
     )
+
+
+def _mb(size_bytes: int) -> int:
+    return -(-size_bytes // 2**20)
 
 
 def _cost(price: Price | None) -> Cost | None:

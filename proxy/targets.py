@@ -292,6 +292,13 @@ class _Maker:
         target = msgspec.structs.replace(self.wildcard, target=f"{self.name}/{model}")
         return self.build(target)
 
+    def _speaks(self, target: cfg.Target, model: str) -> Set[Endpoint]:
+        if self.provider.endpoints is not None:
+            return self.provider.endpoints.speaks
+        spoken = adapter_registry.speaks(self.provider.adapter, model)
+        # Children of our own take chats alone, and a completion can be told as one.
+        return spoken if target.backend in (None, "llama_server") else spoken - {"completions"}
+
     def build(self, target: cfg.Target, found: FoundModel | None = None) -> Target:
         """A target from its configuration; catalogue, price book and its own word fill in."""
         own_name = target.target.partition("/")[2]
@@ -338,9 +345,7 @@ class _Maker:
             # What stands behind `provider/*` is counted together: clients may ask for anything.
             metric_name=target.target if self.wildcard is None else self.wildcard.target,
             service_tier=self.provider.service_tier,
-            speaks=self.provider.endpoints.speaks
-            if self.provider.endpoints is not None
-            else adapter_registry.speaks(self.provider.adapter, model),
+            speaks=self._speaks(target, model),
             drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plistlib
 import re
 import subprocess
 import sys
@@ -207,3 +208,13 @@ def test_every_capability_and_endpoint_is_documented() -> None:
     assert not [name for name in get_args(Capability) if f"`{name}`" not in configuration]
     admin = (DOCS / "admin.md").read_text()
     assert not [name for name in get_args(Endpoint) if f"`{name}`" not in admin]
+
+
+def test_the_launchd_unit_starts_a_command_of_ours() -> None:
+    with (ROOT / "deploy" / "launchd" / "io.tollway.plist").open("rb") as file:
+        unit = plistlib.load(file)
+    program, command, *options = unit["ProgramArguments"]
+    known = dict(_commands(typer.main.get_command(cli.app)))
+    assert program.endswith("/.venv/bin/tollway")
+    assert set(options[::2]) <= known[command]
+    assert unit["ExitTimeOut"] > config.Server().drain_s

@@ -21,7 +21,7 @@ class Abandoned(Exception):
 
 # Pieces that come faster are handed on together: to wake the loop and to write to a socket take
 # longer than a small model takes for a token.
-_PAUSE_S = 0.004
+_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ Reason = Literal["unknown", "no_room", "queue_full", "failed", "not_loaded"]
 # After a failed load the next one waits this long, and twice as long after each further one.
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
+# A process that dies sooner than this after its load counts as one that does not get to serve, if
+# it was not the first, or second, to do so.
+_SETTLED_S = 30.0
+_TOLERATED_DEATHS = 2
 # The ticket of a waiter whom nobody is behind: it stands for requests to come.
 _NOBODY = 0
 
@@ -136,6 +140,9 @@ class _Model:
     granted_at: float = 0.0
     idle_since: float = 0.0
     failures: int = 0
+    early_deaths: int = 0
+    """How often in a row its process died soon after a load."""
+    loaded_at: float = 0.0
     problem: str = ""
     """Why the last load failed; nothing once one went well."""
     retry_at: float = 0.0
@@ -284,8 +291,9 @@ class Core:
             model.phase = "loaded"
             model.is_wanted = False
             model.load_s = now - model.load_began_at
-            model.failures, model.problem = 0, ""
-            model.granted_at = model.idle_since = now
+            model.loaded_at = model.granted_at = model.idle_since = now
+            if not model.early_deaths:
+                model.failures, model.problem = 0, ""
         return self._go_on(now)
 
     def ended(self, name: str, problem: str, now: float) -> list[Effect]:
@@ -294,6 +302,10 @@ class Core:
         effects: list[Effect] = []
         if model.phase == "loading":
             effects += self._failed(model, problem, now)
+        elif model.phase == "loaded":
+            effects += self._died(model, problem, now)
+        elif now >= model.loaded_at + _SETTLED_S:
+            model.early_deaths = 0
         model.phase = "absent"
         model.is_wanted = model.is_retiring = False
         if not model.is_configured:
@@ -381,6 +393,15 @@ class Core:
         model.retry_at = now + pause_s
         message = f"{model.need.name!r} could not be loaded: {problem}"
         return self._refuse_waiters(model, "failed", message, pause_s)
+
+    def _died(self, model: _Model, problem: str, now: float) -> list[Effect]:
+        """Once is an accident; what dies again and again is a load that fails."""
+        is_early = now < model.loaded_at + _SETTLED_S
+        model.early_deaths = model.early_deaths + 1 if is_early else 0
+        if model.early_deaths <= _TOLERATED_DEATHS:
+            return []
+        times = f"it died {model.early_deaths} times in a row soon after it was loaded"
+        return self._failed(model, f"{times}: {problem}", now)
 
     def _refuse_waiters(
         self, model: _Model, reason: Reason, message: str, retry_s: float = 0.0

@@ -91,13 +91,15 @@ async def _serve(
     host.start()
     # Whoever asks for a file that was found before gets it from a host that was started anew, too.
     await host.look_into_folders()
-    # Never closed here: the supervisor listens on for the host that it starts next.
-    await loop.create_unix_server(lambda: Connection(host), sock=listening)
+    # Kept, since uvloop stops a server that nobody holds once garbage is collected. Never closed
+    # here: the supervisor listens on for the host that it starts next.
+    kept = await loop.create_unix_server(lambda: Connection(host), sock=listening)
     ready()
     try:
         await stopped.wait()
     finally:
         await host.aclose()
+        del kept
 
 
 class Connection(asyncio.Protocol):
@@ -182,7 +184,7 @@ class Host:
         self._watchers: dict[Connection, int] = {}
         """Who wants to know what is found, by the number that they asked with."""
         self._found: tuple[int, Inventory] | None = None
-        """With its revision; None before everybody was asked once."""
+        """With its revision; None before everybody has answered, or never will."""
         self._pulls = Pulls(self._plan.lookout)
         self._is_closing = False
 
@@ -311,14 +313,23 @@ class Host:
     async def _look_always(self, lookout: Lookout) -> None:
         try:
             while True:
-                inventory = await lookout.look()
-                if self._found is None or self._found[1] != inventory:
-                    self._take_over(inventory)
-                    self._found = (self._found[0] if self._found else 0) + 1, inventory
-                    self._tell(list(self._watchers))
+                try:
+                    await self._look(lookout)
+                except Exception:  # what was found before goes on to be served
+                    _log.exception("the model host could not look for models")
                 await self._pulls.any_done(self._plan.discovery_s)
         finally:
             await lookout.aclose()
+
+    async def _look(self, lookout: Lookout) -> None:
+        inventory = await lookout.look()
+        if self._found is not None and self._found[1] == inventory:
+            return
+        self._take_over(inventory)
+        # The host before this one may have told of a server that is late just now.
+        if self._found is not None or lookout.is_sure:
+            self._found = (self._found[0] if self._found else 0) + 1, inventory
+            self._tell(list(self._watchers))
 
     def _take_over(self, inventory: Inventory) -> None:
         configured = {model.name: model for model in self._plan.models}

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.config import LONGEST_NAME
-from proxy.inventory import MOST_MODELS, FoundModel
+from proxy.inventory import MOST_MODELS, FoundModel, readable
 from proxy.model_host import model_files
 from proxy.model_host.model_files import Runtimes
 
@@ -37,6 +37,8 @@ class Folders:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, tuple[_Stamp, FoundModel]] = {}
+        self.was_late = False
+        """Whether the last look came to its end by time, and more may be there."""
 
     def models(self, root: Path, runtimes: Runtimes, *, within_s: float) -> tuple[FoundModel, ...]:
         """The models below a folder, with the reason where one cannot be used; never raises.
@@ -44,17 +46,23 @@ class Folders:
         What cannot be read within the time is left for the next look.
         """
         ends_at = self._clock() + within_s
+        self.was_late = False
         found: dict[str, FoundModel] = {}
         for folder in self._walk(root, ends_at):
             for path, stamp in _models_in(folder):
-                if self._clock() > ends_at or len(found) >= MOST_MODELS:
+                if len(found) >= MOST_MODELS or self._is_late(ends_at):
                     return tuple(found.values())
                 name = _name(path, root)
                 if name is not None:
                     model = self._described(path, name, stamp, runtimes)
                     found[name] = self._with_projector(model, folder)
-        self._forget_but(root, {model.path for model in found.values()})
+        if not self.was_late:
+            self._forget_but(root, {model.path for model in found.values()})
         return tuple(sorted(found.values(), key=lambda model: model.name))
+
+    def _is_late(self, ends_at: float) -> bool:
+        self.was_late = self._clock() > ends_at
+        return self.was_late
 
     def _forget_but(self, root: Path, there: set[str]) -> None:
         gone = [path for path in self._known if Path(path).is_relative_to(root)]
@@ -83,6 +91,11 @@ class Folders:
             model = FoundModel(name=name, path=str(path), problem=error.strerror or "unreadable")
         except ValueError as error:
             model = FoundModel(name=name, path=str(path), problem=_in_one_line(error, path))
+        model = msgspec.structs.replace(
+            model,
+            architecture=readable(model.architecture),
+            quantisation=readable(model.quantisation),
+        )
         self._known[str(path)] = stamp, model
         return model
 
@@ -117,7 +130,7 @@ class Folders:
                 with os.scandir(path) as listed:
                     for entry in listed:
                         entries += 1
-                        if entries > _MOST_ENTRIES or self._clock() > ends_at:
+                        if entries > _MOST_ENTRIES or self._is_late(ends_at):
                             return
                         _sort_in(entry, files, below)
             except OSError:
@@ -179,4 +192,5 @@ def _name(path: Path, root: Path) -> str | None:
 
 
 def _in_one_line(error: ValueError, path: Path) -> str:
-    return " ".join(str(error).removeprefix(f"{path}: ").split())[:200]
+    said = " ".join(str(error).removeprefix(f"{path}: ").split())
+    return readable(said, 200) or "is damaged"

@@ -21,10 +21,16 @@ from proxy.targets import TargetTable
 _MODULES: Mapping[Backend, str] = {
     "llama_server": "adapters.children.llama_server",
     "llama_cpp": "adapters.children.llama_cpp",
+    "mlx": "adapters.children.mlx",
     "minilm": "adapters.children.minilm",
 }
 # How many requests each takes at a time, unless the configuration says otherwise.
-_CONCURRENCY: Mapping[Backend, int] = {"llama_server": 4, "llama_cpp": 1, "minilm": 4}
+_CONCURRENCY: Mapping[Backend, int] = {
+    "llama_server": 4,
+    "llama_cpp": 1,
+    "mlx": 1,
+    "minilm": 4,
+}
 # What a process takes besides its model, and besides that part of it for what it computes with.
 _OVERHEAD_BYTES = 128 << 20
 _WORKING_PART = 4
@@ -188,6 +194,8 @@ def _hosted(
         arguments += ["--parallel", str(concurrency), "--binary", program]
         if projector:
             arguments += ["--projector", projector]
+    if target.kept_prompts_mb is not None:
+        arguments += ["--kept-prompts-mb", str(target.kept_prompts_mb)]
     size = target.needs_mb << 20 if target.needs_mb is not None else _estimate(files)
     gpu_size = (target.needs_gpu_mb or 0) << 20
     return HostedModel(
@@ -229,7 +237,7 @@ def _llama_server(name: str, provider: Provider, environ: Mapping[str, str]) -> 
 
 def _estimate(files: Sequence[Path]) -> int:
     """What a model takes in memory, going by its files; corrected by what it really takes."""
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for file in files if file.exists())
     return size + size // _WORKING_PART + _OVERHEAD_BYTES
 
 
@@ -239,4 +247,6 @@ def _files(path: Path) -> list[Path]:
     split = _SPLIT.fullmatch(path.name)
     if split is None:
         return [path]
-    return sorted(path.parent.glob(f"{split[1]}-*-of-{split[2]}.gguf"))
+    beginning = path.parent / split[1]
+    # Each by its name, whether it is there or not: what is missing is told before a load.
+    return [Path(f"{beginning}-{n:05}-of-{split[2]}.gguf") for n in range(1, int(split[2]) + 1)]

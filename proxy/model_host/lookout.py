@@ -23,7 +23,14 @@ from policies.base import Capability
 from proxy.accounts import make_adapter
 from proxy.addresses import is_nearby
 from proxy.config import LOCAL_FOLDER, LOCAL_SERVERS, LONGEST_NAME, Config, Provider
-from proxy.inventory import MOST_MODELS, NOTHING, FoundModel, FoundProvider, Inventory
+from proxy.inventory import (
+    MOST_MODELS,
+    NOTHING,
+    FoundModel,
+    FoundProvider,
+    Inventory,
+    readable,
+)
 from proxy.model_host import model_files
 from proxy.model_host.folders import Folders
 
@@ -34,6 +41,7 @@ _LIST_S = 2.0
 _MISSES = 3
 # Reading the headers of many files takes longer than a start should: the rest is read afterwards.
 _FIRST_FOLDERS_S = 0.3
+_EARLY_FOLDERS_S = 1.0
 _FOLDERS_S = 10.0
 _CAPABILITIES = frozenset(get_args(Capability))
 _TAGS = frozenset({"thinking"})
@@ -94,6 +102,11 @@ class _Server:
         )
 
     @property
+    def is_known(self) -> bool:
+        """Whether it is there or not, as far as can be told: one that is late once may be."""
+        return bool(self.last) or self.misses == 0 or self.misses >= _MISSES
+
+    @property
     def loaded(self) -> frozenset[str]:
         """What it has in memory."""
         name = self.found().name
@@ -123,12 +136,20 @@ class Lookout:
     _folders: Folders = field(default_factory=Folders)
     _seen: tuple[FoundProvider, ...] = ()
     """What the folders had last."""
+    _late: int = 0
+    """How often in a row there was no time to see all of them."""
     _reading: Background[tuple[FoundProvider, ...]] = field(default_factory=lambda: Background())
 
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to look at."""
         return not (self.servers or self.places or self.configured)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether what is not in the inventory is not there."""
+        is_late = 0 < self._late < _MISSES
+        return not is_late and all(server.is_known for server in self.servers)
 
     def server(self, name: str) -> Provider | None:
         """The server of a provider, if there is one that is known here."""
@@ -144,15 +165,23 @@ class Lookout:
 
     async def look(self) -> Inventory:
         """Look again."""
-        await asyncio.gather(self.look_into_folders(), *(server.ask() for server in self.servers))
+        asked = (server.ask() for server in self.servers)
+        await asyncio.gather(self._look_into_folders(_FOLDERS_S), *asked)
         return self._sum_up()
 
     async def look_into_folders(self) -> Inventory:
-        """Look again into the folders alone."""
-        if self.places:
-            read = await self._reading.run(lambda: self._read_folders(_FOLDERS_S), _FOLDERS_S + 1)
-            self._seen = self._seen if read is None else read
+        """Look again into the folders alone, for about a second."""
+        await self._look_into_folders(_EARLY_FOLDERS_S)
         return self._sum_up()
+
+    async def _look_into_folders(self, within_s: float) -> None:
+        if not self.places:
+            return
+        read = await self._reading.run(lambda: self._read_folders(within_s), within_s + 1)
+        if read is None:
+            self._late += 1
+        else:
+            self._seen = read
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -178,9 +207,19 @@ class Lookout:
         return self.inventory
 
     def _read_folders(self, within_s: float) -> tuple[FoundProvider, ...]:
-        return tuple(self._read(place, within_s) for place in self.places)
+        before = {provider.name: provider for provider in self._seen}
+        read, is_late = [], False
+        for place in self.places:
+            found = self._read(place, within_s)
+            if self._folders.was_late:
+                is_late = True
+                found = _with_those_there(found, before.get(place.name))
+            read.append(found)
+        self._late = self._late + 1 if is_late else 0
+        return tuple(read)
 
     def _read(self, place: _Place, within_s: float) -> FoundProvider:
+        self._folders.was_late = False
         runtimes = model_files.installed(place.llama_server)
         named = {path.resolve() for path in place.named.values()}
         models = [
@@ -201,6 +240,15 @@ class Lookout:
             folder=None if place.root is None else str(place.root),
             models=tuple(models),
         )
+
+
+def _with_those_there(now: FoundProvider, before: FoundProvider | None) -> FoundProvider:
+    """What was seen before is there as long as its file is, though there was no time to see it."""
+    if before is None:
+        return now
+    names = {model.name for model in now.models}
+    there = (m for m in before.models if m.name not in names and Path(m.path).exists())
+    return msgspec.structs.replace(now, models=(*now.models, *there))
 
 
 class Background(Generic[T]):
@@ -302,7 +350,7 @@ def _configured_place(
         return None
     return _Place(
         name=name,
-        by=provider.folder or ".",
+        by=f"{root.name}/",
         root=scanned,
         named=named,
         llama_server=provider.llama_server or environ.get("LLAMA_SERVER") or "llama-server",
@@ -356,9 +404,9 @@ def _model(told: Listed) -> FoundModel:
         else msgspec.convert(can & _CAPABILITIES, frozenset[Capability]),
         tags=frozenset() if can is None else can & _TAGS,
         context_length=told.context_length,
-        architecture=told.architecture[:60],
+        architecture=readable(told.architecture),
         parameters=told.parameters,
-        quantisation=told.quantisation[:60],
+        quantisation=readable(told.quantisation),
         size_bytes=told.size_bytes,
         changed_at=told.changed_at,
     )

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from adapters.children import gguf
 from policies.base import Capability
-from proxy.config import Backend
 from proxy.inventory import FoundModel
 
 # What llama.cpp does with any model that chats.
@@ -82,7 +81,7 @@ def installed(llama_server: str) -> Runtimes:
     return Runtimes(
         llama_server=shutil.which(Path(llama_server).expanduser()) is not None,
         llama_cpp=find_spec("llama_cpp") is not None,
-        mlx="mlx" in get_args(Backend) and find_spec("mlx_lm") is not None,
+        mlx=all(find_spec(name) for name in ("mlx_lm", "llguidance")),
         minilm=all(find_spec(name) for name in ("numpy", "safetensors", "tokenizers")),
     )
 

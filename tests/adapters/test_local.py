@@ -198,7 +198,16 @@ def test_a_process_that_is_gone_gives_its_lease_back() -> None:
     with ScriptedServer(lambda peer: None) as server:
         landlord = Landlord(server.url)
     run(landlord, play)
-    assert landlord.given_back == 1
+    assert landlord.given_back == len(landlord.leased) > 1
+
+
+def test_a_process_that_ended_a_moment_ago_is_not_asked_for_good() -> None:
+    with ScriptedServer(lambda peer: None) as gone:
+        pass
+    with ScriptedServer(says("here again")) as server:
+        landlord = Landlord(gone.url, gone.url, server.url)
+        assert run(landlord, answered) == "here again"
+    assert landlord.given_back == len(landlord.leased) == 3
 
 
 def test_a_caller_that_leaves_gives_its_lease_back() -> None:

@@ -52,7 +52,13 @@ def _build(text: str, **environ: str) -> config.Config:
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/m, backend: onnx}]",
             "targets[0].backend:",
-            "llama_server, llama_cpp, minilm",
+            "llama_server, llama_cpp, mlx, minilm",
+        ),
+        (f"{HEAD}    kept_prompts_mb: 5", "targets[0].kept_prompts_mb:", "adapter: local"),
+        (
+            "providers: {l: {adapter: local}}\ntargets: [{target: l/m, kept_prompts_mb: 0}]",
+            "targets[0].kept_prompts_mb:",
+            "backend: mlx",
         ),
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/*}]",
@@ -60,6 +66,15 @@ def _build(text: str, **environ: str) -> config.Config:
             "what is in it",
         ),
         (f"{HEAD}host: {{preload: [up/m]}}", "host.preload[0]:", "no target with a local model"),
+        (f"{HEAD}    tags: [Two Words]", "targets[0].tags[0]:", ""),
+        (f"{HEAD}    profile: {{tokens_per_second: 0}}", "profile.tokens_per_second:", "> 0"),
+        (f"{HEAD}    profile: {{speed: 9}}", "targets[0].profile.speed:", "tokens_per_second"),
+        ("host: {discovery_s: 0}", "host.discovery_s:", "> 0"),
+        (
+            "providers: {l: {adapter: local, folder: m}}\ntargets: [{target: l/*, pinned: true}]",
+            "targets[0].pinned:",
+            "stands for many",
+        ),
         ("host: {memory_mb: 0}", "host.memory_mb:", ">= 1"),
         (f"{HEAD}host: {{groups: {{g: {{targets: [up/m]}}}}}}", "groups.g.targets[0]:", "local"),
         (f"{HEAD}    gpu_layers: 0", "targets[0].gpu_layers:", "adapter: local"),

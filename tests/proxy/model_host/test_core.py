@@ -577,6 +577,32 @@ def test_a_process_that_dies_is_started_again_for_those_who_wait() -> None:
     assert world.using == {waiter: "a"}
 
 
+def test_a_process_that_dies_again_and_again_is_not_started_each_time() -> None:
+    world = World(needs("a"), Rules(memory_bytes=100 * MB))
+
+    def die(after_s: float) -> int:
+        ticket = world.ask("a")
+        if world.phases["a"] == "loading":
+            world.loaded("a")
+            world.pass_time(after_s)
+            world.give_back(ticket)
+            world.ended("a", "SIGSEGV")
+        return ticket
+
+    for after_s in (1.0, 1.0, 31.0, 1.0, 1.0, 1.0):
+        die(after_s)
+    refused = world.refused[world.ask("a")]
+    assert refused.reason == "failed"
+    assert "it died 3 times in a row soon after it was loaded: SIGSEGV" in refused.message
+    assert len(world.loads) == 6
+    world.pass_time(refused.retry_s)
+    die(1.0)
+    assert world.refused[world.ask("a")].retry_s == 2 * refused.retry_s
+    world.pass_time(10.0)
+    die(31.0)
+    assert world.ask("a") in world.waiting
+
+
 def test_measured_figures_count_and_are_never_lowered() -> None:
     world = World(needs("a", "b", "c"), Rules(memory_bytes=30 * MB))
     for model in "ab":

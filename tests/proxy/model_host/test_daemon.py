@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -133,9 +134,9 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def run(scene: Coroutine[Any, Any, None]) -> None:
+def run(scene: Coroutine[Any, Any, None], *, patience_s: float = 4 * PATIENCE_S) -> None:
     async def within() -> None:
-        async with asyncio.timeout(4 * PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             await scene
 
     asyncio.run(within())
@@ -438,6 +439,28 @@ def test_a_model_says_how_fast_it_was(place: Place) -> None:
 
     async def is_as_fast(tokens_per_s: float) -> bool:
         return (await place.state("a")).tokens_per_s == tokens_per_s
+
+    run(scene())
+
+
+def test_without_a_file_descriptor_left_a_load_fails_and_the_next_one_does_not(
+    place: Place,
+) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            await worker.look()  # it is connected
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.close(lowest := os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                with pytest.raises(Unavailable, match="Too many open files") as caught:
+                    await use(worker, "local/a")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await asyncio.sleep(caught.value.retry_s)
+            await use(worker, "local/a")
 
     run(scene())
 

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxy.inventory import FoundModel
@@ -263,3 +264,14 @@ def test_what_nothing_here_runs_says_what_to_install(tmp_path: Path, canned: byt
     assert "tollway[llama]" in found["m"].problem
     assert "tollway[embeddings]" in found["b"].problem
     assert found["m"].architecture == "llama"
+
+
+def test_what_a_file_says_of_itself_is_text_for_people(tmp_path: Path) -> None:
+    odd = {"model_type": "\ud800x", "architectures": ["XForCausalLM"], "torch_dtype": "\x1b[2J"}
+    hugging_face(tmp_path / "m", odd)
+    model = models(tmp_path)["m"]
+    assert (model.architecture, model.quantisation) == ("", "")
+    assert msgspec.msgpack.encode(model)
+    index = {"weight_map": {"a": "\ud800"}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert models(tmp_path)["m"].problem == "is damaged"
