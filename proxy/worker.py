@@ -155,6 +155,7 @@ async def _serve(
         moves=moves,
         table=plan.table,
         models=host,
+        clock=SystemClock(),
         ask=partial(ask, engine),
     )
     if number == 0:

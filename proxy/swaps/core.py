@@ -205,12 +205,16 @@ def without_checks(swap: Swap) -> Swap:
 
 def is_watched(swap: Swap, now: int) -> bool:
     """Whether attempts at the new target may still take the swap back."""
-    rollback = swap.plan.rollback
-    if rollback is None or not swap.is_in_force:
+    if swap.plan.rollback is None or not swap.is_in_force:
         return False
-    return (
-        swap.state != "completed" or swap.full_at is None or now < swap.full_at + rollback.watch_s
-    )
+    return swap.state != "completed" or now < watched_until(swap)
+
+
+def watched_until(swap: Swap) -> int:
+    """Until when attempts may take a swap back that has moved all requests; 0 where none may."""
+    if swap.plan.rollback is None or swap.full_at is None:
+        return 0
+    return swap.full_at + swap.plan.rollback.watch_s
 
 
 def is_moved(swap: Swap, draw: int, *, continues: bool = False, began_moved: bool = False) -> bool:

@@ -87,7 +87,8 @@ class Moves:
     def problem(self, plan: Plan, table: TargetTable) -> str | None:
         """Why a swap makes no sense here; None where it does."""
         found = table.find(plan.name)
-        if found is None or (isinstance(found, Target) and plan.name not in table.aliases):
+        is_own_name = plan.name in table.targets or plan.name not in table.aliases
+        if found is None or (isinstance(found, Target) and is_own_name):
             return f"there is no virtual model and no alias {plan.name[:100]!r}"
         for name in (plan.source, plan.target):
             target = table.target(name)

@@ -15,11 +15,11 @@ from typing import Literal, Protocol
 
 from adapters.base import Unavailable
 from adapters.leases import Lessor
-from proxy.ledger.client import LedgerClient
+from proxy.clock import Clock
 from proxy.ledger.errors import LedgerRefusal, LedgerUnavailable
 from proxy.ledger.protocol import MoveSwap
 from proxy.model_host.protocol import Shown
-from proxy.swaps import checks
+from proxy.swaps import checks, core
 from proxy.swaps.checks import Answered
 from proxy.swaps.core import Check, Swap
 from proxy.swaps.moves import Moves
@@ -35,6 +35,16 @@ _log = logging.getLogger("tollway")
 
 Ask = Callable[[Swap, Check, Target], Awaitable[Answered]]
 """What a target answers to a check."""
+
+
+class Ledger(Protocol):
+    """Whoever has the swaps."""
+
+    def watch_swaps(self, on_swap: Callable[[Swap], None]) -> None:
+        """Tell of each there is, and of every change."""
+
+    async def call(self, op: MoveSwap) -> object:
+        """Carry out an op; raises `LedgerRefusal` or `LedgerUnavailable`."""
 
 
 class Models(Lessor, Protocol):
@@ -53,16 +63,18 @@ class Preparations:
     def __init__(
         self,
         *,
-        ledger: LedgerClient,
+        ledger: Ledger,
         moves: Moves,
         table: Callable[[], TargetTable],
         models: Models,
+        clock: Clock,
         ask: Ask,
     ) -> None:
         self._ledger = ledger
         self._moves = moves
         self._table = table
         self._models = models
+        self._clock = clock
         self._ask = ask
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
@@ -89,7 +101,8 @@ class Preparations:
         if task is not None:
             task.cancel()
         if swap.state == "completed":
-            self._retire(plan.source)
+            # As long as it may be taken back, nobody should have to wait for the old one then.
+            self._retire(plan.source, core.watched_until(swap) - self._clock.time())
         elif not swap.is_in_force:
             self._retire(plan.target)
 
@@ -165,21 +178,22 @@ class Preparations:
 
     # --- what is left behind --------------------------------------------------------------------
 
-    def _retire(self, name: str) -> None:
+    def _retire(self, name: str, after_s: float = 0.0) -> None:
         """Unload a local model that no virtual model and no alias leads to any more."""
         table = self._table()
         target = table.target(name)
         if target is None or not target.is_hosted or self._moves.uses(name, table):
             return
-        task = asyncio.create_task(self._unload(name))
+        task = asyncio.create_task(self._unload(name, after_s))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _unload(self, name: str) -> None:
+    async def _unload(self, name: str, after_s: float) -> None:
         """Retire a model once it is idle: earlier it would be loaded again for those who wait.
 
         Where callers name it themselves and it never is, it stays, as any other model does.
         """
+        await asyncio.sleep(after_s)
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_UNLOAD_WITHIN_S):
                 while not await self._is_idle(name):  # noqa: ASYNC110 # another process's doing

@@ -85,7 +85,7 @@ def until(found: Callable[[], Any], what: str = "it") -> Any:
 
 
 def swap(running: Tollway, name: str, source: str, target: str, **more: Any) -> int:
-    body = {"name": name, "from": source, "to": target, **more}
+    body = {"name": name, "from": source, "to": target, "grace_s": 3600, **more}
     return int(running.admin("POST", "/swaps", body)["id"])
 
 
@@ -311,7 +311,7 @@ def turns(*texts: str) -> list[dict[str, str]]:
 
 
 def test_conversations_keep_their_model_until_the_grace_is_over(tidy: Tollway) -> None:
-    number = swap(tidy, "auto", "old/m", "new/m", keep_conversations=True, grace_s=600)
+    number = swap(tidy, "auto", "old/m", "new/m", keep_conversations=True)
     reaches(tidy, number, "draining")
     until(lambda: models_of(tidy) == {"new/m"})
     began_before = turns("An old story", "Once upon a time", "Go on")
@@ -354,39 +354,36 @@ def is_ready(running: Tollway) -> bool:
         return False
 
 
+IN_STATES: list[tuple[str, dict[str, Any], set[str]]] = [
+    ("shifting", {"steps": [50, 100], "step_s": 3600}, {"old/m", "new/m"}),
+    ("draining", {"grace_s": 3600}, {"new/m"}),
+    ("completed", {"grace_s": 0}, {"new/m"}),
+]
+
+
 @pytest.mark.parametrize("victim", ["ledger", "worker"])
 def test_a_swap_outlives_whoever_is_killed_in_whatever_state_it_is(
     tidy: Tollway, victim: str
 ) -> None:
-    def kill_one() -> None:
-        victims = [tidy.ledger()] if victim == "ledger" else tidy.workers()
-        for one in victims:
+    def kill_them() -> None:
+        for one in [tidy.ledger()] if victim == "ledger" else tidy.workers():
             kill(tidy, one)
 
-    number = swap(
-        tidy,
-        "auto",
-        "old/m",
-        "new/m",
-        steps=[50, 100],
-        step_s=4,
-        grace_s=4,
-        checks=[{"prompt": "Say it slowly", "contains": "new"}],
-    )
-    assert state_of(tidy, number) == "preparing"
-    kill_one()
-    reaches(tidy, number, "shifting")
-    kill_one()
-    assert state_of(tidy, number) in ("shifting", "draining")
-    reaches(tidy, number, "draining")
-    kill_one()
-    reaches(tidy, number, "completed")
-    kill_one()
-    until(lambda: models_of(tidy) == {"new/m"})
-    tidy.admin("POST", f"/swaps/{number}/rollback")
-    kill_one()
+    slow = [{"prompt": "Say it slowly", "contains": "new"}]
+    number = swap(tidy, "auto", "old/m", "new/m", grace_s=3600, checks=slow)
+    kill_them()
+    reaches(tidy, number, "draining")  # whoever came after them has made the checks
+    tidy.admin("POST", f"/swaps/{number}/cancel")
+    kill_them()
     until(lambda: models_of(tidy) == {"old/m"})
-    assert state_of(tidy, number) == "rolled_back"
+    for state, settings, targets in IN_STATES:
+        number = swap(tidy, "auto", "old/m", "new/m", **settings)
+        reaches(tidy, number, state)
+        kill_them()
+        assert state_of(tidy, number) == state
+        until(lambda expected=targets: models_of(tidy) == expected, state)
+        take_back = "rollback" if state == "completed" else "cancel"
+        tidy.admin("POST", f"/swaps/{number}/{take_back}")
 
 
 def test_a_swap_that_is_not_prepared_in_time_fails(tidy: Tollway) -> None:
@@ -432,7 +429,7 @@ def admin(running: Tollway, method: str, path: str, body: Any = None) -> httpx2.
 
 
 def test_only_one_swap_of_a_name_at_a_time(tidy: Tollway) -> None:
-    number = swap(tidy, "auto", "old/m", "new/m", grace_s=600)
+    number = swap(tidy, "auto", "old/m", "new/m")
     other = {"name": "auto", "from": "old/m", "to": "broken/m"}
     reaches(tidy, number, "draining")
     refused = admin(tidy, "POST", "/swaps", {**other, "from": "new/m"})
