@@ -133,6 +133,8 @@ class _Model:
     is_retiring: bool = False
     """Whether it goes as soon as nobody uses it."""
     is_configured: bool = True
+    is_changed: bool = False
+    """Whether what was measured was of a process that needed other things."""
     is_wanted: bool = False
     """Whether its load goes on though nobody waits for it."""
     users: set[int] = field(default_factory=set)
@@ -160,6 +162,12 @@ class _Model:
     def gpu_bytes(self) -> int:
         """What it takes of the GPU's memory, likewise."""
         return max(self.need.gpu_bytes, self.measured_gpu_bytes)
+
+    def forget_changed(self) -> None:
+        """Its next process is another one: what the last ones took says nothing of it."""
+        if self.is_changed:
+            self.measured_bytes = self.measured_gpu_bytes = 0
+            self.is_changed = False
 
     @property
     def waiting(self) -> list[_Waiter]:
@@ -253,8 +261,12 @@ class Core:
         configured = {need.name: need for need in needs}
         for name, need in configured.items():
             model = self._models.setdefault(name, _Model(need))
+            is_same = (model.need.bytes, model.need.gpu_bytes) == (need.bytes, need.gpu_bytes)
+            model.is_changed |= not is_same
             model.need = need
             model.is_configured = True
+            if not model.is_there:
+                model.forget_changed()
         effects: list[Effect] = []
         for name, model in list(self._models.items()):
             if name not in configured:
@@ -308,6 +320,7 @@ class Core:
             model.early_deaths = 0
         model.phase = "absent"
         model.is_wanted = model.is_retiring = False
+        model.forget_changed()
         if not model.is_configured:
             del self._models[name]
         for ticket in model.users:  # their connections broke with it

@@ -21,6 +21,7 @@ import msgspec
 from proxy.inventory import NOTHING, Inventory
 from proxy.ledger.frames import MalformedFrame, frames
 from proxy.model_host import gpu, validation
+from proxy.model_host.aside import aside
 from proxy.model_host.children import Child, running
 from proxy.model_host.core import Core, Effect, Grant, Load, Refuse, Rules, Unload
 from proxy.model_host.hosted import HostedModel, HostPlan
@@ -399,8 +400,7 @@ class Host:
         """A model's process, from its start to its end, and how that came; cancelled to end it."""
         model = self._models[name]
         try:
-            async with asyncio.timeout(self._plan.validation_s):
-                await asyncio.to_thread(validation.check, model)
+            await aside(partial(validation.check, model), limit_s=self._plan.validation_s)
         except TimeoutError:
             raise validation.Unfit(
                 f"its files could not be looked at within {self._plan.validation_s:g} s"
@@ -419,7 +419,10 @@ class Host:
         """By process group, where GPUs have memory of their own."""
         if not self._rules.gpu_memory_bytes:
             return {}
-        return await asyncio.to_thread(gpu.used_bytes)
+        try:
+            return await aside(gpu.used_bytes, limit_s=self._plan.validation_s)
+        except TimeoutError:
+            return {}
 
     def _measure(self, name: str, child: Child, gpu_bytes: Mapping[int, int]) -> None:
         gpu_size = gpu_bytes.get(child.pid, 0)

@@ -32,6 +32,7 @@ class World:
         self.phases = dict.fromkeys(self.models, "absent")
         self.configured = set(self.models)
         self.retiring: set[str] = set()
+        self.changed: set[str] = set()
         self.waiting: dict[int, str] = {}
         self.using: dict[int, str] = {}
         self.refused: dict[int, Refuse] = {}
@@ -47,6 +48,7 @@ class World:
 
     def forget_measures(self, model: str) -> None:
         self.measured_bytes[model] = self.measured_gpu_bytes[model] = 0
+        self.changed.discard(model)
 
     @property
     def there(self) -> list[str]:
@@ -77,7 +79,7 @@ class World:
     def ended(self, model: str, problem: str = "") -> None:
         self.phases[model] = "absent"
         self.retiring.discard(model)
-        if model not in self.configured:
+        if model in self.changed or model not in self.configured:
             self.forget_measures(model)
         self.using = {t: name for t, name in self.using.items() if name != model}
         self.carry_out(self.core.ended(model, problem, self.now))
@@ -93,6 +95,13 @@ class World:
         self.configured = set(configured)
         self.retiring |= gone & set(self.there)
         for model in gone - set(self.there):
+            self.forget_measures(model)
+        self.changed |= {
+            name
+            for name, need in configured.items()
+            if name in self.models and self.models[name].bytes != need.bytes
+        }
+        for model in self.changed - set(self.there):
             self.forget_measures(model)
         self.models |= configured
         self.measured_bytes = dict.fromkeys(configured, 0) | self.measured_bytes
@@ -389,6 +398,19 @@ def test_a_pinned_model_that_is_no_longer_configured_goes_too() -> None:
     world.give_back(user)
     world.ended("p")
     assert world.loads == ["p", "a"]
+
+
+def test_what_was_measured_of_another_configuration_is_forgotten() -> None:
+    world = World(needs("a"), Rules(memory_bytes=100 * MB))
+    world.ask("a")
+    world.settle()
+    world.measured("a", 60 * MB)
+    world.configure(needs("a", megabytes=20))
+    assert world.core.taken_bytes == 60 * MB  # it is there still
+    world.retire("a")
+    world.ended("a")
+    world.ask("a")
+    assert world.core.taken_bytes == 20 * MB
 
 
 def test_a_changed_need_counts_at_once() -> None:

@@ -1,0 +1,52 @@
+"""Work in threads that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from proxy.model_host.aside import aside
+
+PATIENCE_S = 20.0
+
+
+def test_what_it_returns_and_raises_is_handed_on() -> None:
+    async def scene() -> None:
+        assert await aside(lambda: 5, limit_s=PATIENCE_S) == 5
+        with pytest.raises(ZeroDivisionError):
+            await aside(lambda: 1 // 0, limit_s=PATIENCE_S)
+
+    asyncio.run(scene())
+
+
+def test_what_takes_too_long_is_left_to_itself() -> None:
+    may_end = threading.Event()
+
+    async def scene() -> None:
+        with pytest.raises(TimeoutError):
+            await aside(may_end.wait, limit_s=0.05)
+        may_end.set()
+        assert await aside(lambda: 5, limit_s=PATIENCE_S) == 5
+
+    asyncio.run(scene())
+
+
+def test_a_process_ends_without_it() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from proxy.model_host.aside import aside\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await aside(threading.Event().wait, limit_s=0.05)\n"
+        "    except TimeoutError:\n"
+        "        print('left', flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=PATIENCE_S, check=True
+    )
+    assert done.stdout == b"left\n"
