@@ -126,12 +126,6 @@ def test_two_workers_load_a_model_once_and_it_goes_when_unused(
         assert {reply.status_code for reply in replies} == {200}
         assert machine.loads == ["a"]
         assert "local/a" in tollway.cli("models").stdout
-        until(lambda: states(tollway)["local/a"]["tokens_per_s"] > 0)
-        metrics = metrics_of(tollway)
-        assert metrics['tollway_local_loaded{target="local/a"}'] == 1
-        assert metrics['tollway_local_loads_total{target="local/a"}'] == 1
-        assert metrics['tollway_local_tokens_per_second{target="local/a"}'] > 0
-        assert metrics['tollway_local_bytes{target="local/a"}'] > 1 << 20
         until(lambda: states(tollway)["local/a"]["state"] == "absent")
         until(lambda: not machine.alive())
         assert tollway.chat("local").status_code == 200
@@ -139,6 +133,25 @@ def test_two_workers_load_a_model_once_and_it_goes_when_unused(
     assert not machine.alive()
     row = tollway.rows()[-1]
     assert (row["outcome"], row["cost_nanousd"], row["output_tokens"]) == ("ok", 0, 2)
+
+
+def test_how_models_stand_is_among_the_metrics(machine: Machine, tmp_path: Path) -> None:
+    target = {"target": "local/a", "model": machine.model("a.gguf")}
+    with serving(tmp_path, machine.config(target)) as tollway:
+        assert tollway.chat("local").status_code == 200
+        until(lambda: states(tollway)["local/a"]["tokens_per_s"] > 0)
+        metrics = metrics_of(tollway)
+    of_a = {name: metrics[f'tollway_local_{name}{{target="local/a"}}'] for name in _OF_MODELS}
+    assert of_a["loaded"] == of_a["loads_total"] == 1
+    assert of_a["users"] == of_a["waiting"] == of_a["gpu_bytes"] == 0
+    assert of_a["tokens_per_second"] > 0
+    assert of_a["bytes"] > 1 << 20
+
+
+_OF_MODELS = (
+    *("loaded", "loads_total", "users", "waiting"),
+    *("bytes", "gpu_bytes", "tokens_per_second"),
+)
 
 
 def test_a_model_killed_in_a_stream_fails_it_in_band_and_is_started_again(
