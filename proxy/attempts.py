@@ -17,6 +17,7 @@ from proxy.auth import Caller
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import ApiError
+from proxy.figures import Figures
 from proxy.http import Exchange
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
@@ -24,6 +25,7 @@ from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
+from proxy.routing import Decision
 from proxy.targets import Target
 from proxy.telemetry import Metrics
 from proxy.wire import usage as wire_usage
@@ -74,6 +76,7 @@ class Job:
     virtual_model: str = ""
     policy: str = ""
     revision: int = 0
+    decision: Decision | None = None
 
     @property
     def left_nanousd(self) -> int | None:
@@ -116,9 +119,12 @@ class Tried:
 class Attempts:
     """Holds and settles the attempts of requests. One per worker."""
 
-    def __init__(self, ledger: LedgerClient, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, ledger: LedgerClient, metrics: Metrics, figures: Figures, clock: Clock
+    ) -> None:
         self._ledger = ledger
         self._metrics = metrics
+        self._figures = figures
         self._clock = clock
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
@@ -152,9 +158,9 @@ class Attempts:
         scopes = (*job.scopes, *target.scopes)
         if job.virtual_model:
             scopes = (*scopes, f"model:{job.virtual_model}")
-        default_max = None
-        if self._ledger.hard_scopes.cover(scopes):
-            default_max = costs.default_maximum(request, target)
+        default_max = costs.default_maximum(
+            request, target, bounded=self._ledger.hard_scopes.cover(scopes)
+        )
         bounds = costs.bounds_of(
             request,
             target,
@@ -201,6 +207,7 @@ class Attempts:
             self._note_unpriced(target, unbounded)
         job.remaining_nanousd = reserved.remaining_nanousd
         job.requests, job.tokens = reserved.requests, reserved.tokens
+        self._figures.began(target)
         job.last = Tried(
             id=attempt.attempt,
             target=target,
@@ -286,6 +293,14 @@ class Attempts:
         else:
             self._ledger.settle(tried.settlement)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
+        self._figures.ended(
+            tried.target,
+            outcome=outcome,
+            status=tried.status,
+            usage=usage,
+            first_token_s=first,
+            total_s=total_s,
+        )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
         """Say what an open stream has cost so far, in case its worker dies."""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from adapters.wire.templates import Endpoints
-from policies.base import Capability
+from policies.base import Capability, Domain, Task
+from policies.constraints import Constraints
 from proxy import budgets, pricing
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
@@ -21,6 +22,7 @@ LOCAL_TIER = "local"
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount = int | float | str
 Backend = Literal["llama_server", "llama_cpp", "minilm"]
 """What runs a local model."""
@@ -237,6 +239,17 @@ class Provider(Strict, frozen=True):
         return f"Provider(adapter={self.adapter!r}, base_url={self.base_url!r})"
 
 
+class Defaults(Strict, frozen=True):
+    """What a target is sent where the client leaves it out."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    max_tokens: _Positive | None = None
+
+
+NO_DEFAULTS = Defaults()
+
+
 class Target(Strict, frozen=True):
     """One concrete model at one provider. What is left out comes from the catalogue."""
 
@@ -256,6 +269,19 @@ class Target(Strict, frozen=True):
     max_audio_seconds: _Positive | None = None
     """The longest sound that it takes."""
     limits: Limits = Limits()
+    quality: dict[Literal["general"] | Task, _Share] = {}
+    """How good it is, by task, as far as is known: 0 to 1."""
+    latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """To the first token, until it is measured."""
+    reliability: _Share | None = None
+    """The share of attempts that do not fail, until it is measured."""
+    specialisations: frozenset[Task | Domain] = frozenset()
+    """What it is made for."""
+    region: str | None = None
+    """Where data goes; the provider's if unset."""
+    zero_retention: bool = False
+    """Whether nothing of a request is kept there, by your contract."""
+    defaults: Defaults = NO_DEFAULTS
     backend: Backend | None = None
     """For a local model, as all below: what runs it; unset, `llama_server`."""
     needs_mb: _Positive | None = None
@@ -266,12 +292,24 @@ class Target(Strict, frozen=True):
     """Whether it stays loaded, once it is."""
 
 
+Policy = str | dict[str, Any]
+"""Its name, or a mapping of `name` and its options."""
+
+
+def policy_of(policy: Policy) -> tuple[str, Mapping[str, Any]]:
+    """The name of a policy, "" where it is missing, and its options."""
+    if isinstance(policy, str):
+        return policy, {}
+    options = dict(policy)
+    return str(options.pop("name", "")), options
+
+
 class DowngradeTier(Strict, frozen=True):
     """What a virtual model is from a share of a spent budget on."""
 
     at_percent: Annotated[int, msgspec.Meta(ge=1, le=100)]
     targets: Annotated[list[str], msgspec.Meta(min_length=1)]
-    policy: str | None = None
+    policy: Policy | None = None
     """The model's own if unset."""
 
 
@@ -280,7 +318,9 @@ class VirtualModel(Strict, frozen=True):
 
     targets: Annotated[list[str], msgspec.Meta(min_length=1)]
     """`provider/model`, `provider/*` or `tier:NAME`, in order."""
-    policy: str = "ordered"
+    policy: Policy = "ordered"
+    constraints: Constraints = Constraints()
+    """What a target must be to answer; those of a caller or a request come on top."""
     description: str = ""
     downgrade: list[DowngradeTier] = []
     cold_start: ColdStart = "wait"

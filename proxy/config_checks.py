@@ -25,6 +25,7 @@ from proxy.config import (
     Charge,
     Config,
     Limits,
+    Policy,
     Price,
     PriceTier,
     Provider,
@@ -33,6 +34,7 @@ from proxy.config import (
     Unpriced,
     VirtualModel,
     Webhook,
+    policy_of,
 )
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
@@ -60,11 +62,7 @@ def check(file: YamlFile, config: Config) -> None:
         _check_target(file, ("targets", i), target, config, names)
     for name, model in config.models.items():
         _check_name(file, ("models", name), name)
-        if model.policy not in policy_registry.names():
-            known = ", ".join(policy_registry.names())
-            raise file.error(
-                ("models", name, "policy"), f"unknown policy {model.policy!r}; known: {known}"
-            )
+        _check_policy(file, ("models", name, "policy"), model.policy)
         for i, target_name in enumerate(model.targets):
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
@@ -73,6 +71,22 @@ def check(file: YamlFile, config: Config) -> None:
     for i, name in enumerate(config.host.preload):
         if name not in names or not _is_hosted(config, name):
             raise file.error(("host", "preload", i), f"{name!r} is no target with a local model")
+
+
+def _check_policy(file: YamlFile, path: Path_, policy: Policy) -> None:
+    """Whether there is such a policy; its options are checked as they are read."""
+    name, _ = policy_of(policy)
+    if not name:
+        raise file.error((*path, "name"), "is missing: the name of the policy")
+    try:
+        policy_registry.find(name)
+    except KeyError:
+        known = ", ".join(policy_registry.names())
+        raise file.error(
+            path, f"unknown policy {name!r}; known: {known}, or the path of a file '.py'"
+        ) from None
+    except ValueError as error:
+        raise file.error(path, str(error)) from None
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:
@@ -285,11 +299,8 @@ def _check_downgrades(
         if tier.at_percent in shares:
             raise file.error((*path, i, "at_percent"), f"{tier.at_percent} is there twice")
         shares.add(tier.at_percent)
-        if tier.policy is not None and tier.policy not in policy_registry.names():
-            known = ", ".join(policy_registry.names())
-            raise file.error(
-                (*path, i, "policy"), f"unknown policy {tier.policy!r}; known: {known}"
-            )
+        if tier.policy is not None:
+            _check_policy(file, (*path, i, "policy"), tier.policy)
         for j, target_name in enumerate(tier.targets):
             _check_reference(file, (*path, i, "targets", j), target_name, config, names)
 

@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from policies import registry as policy_registry
 from proxy.config import (
     OF_CLOUDS,
     Alerts,
     Budget,
     Config,
     Host,
+    Policy,
     Provider,
     Responses,
     Server,
@@ -25,6 +27,7 @@ from proxy.config import (
     Target,
     Unpriced,
     VirtualModel,
+    policy_of,
 )
 from proxy.config_checks import check
 from proxy.yaml_file import Path_, YamlFile, expand
@@ -104,7 +107,18 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         host=_convert(file, ("host",), top.host or {}, Host),
     )
     check(file, config)
+    for name, model in models.items():
+        _check_options(file, ("models", name, "policy"), model.policy)
+        for i, tier in enumerate(model.downgrade):
+            _check_options(
+                file, ("models", name, "downgrade", i, "policy"), tier.policy or "ordered"
+            )
     return config
+
+
+def _check_options(file: YamlFile, path: Path_, policy: Policy) -> None:
+    name, options = policy_of(policy)
+    _convert(file, path, dict(options), policy_registry.options_of(policy_registry.find(name)))
 
 
 _PATHS = ("folder", "llama_server")

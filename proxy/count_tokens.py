@@ -87,9 +87,9 @@ class CountTokens:
 
     def _target(self, caller: Caller, request: MessagesRequest) -> Target | None:
         """The first target that would answer; None where none could, which is no reason here."""
-        engine = self._engine
-        _, route = engine.decide(engine.find(caller, request), request)
-        return None if isinstance(route, Denial) else engine.table.target(route.choices[0].target)
+        router = self._engine.router
+        route = router.decide(router.find(caller, request.model), request).outcome
+        return None if isinstance(route, Denial) else router.table.target(route.choices[0].target)
 
     async def _ask(
         self, exchange: Exchange, caller: Caller, request: MessagesRequest, target: Target

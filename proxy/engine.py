@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
@@ -21,9 +21,9 @@ from adapters.base import (
     NotLoaded,
     Unsupported,
 )
-from policies.base import Denial, Question, Route
-from policies.constraints import eligible
+from policies.base import Denial, Route
 from proxy import costs
+from proxy import wishes as wish_list
 from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
@@ -32,9 +32,9 @@ from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
     LedgerDown,
-    UnknownModel,
     from_upstream,
 )
+from proxy.figures import Figures
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
@@ -42,11 +42,14 @@ from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
+from proxy.routing import Decision, Router
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
+from proxy.wishes import Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
+DECISION_HEADER = b"x-tollway-decision"
 
 _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 # The content types that servers send sound with.
@@ -68,7 +71,8 @@ class Engine:
     def __init__(
         self,
         *,
-        table: Callable[[], TargetTable],
+        router: Router,
+        figures: Figures,
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
         metrics: Metrics,
@@ -77,11 +81,11 @@ class Engine:
         first_payload_s: float,
         hear_out_s: float,
     ) -> None:
-        self._table = table
+        self._router = router
         self._adapters = adapters
         self._ledger = ledger
         self._metrics = metrics
-        self._attempts = Attempts(ledger, metrics, clock)
+        self._attempts = Attempts(ledger, metrics, figures, clock)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -89,9 +93,14 @@ class Engine:
         self._downgrades = Downgrades(ledger)
 
     @property
+    def router(self) -> Router:
+        """What decides."""
+        return self._router
+
+    @property
     def table(self) -> TargetTable:
         """The target table of this moment."""
-        return self._table()
+        return self._router.table
 
     async def serve(self, exchange: Exchange, caller: Caller, request: Request) -> None:
         """Answer a request. Raises `ApiError` while nothing of the reply has left."""
@@ -133,56 +142,48 @@ class Engine:
 
     # --- routing ---------------------------------------------------------------------------
 
-    def find(self, caller: Caller, request: Request) -> Target | VirtualModel:
-        """What a request asks for; raises `UnknownModel`."""
-        found = self.table.find(request.model)
-        if found is None or not caller.may_name(request.model):
-            raise UnknownModel(
-                f"the model {request.model[:100]!r} does not exist or this key may not use it",
-                param="model",
-            )
-        return found
-
-    def decide(self, found: Target | VirtualModel, request: Request) -> tuple[str, Route | Denial]:
-        """The route of a request and the virtual model it asked for ("" where it named a target).
-
-        Pure but for the snapshot of the table.
-        """
-        if isinstance(found, Target):
-            return "", found.route_for(request.capability)
-        question = Question(
-            needs=request.needs,
-            input_tokens=request.input_tokens,
-            output_tokens=request.max_output_tokens,
-        )
-        accepted, rejections = eligible(
-            question,
-            found.candidates,
-            real_targets=self.table.has_real_targets,
-            vector_space=found.vector_space if request.capability == "embeddings" else None,
-        )
-        if not accepted:
-            return found.name, Denial(rejections=rejections)
-        choices = found.policy.decide(question, accepted)
-        return found.name, Route(policy=found.policy.name, choices=choices, rejections=rejections)
-
     async def _route(self, job: Job) -> Route:
-        found = self.find(job.caller, job.request)
-        if isinstance(found, VirtualModel) and found.downgrades:
-            cheaper, job.downgrade = await self._downgrades.choose(found, job.scopes)
-            job.virtual_model, decision = self.decide(cheaper, job.request)
-            if isinstance(decision, Denial):  # none of the tier's targets can do this: it may cost
-                job.downgrade = ""
-                job.virtual_model, decision = self.decide(found, job.request)
-        else:
-            job.virtual_model, decision = self.decide(found, job.request)
-        if isinstance(decision, Denial):
-            raise denied(job.request.model, decision)
-        if isinstance(found, VirtualModel):
-            job.cold_start = found.cold_start
-        job.policy = decision.policy
-        job.revision = self.table.revision
-        return decision
+        wishes = wish_list.read(job.exchange.headers)
+        decision, job.downgrade = await self.consider(job.caller, job.request, job.scopes, wishes)
+        if isinstance(decision.outcome, Denial):
+            raise denied(job.request.model, decision.outcome)
+        self._router.take_turn()
+        job.cold_start = decision.cold_start
+        job.virtual_model = decision.model
+        job.policy = decision.outcome.policy
+        job.revision = decision.revision
+        job.decision = decision
+        return decision.outcome
+
+    async def consider(
+        self, caller: Caller, request: Request, scopes: tuple[str, ...], wishes: Wishes
+    ) -> tuple[Decision, str]:
+        """What would become of a request, and the tier that a spent budget has brought it down to.
+
+        Raises `UnknownModel`, `LedgerDown`, and `InvalidRequest` for wishes that nothing heeds.
+        """
+        found = self._router.find(caller, request.model)
+        decide = partial(
+            self._router.decide, request=request, wishes=wishes, caller_id=caller.key_id
+        )
+        if isinstance(found, Target):
+            return decide(found), ""
+        if "budget" in found.policy.reads:
+            decide = partial(decide, budget_left=await self._budget_left(found, scopes))
+        if not found.downgrades:
+            return decide(found), ""
+        cheaper, tier = await self._downgrades.choose(found, scopes)
+        decision = decide(cheaper)
+        if tier and isinstance(decision.outcome, Denial):  # none of its targets can do this
+            return decide(found), ""
+        return decision, tier
+
+    async def _budget_left(self, model: VirtualModel, scopes: tuple[str, ...]) -> float | None:
+        """The share of the caller's tightest hard budget that is left; None if there is none."""
+        if not self._ledger.hard_scopes.cover((*scopes, f"model:{model.name}")):
+            return None
+        spent_ppm = await self._downgrades.spent_ppm(model, scopes)
+        return max(0.0, 1.0 - spent_ppm / 1_000_000)
 
     # --- attempts --------------------------------------------------------------------------
 
@@ -388,6 +389,8 @@ class Engine:
         ]
         if job.policy:
             headers.append((b"x-tollway-policy", job.policy.encode()))
+        if job.decision is not None and job.virtual_model:
+            headers.append((DECISION_HEADER, job.decision.id.encode()))
         if job.left_nanousd is not None:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
         if job.downgrade:
@@ -469,6 +472,7 @@ def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
             ask_usage=target.stream_usage,
             clamp=job.clamp,
             drop_params=drops,
+            defaults=target.default_members,
         )
     )
     return sent, Call(

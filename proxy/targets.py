@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from adapters import registry as adapter_registry
 from adapters.base import Deadlines, Endpoint
 from policies import registry as policy_registry
 from policies.base import Candidate, Capability, Choice, Policy, Route
+from policies.constraints import NO_CONSTRAINTS, Constraints
 from proxy import catalog
 from proxy import config as cfg
 from proxy.clock import Clock
@@ -95,6 +96,18 @@ class Target:
     """Whether it bills reasoning that it does not show where a request asks for reasoning."""
     bills_when_left: bool = False
     """Whether it is known to finish, and bill, an answer that nobody reads any more."""
+    backend: str = ""
+    """What runs it: of a local model its backend, else its provider."""
+    memory_mb: int | None = 0
+    """What a local model takes of this machine; None if not known."""
+    region: str | None = None
+    zero_retention: bool = False
+    quality: Mapping[str, float] = field(default_factory=dict)
+    latency_ms: float | None = None
+    reliability: float | None = None
+    specialisations: frozenset[str] = frozenset()
+    defaults: cfg.Defaults = cfg.NO_DEFAULTS
+    """What it is sent where the client leaves it out."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -105,6 +118,16 @@ class Target:
         """The service tier that a request asks for here, where the account settles open ones."""
         leaves_it_open = asked is None or asked == AUTO
         return self.service_tier or asked if leaves_it_open else asked
+
+    @cached_property
+    def default_members(self) -> Mapping[str, bytes]:
+        """What a chat that lacks them is sent, as JSON; the maximum is written as money needs."""
+        defaults = {"temperature": self.defaults.temperature, "top_p": self.defaults.top_p}
+        return {
+            name: msgspec.json.encode(value)
+            for name, value in defaults.items()
+            if value is not None
+        }
 
     @cached_property
     def scopes(self) -> tuple[str, str]:
@@ -123,6 +146,14 @@ class Target:
             vector_space=self.vector_space,
             demonstration=self.demonstration,
             fee_nanousd=self.price.fee if self.price else 0,
+            backend=self.backend,
+            region=self.region,
+            zero_retention=self.zero_retention,
+            memory_mb=self.memory_mb,
+            quality=self.quality,
+            specialisations=self.specialisations,
+            latency_ms=self.latency_ms,
+            reliability=self.reliability,
         )
 
     @cached_property
@@ -160,6 +191,13 @@ class VirtualModel:
     pinned_space: str | None = None
     """The space of the model's full self, where this is a cheaper one."""
     cold_start: cfg.ColdStart = "wait"
+    constraints: Constraints = NO_CONSTRAINTS
+
+    @cached_property
+    def longest_context(self) -> int | None:
+        """The longest of its targets' contexts; None where one has no limit that is known."""
+        lengths = [target.context_length for target in self.targets]
+        return None if None in lengths else max(filter(None, lengths), default=0)
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -335,6 +373,15 @@ class _Maker:
             hides_asked_reasoning=_HIDES_ASKED_REASONING.search(model.lower()) is not None,
             bills_when_left=self.provider.meterable is False
             or (self.catalogued is not None and not self._is_meterable(adapter)),
+            backend=(target.backend or "llama_server") if is_hosted else self.name,
+            memory_mb=target.needs_mb if is_hosted else 0,
+            region=target.region or ("local" if is_hosted else self.provider.region),
+            zero_retention=target.zero_retention or is_hosted,
+            quality={str(task): share for task, share in target.quality.items()},
+            latency_ms=target.latency_ms,
+            reliability=target.reliability,
+            specialisations=target.specialisations,
+            defaults=target.defaults,
         )
 
     def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
@@ -470,9 +517,10 @@ def build_table(
             VirtualModel(
                 name=name,
                 description=model.description,
-                policy=policy_registry.make(model.policy),
+                policy=policy_registry.make(*cfg.policy_of(model.policy)),
                 targets=_resolve(model.targets, table),
                 cold_start=model.cold_start,
+                constraints=model.constraints,
             ),
             model,
             table,
@@ -520,10 +568,11 @@ def _with_downgrades(
             model=VirtualModel(
                 name=full.name,
                 description=full.description,
-                policy=policy_registry.make(tier.policy or model.policy),
+                policy=policy_registry.make(*cfg.policy_of(tier.policy or model.policy)),
                 targets=_resolve(tier.targets, table),
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
+                constraints=full.constraints,
             ),
         )
         for tier in model.downgrade

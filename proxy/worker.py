@@ -37,6 +37,7 @@ from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.errors import StartError
+from proxy.figures import Figures
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
@@ -48,6 +49,7 @@ from proxy.own_key import OwnKey
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
+from proxy.routing import Router
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
@@ -231,8 +233,10 @@ def build_app(
         hosts=frozenset(server.hosts),
         trusted_proxies=tuple(map(parse_network, server.trusted_proxies)),
     )
+    figures = Figures(SystemClock())
     engine = Engine(
-        table=table,
+        router=Router(table=table, figures=figures, secret=plan.secret),
+        figures=figures,
         adapters=adapters,
         ledger=ledger,
         metrics=metrics,

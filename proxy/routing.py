@@ -1,0 +1,219 @@
+"""From a request to a decision: what policies are told, and what they answer.
+
+The same code decides live, when it is asked what it would do, and by itself on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+
+from policies.analysis import analyse
+from policies.base import NO_PROMPT, Candidate, Denial, Prompt, Question, Route
+from policies.constraints import (
+    DENSEST_BYTES_PER_TOKEN,
+    ESTIMATE_BYTES_PER_TOKEN,
+    NO_CONSTRAINTS,
+    constrained,
+    eligible,
+    preferred_first,
+)
+from proxy.auth import Caller
+from proxy.config import ColdStart
+from proxy.errors import InvalidRequest, UnknownModel
+from proxy.figures import Figures
+from proxy.targets import Target, TargetTable, VirtualModel
+from proxy.wire.dialect import Request
+from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A decision with all that it was made by."""
+
+    model: str
+    """The virtual model that was asked for; "" where a target was named."""
+    question: Question
+    candidates: tuple[Candidate, ...]
+    outcome: Route | Denial
+    revision: int
+    cold_start: ColdStart = "wait"
+
+    @cached_property
+    def id(self) -> str:
+        """The same for the same question and outcome, whoever asks and in whichever process."""
+        question, outcome = self.question, self.outcome
+        said = [
+            f"{self.revision}\n{self.model}\n{question.input_tokens}\n{question.output_tokens}\n"
+            f"{question.analysis}\n{question.weights}\n{question.budget_left}"
+        ]
+        if isinstance(outcome, Route):
+            said += [f"{choice.target}\n{choice.reason}" for choice in outcome.choices]
+        said += [f"{rejection.target}\n{rejection.code}" for rejection in outcome.rejections]
+        return blake2b("\n".join(said).encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+class Router:
+    """Decides by the table and the figures of the moment. One per worker."""
+
+    def __init__(
+        self, *, table: Callable[[], TargetTable], figures: Figures, secret: bytes
+    ) -> None:
+        self._table = table
+        self._figures = figures
+        self._secret = secret
+        self._turn = 0
+
+    @property
+    def table(self) -> TargetTable:
+        """The target table of this moment."""
+        return self._table()
+
+    def find(self, caller: Caller, name: str) -> Target | VirtualModel:
+        """What a name stands for; raises `UnknownModel`."""
+        found = self.table.find(name)
+        if found is None or not caller.may_name(name):
+            raise UnknownModel(
+                f"the model {name[:100]!r} does not exist or this key may not use it",
+                param="model",
+            )
+        return found
+
+    def take_turn(self) -> None:
+        """A request is on its way: the next one is another's turn."""
+        self._turn += 1
+
+    def decide(
+        self,
+        found: Target | VirtualModel,
+        request: Request,
+        wishes: Wishes = NO_WISHES,
+        *,
+        caller_id: str = "",
+        budget_left: float | None = None,
+    ) -> Decision:
+        """The decision on a request. Raises `InvalidRequest` for wishes that nothing here heeds."""
+        if isinstance(found, Target):
+            return self._named(found, request, wishes)
+        reads = found.policy.reads
+        if wishes.weights is not None and "weights" not in reads:
+            raise InvalidRequest(
+                f"{WEIGHTS_HEADER.decode()}: the policy {found.policy.name!r} of {found.name!r} "
+                "takes no weights; leave the header out",
+                param=WEIGHTS_HEADER.decode(),
+            )
+        constraints = wishes.constraints
+        if found.constraints is not NO_CONSTRAINTS:
+            constraints = (found.constraints, *constraints)
+        prompt, analysis = NO_PROMPT, None
+        if "prompt" in reads:
+            prompt = request.prompt()
+            analysis = analyse(
+                prompt,
+                needs=request.needs,
+                input_tokens=request.input_tokens,
+                output_tokens=request.max_output_tokens,
+                stream=request.stream,
+            )
+        question = Question(
+            needs=request.needs,
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+            fewest_tokens=_fewest_tokens(request, found.longest_context),
+            stream=request.stream,
+            prompt=prompt,
+            analysis=analysis,
+            weights=wishes.weights,
+            budget_left=budget_left,
+            conversation=self._conversation(caller_id, prompt),
+            turn=self._turn,
+        )
+        candidates = found.candidates
+        if constraints or "live" in reads:
+            candidates = tuple(map(self._figures.candidate, found.targets))
+        accepted, rejections = eligible(
+            question,
+            candidates,
+            real_targets=self.table.has_real_targets,
+            vector_space=found.vector_space if request.capability == "embeddings" else None,
+            constraints=constraints,
+        )
+        outcome: Route | Denial = Denial(rejections=rejections)
+        if accepted:
+            choices = found.policy.decide(question, accepted)
+            if constraints:
+                choices = preferred_first(choices, accepted, constraints)
+            outcome = Route(policy=found.policy.name, choices=choices, rejections=rejections)
+        return Decision(
+            model=found.name,
+            question=question,
+            candidates=candidates,
+            outcome=outcome,
+            revision=self.table.revision,
+            cold_start=found.cold_start,
+        )
+
+    def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:
+        """Only what kind of model it is is checked, and what the caller wishes.
+
+        What else it can do its provider knows best. Raises `InvalidRequest`.
+        """
+        if wishes.weights is not None:
+            raise InvalidRequest(
+                f"{WEIGHTS_HEADER.decode()}: {target.name!r} is a target, and leaves no choice; "
+                "leave the header out",
+                param=WEIGHTS_HEADER.decode(),
+            )
+        outcome: Route | Denial = target.route_for(request.capability)
+        question = Question(
+            needs=frozenset({request.capability}),
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+        )
+        candidates: tuple[Candidate, ...] = (target.candidate,)
+        if wishes.constraints:
+            candidates = (self._figures.candidate(target),)
+            _, rejections = constrained(question, candidates, wishes.constraints)
+            if rejections:
+                outcome = Denial(rejections=tuple(rejections))
+        return Decision(
+            model="",
+            question=question,
+            candidates=candidates,
+            outcome=outcome,
+            revision=self.table.revision,
+        )
+
+    def _conversation(self, caller_id: str, prompt: Prompt) -> int | None:
+        """What a conversation begins with, and whose it is, as a number that nobody can choose.
+
+        Keyed, so that no caller can make conversations that all go to one target.
+        """
+        if not prompt.opening:
+            return None
+        opening = f"{caller_id}\n{prompt.system}\n{prompt.opening}".encode("utf-8", "replace")
+        return int.from_bytes(blake2b(opening, key=self._secret[:64], digest_size=8).digest())
+
+
+def _fewest_tokens(request: Request, longest_context: int | None) -> int | None:
+    """What the input cannot be shorter than, where it matters: where no context seems long enough.
+
+    Plain ASCII has about the four bytes a token that the estimate goes by, but for runs of
+    spaces; other scripts have up to nine.
+    """
+    if (
+        longest_context is None
+        or request.input_tokens <= longest_context
+        or request.capability != "chat"
+    ):
+        return None
+    texts, size = request.texts()
+    fewest = request.input_tokens - size // ESTIMATE_BYTES_PER_TOKEN
+    for text in texts:
+        plain = len(text.encode("ascii", "ignore"))
+        other = len(text.encode("utf-8", "replace")) - plain
+        plain -= 2 * text.count("  ")
+        fewest += plain // ESTIMATE_BYTES_PER_TOKEN + other // DENSEST_BYTES_PER_TOKEN
+    return fewest
