@@ -24,19 +24,22 @@ from policies.base import (
 # An order stands at either end of a prompt; what is between is what it is about.
 _HEAD = 600
 _TAIL = 400
+_ORDER_HEAD = 200
+_ORDER_TAIL = 120
 
-_word = re.compile(r"[^\W\d_]+").findall
 # Scripts without spaces, where words are looked for anywhere in the text.
-_unspaced = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]").search
+_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_unspaced = re.compile(f"[{_UNSPACED}]").search
+_word = re.compile(rf"[^\W\d_{_UNSPACED}]+").findall
 _arithmetic = re.compile(
     r"\d\s*(?:[-+*/^\u00d7÷=<>]|mod|\*\*)\s*[\dxyn(]|\b[fx]\s*\(?[xn]\)?\s*="
 ).search
 _code_line = re.compile(
     r"^[ \t]*(?:def |class |import |from \w+ import|#include|public |const |let |function |\$ )"
-    r"|[{};]$|\bselect\b.+\bfrom\b",
+    r"|[{};]$",
     re.MULTILINE,
 ).search
-_CODE = ("```", "()", "=>", "</", "c++", "c#", "&&", "!=", "==")
+_CODE = ("```", "select * from", "()", "=>", "</", "c++", "c#", "&&", "!=", "==")
 _item = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s", re.MULTILINE).findall
 _length = re.compile(
     r"(\d{1,5})\s*[- ]?(words?|wörter\w*|worte|mots|palabras|parole|palavras|woorden|слов\w*"
@@ -102,7 +105,7 @@ def analyse(
     stream: bool = False,
 ) -> Analysis:
     """What a request is taken to be. Pure, and the same for the same request."""
-    words = _Words(_ends(prompt.text))
+    words = _Words(_ends(prompt.text, _HEAD, _TAIL))
     task = _task(needs, words)
     complexity = _complexity(task, words, prompt, needs, input_tokens)
     expected = _output_tokens(task, complexity, words, prompt, output_tokens)
@@ -153,13 +156,14 @@ class _Words:
 
     def __init__(self, text: str) -> None:
         self.text = text.lower()
+        self.order = _ends(self.text, _ORDER_HEAD, _ORDER_TAIL)
         self.is_unspaced = not text.isascii() and _unspaced(text) is not None
         self.ordered = _word(self.text)
         self.words = frozenset(self.ordered)
         self.has_code = (
             any(mark in self.text for mark in _CODE) or _code_line(self.text) is not None
         )
-        self.wants_one_word = any(phrase in self.text for phrase in _ONE_WORD)
+        self.wants_one_word = any(phrase in self.order for phrase in _ONE_WORD)
 
     def scores(self, table: _Table) -> dict[str, float]:
         """What the words say for each name of a table, together."""
@@ -177,6 +181,9 @@ class _Words:
 _TASKS = _Table(
     (name, weight, words) for name, tiers in vocabulary.TASKS.items() for weight, words in tiers
 )
+_PHRASES = [
+    (task, weight, re.compile(pattern).search) for task, weight, pattern in vocabulary.PHRASES
+]
 _DOMAINS = _Table((name, 1.0, words) for name, words in vocabulary.DOMAINS.items())
 _MARKS = _Table(
     (name, 1.0, words)
@@ -186,7 +193,12 @@ _MARKS = _Table(
         ("hurry", vocabulary.HURRY),
     )
 )
-_LANGUAGES = {name: frozenset(words.split()) for name, words in vocabulary.LANGUAGES.items()}
+# A word that two languages have says half as much for each.
+_LANGUAGES = _Table(
+    (name, 1 / sum(word in words.split() for words in vocabulary.LANGUAGES.values()), word)
+    for name, own in vocabulary.LANGUAGES.items()
+    for word in own.split()
+)
 
 # Where two kinds of work are named as loudly, the one that is done to the other's result.
 _PRECEDENCE: tuple[Task, ...] = (
@@ -194,10 +206,10 @@ _PRECEDENCE: tuple[Task, ...] = (
 )  # fmt: skip
 
 
-def _ends(text: str) -> str:
-    if len(text) <= _HEAD + _TAIL:
+def _ends(text: str, head: int, tail: int) -> str:
+    if len(text) <= head + tail:
         return text
-    return f"{text[:_HEAD]}\n{text[-_TAIL:]}"
+    return f"{text[:head]}\n{text[-tail:]}"
 
 
 def _task(needs: frozenset[Capability], words: _Words) -> Task:
@@ -215,9 +227,13 @@ def _task(needs: frozenset[Capability], words: _Words) -> Task:
     for word in words.ordered[:4]:  # an order comes first
         for name, weight in _TASKS.of(word):
             scores[name] += weight / 4
+    for task, weight, found in _PHRASES:
+        if found(words.order):
+            add(task, weight)
+    add("coding", min(2.0, 0.7 * words.scores(_DOMAINS).get("software", 0.0)))
     if words.has_code:
         add("coding", 3.0)
-    elif _arithmetic(words.text):
+    elif _arithmetic(words.order):
         add("reasoning", 2.0)
     if "json_schema" in needs:
         add("extraction", 1.5)
@@ -243,7 +259,7 @@ def _complexity(
     points += (input_tokens > 8_000) * 0.7 + (input_tokens > 50_000) * 1.0
     points += 0.6 * ("tools" in needs) + 0.4 * (prompt.turns > 10)
     if task == "reasoning":
-        points += 0.2 if size < 60 and _arithmetic(words.text) else 1.0
+        points += 0.2 if size < 60 and _arithmetic(words.order) else 1.0
     elif task in ("coding", "creative"):
         points += 0.4
     if words.wants_one_word:
@@ -261,7 +277,7 @@ def _output_tokens(
     if task == "embedding":
         return 0
     expected = _ANSWER_TOKENS[task] * _STRETCH[complexity]
-    asked = _length(words.text)
+    asked = _length(words.order)
     if asked is not None:
         expected = int(asked[1]) * _TOKENS_IN.get(asked[2][0], _TOKENS_IN_OTHERS)
     elif words.wants_one_word:
@@ -283,7 +299,9 @@ def _language(words: _Words) -> str:
     text = words.text
     if not text.isascii():
         found = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS}
-        letters = sum(map(len, words.ordered))
+        letters = sum(map(len, words.ordered)) + sum(
+            found[name] for name in ("ja", "ko", "zh", "th")
+        )
         # Kana among ideographs are Japanese; Cyrillic with a few letters of its own is Ukrainian.
         shares = {
             **found,
@@ -293,10 +311,13 @@ def _language(words: _Words) -> str:
         for name, share in shares.items():
             if share * 3 > letters:
                 return name
-    common = {name: len(words.words & known) for name, known in _LANGUAGES.items()}
-    best = max(common, key=lambda name: common[name])
-    if common[best]:
-        return best
+    common = words.scores(_LANGUAGES)
+    if not text.isascii():
+        for name, letters_of in vocabulary.LETTERS.items():
+            if any(letter in text for letter in letters_of):
+                common[name] = common.get(name, 0.0) + 1.0
+    if common:
+        return max(common, key=lambda name: common[name])
     return "en" if len(words.words) > 1 and text.isascii() else "und"
 
 

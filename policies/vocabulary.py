@@ -31,7 +31,10 @@ TASKS: Mapping[Task, tuple[tuple[float, str], ...]] = {
             "samenvat* streszcz* podsumuj* sammanfatta* краткое кратко резюмир* обобщ* изложи "
             "özetle özet لخص ملخص सारांश 总结 總結 摘要 概括 要約 まとめて 요약 สรุป condense* recap",
         ),
-        (1.2, "shorten gist bullets kürze abrégé breve digest keypoints highlights takeaways"),
+        (
+            1.2,
+            "shorten gist bullets kürze abrégé breve digest keypoints key points highlights takeaways main",
+        ),
     ),
     "extraction": (
         (
@@ -44,6 +47,7 @@ TASKS: Mapping[Task, tuple[tuple[float, str], ...]] = {
         (
             1.1,
             "fields names emails addresses dates invoice receipt json csv table tabelle columns "
+            "identif* erkenne mentioned erwähnt* mentionn* menciona* sort categories candidate "
             "felder every occurrence label labels identify liste list rechnung "
             "facture factura fattura fatura счет",
         ),
@@ -61,7 +65,8 @@ TASKS: Mapping[Task, tuple[tuple[float, str], ...]] = {
             "story stories tale song novel* monologue rap character plot dialogue speech toast "
             "geschichte kurzgeschichte lied roman histoire conte chanson historia canción conto "
             "história storia racconto canzone verhaal brainstorm* namen catchy slogans jingle "
-            "advert* creative invent imagine",
+            "advert* creative invent* imagine toast verse rhyme* rhyming joke jokes witz blague chiste "
+            "шутк* essay aufsatz poetic vivid vividly lustige rede discours discurso",
         ),
     ),
     "coding": (
@@ -82,6 +87,9 @@ TASKS: Mapping[Task, tuple[tuple[float, str], ...]] = {
             "method algorithm* algorithmus algoritmo algorithme array loop thread* mutex async "
             "query database schema migration bug exception crash* deploy* "
             "backend frontend server library package import module variable recursion "
+            "mutex semaphore index merge commit branch rebase docker* hook usestate useeffect "
+            "segmentation socket frontend css flexbox div fehler bibliothek variable variablen "
+            "optimize optimise latency throughput spark kafka redis nginx linux ssh kernel driver "
             "recursive linked binary tree hash* cache unit tests implement* implementier* "
             "implementa* parser cli lambda pointer struct interface",
         ),
@@ -116,6 +124,78 @@ TASKS: Mapping[Task, tuple[tuple[float, str], ...]] = {
         ),
     ),
 }
+
+PHRASES: tuple[tuple[Task, float, str], ...] = (
+    (
+        "translation",
+        2.6,
+        r"\b(?:in|into|to|auf|ins?|en|al|em|a|på|na|naar(?: het)?|на|по) (?:the |formal |polite |simple )?"
+        r"(?:english|french|german|spanish|italian|portuguese|dutch|polish|russian|japanese|chinese"
+        r"|korean|arabic|turkish|hindi|swedish|latin|mandarin"
+        r"|englisch\w*|deutsch\w*|französisch\w*|spanisch\w*|italienisch\w*|japanisch\w*"
+        r"|russisch\w*|anglais|allemand|français|espagnol|italien|japonais|chinois|inglés|alemán"
+        r"|francés|español|italiano|japonés|inglese|tedesco|francese|spagnolo|inglês|francês"
+        r"|espanhol|engels|duits|angielski|niemiecki|английск\w*|немецк\w*|французск\w*)\b"
+        r"|\b(?:native speaker say|wie sagt man|comment dit-on|cómo se dice|come si dice"
+        r"|como se diz|how do (?:you|i) say|hoe zeg je|как сказать)\b|用?[英法德日韩]语怎么说",
+    ),
+    (
+        "reasoning",
+        2.0,
+        r"\b(?:how (?:many|much|far|long|old|fast|likely)|wie ?viele?|wie lange|combien|cuántos?"
+        r"|cuántas?|cuánto|quant[oiae]s?|ile|hoeveel|сколько)\b.{0,80}\d"
+        r"|\d.{0,80}\b(?:how (?:many|much|far|long|old|fast|likely)|wie ?viele?|wie lange|combien"
+        r"|cuántos?|cuántas?|cuánto|quant[oiae]s?|hoeveel|сколько)\b|\d.{0,40}(?:多少|几|いくつ|何|몇)"
+        r"|\d ?% (?:of|von|de|di|от)\b",
+    ),
+    (
+        "reasoning",
+        1.6,
+        r"\bhow (?:do|does|did|is|are|was|were|would|can) .{0,60}\b(?:work|works|actually|cause"
+        r"|affect|happen|form|differ|know|made|cut|move|grow|lead|relate)\b"
+        r"|\b(?:wie (?:funktioniert|entsteh\w*|kommt es)|comment (?:fonctionne|marche)"
+        r"|cómo funciona\w*|come funziona\w*|como funciona\w*|hoe werkt\w*|jak działa\w*)\b"
+        r"|\b(?:pros and cons|both sides|is it (?:ethical|moral|right)|discuss |arguments? (?:for|against)|weigh|step by step|paso a paso"
+        r"|schritt für schritt|what (?:would|if)|difference between|unterschied zwischen"
+        r"|différence entre|diferencia entre|anordnungen|sequence|next number|who is lying)\b"
+        r"|как работа|怎么工作|如何工作|区别|どうやって",
+    ),
+    (
+        "extraction",
+        2.0,
+        r"\b(?:find|list|get|pull|return|give|hole?|suche?|trouve\w*|encuentra|trova|encontre|liste)"
+        r"\b.{0,25}\b(?:all|every|each|any|out|alle|sämtliche|tous|toutes|todos|todas|tutti|tutte)\b"
+        r"|\b(?:json|csv|yaml|xml|table|tabelle|tableau|tabla)\b.{0,40}\b(?:with|from|of|mit|aus|avec)\b"
+        r"|\b(?:which|welche) of (?:these|the following)|\b(?:is|are) (?:this|these|it) .{0,30}"
+        r"(?:spam|positive|negative|toxic|about)\b|\btag (?:each|every|the)\b|\bspam or\b"
+        r"|\b(?:in|from|im|dans|en|del|nel) (?:the |this |diesem |le |ce |este |el |questo )?"
+        r"(?:text|article|document|email|message|artikel|dokument|texte|artículo|texto|testo|passage)"
+        r"(?: below| above| unten)?\b|\bhere is (?:a|an|the) (?:resume|cv|email|invoice|receipt)\b"
+        r"|\b(?:als|into|in|as|en) (?:a |einer |une )?(?:table|tabelle|tableau|tabla|json|csv)\b",
+    ),
+    (
+        "summarisation",
+        2.3,
+        r"\btl;?dr|\bboil .{0,40} down|\bin (?:one|two|three|four|five|a few|\d+) (?:short )?"
+        r"(?:sentences?|bullets?|bullet points|lines|words)\b|\bmake (?:this|it) (?:shorter|concise)"
+        r"|\b(?:shorten|condense|cut) (?:this|it|the)\b|\bin (?:zwei|drei|vier|fünf) sätzen\b"
+        r"|\ben (?:une|deux|trois|quatre|cinq|\d+) phrases\b|\bwhat (?:is|are|was|were) the (?:main|key)"
+        r"|\b(?:brief|short|quick|high-level) (?:overview|summary|recap)|\boverview of\b"
+        r"|\bwichtigsten punkte\b|\bpoints (?:clés|essentiels)\b|\bpuntos (?:clave|principales)\b"
+        r"|\baction items\b|\bmain (?:points|ideas|takeaways|arguments)\b|三句话|一句话|主要内容|短くして",
+    ),
+    (
+        "creative",
+        2.4,
+        r"\b(?:suggest (?:\w+ )?(?:names|titles|ideas)|backstory|wedding toast|love letter|liebesbrief|lettre d'amour|carta de amor"
+        r"|once upon a time|es war einmal|il était une fois|érase una vez|happy ending"
+        r"|alternate ending|rewrite the ending|short film|birthday card|dad joke|pick-up line"
+        r"|(?:tell|write|make) .{0,20}\bjokes?|in the style of|im stil von|dans le style"
+        r"|légende|leyenda|leggenda|lenda|legend about|fable|fabel|parody|villain|sci-fi|fantasy)\b"
+        r"|情书|编一个|编个|笑话",
+    ),
+)
+"""What several words say together."""
 
 HARD = (
     "prove proof theorem rigorous* formal* derive implication* tradeoff* trade architect* "
@@ -204,3 +284,15 @@ LANGUAGES: Mapping[str, str] = {
     "tr": "ve bir bu için ile ne nasıl mi da de olarak çok bana nedir şu en",
 }
 """The commonest words of languages that are written with Latin letters."""
+
+LETTERS: Mapping[str, str] = {
+    "de": "äöüß",
+    "fr": "çêûœëï",
+    "es": "ñ¿¡ú",
+    "it": "èòì",
+    "pt": "ãõ",
+    "pl": "łąężźśćń",
+    "sv": "å",
+    "tr": "şğı",
+}
+"""Letters that are rare in the others of them."""

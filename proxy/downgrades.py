@@ -32,10 +32,13 @@ class Downgrades:
         # The tier that was reached, while there is one, by model and scopes.
         self._reached: OrderedDict[tuple[str, tuple[str, ...]], int] = OrderedDict()
 
-    async def spent_ppm(self, model: VirtualModel, scopes: tuple[str, ...]) -> int:
-        """The largest share that is spent of any hard budget of the scopes. Raises `LedgerDown`."""
+    async def spent_ppm(self, model: str, scopes: tuple[str, ...]) -> int:
+        """The largest share spent of any hard budget of the scopes and the virtual model.
+
+        Raises `LedgerDown`.
+        """
         try:
-            standing = await self._ledger.call(Ask(0, (*scopes, f"model:{model.name}")))
+            standing = await self._ledger.call(Ask(0, (*scopes, f"model:{model}")))
         except LedgerUnavailable as error:
             raise ledger_down(error) from None
         assert isinstance(standing, Standing)
@@ -48,7 +51,7 @@ class Downgrades:
 
         Raises `LedgerDown`.
         """
-        spent_ppm = await self.spent_ppm(model, scopes)
+        spent_ppm = await self.spent_ppm(model.name, scopes)
         key = (model.name, scopes)
         tier = tier_at(model.downgrades, spent_ppm, self._reached.get(key, 0))
         if tier is None:

@@ -43,7 +43,7 @@ from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
 from proxy.routing import Decision, Router
-from proxy.targets import Target, TargetTable, VirtualModel
+from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
 from proxy.wishes import Wishes
@@ -169,7 +169,7 @@ class Engine:
         if isinstance(found, Target):
             return decide(found), ""
         if "budget" in found.policy.reads:
-            decide = partial(decide, budget_left=await self._budget_left(found, scopes))
+            decide = partial(decide, budget_left=await self.budget_left(found.name, scopes))
         if not found.downgrades:
             return decide(found), ""
         cheaper, tier = await self._downgrades.choose(found, scopes)
@@ -178,9 +178,12 @@ class Engine:
             return decide(found), ""
         return decision, tier
 
-    async def _budget_left(self, model: VirtualModel, scopes: tuple[str, ...]) -> float | None:
-        """The share of the caller's tightest hard budget that is left; None if there is none."""
-        if not self._ledger.hard_scopes.cover((*scopes, f"model:{model.name}")):
+    async def budget_left(self, model: str, scopes: tuple[str, ...]) -> float | None:
+        """The share of the caller's tightest hard budget that is left; None if there is none.
+
+        `model` is the virtual model that is asked for. Raises `LedgerDown`.
+        """
+        if not self._ledger.hard_scopes.cover((*scopes, f"model:{model}")):
             return None
         spent_ppm = await self._downgrades.spent_ppm(model, scopes)
         return max(0.0, 1.0 - spent_ppm / 1_000_000)

@@ -37,6 +37,7 @@ from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.errors import StartError
+from proxy.explain import Explain
 from proxy.figures import Figures
 from proxy.http import Exchange
 from proxy.inference import Inference
@@ -280,6 +281,7 @@ def build_app(
     routes: dict[str, Mapping[str, Endpoint]] = {
         **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
+        "/v1/route": {"POST": Explain(auth=auth, engine=engine, max_body=max_body).post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
