@@ -45,7 +45,7 @@ def route(
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show where a prompt would go, and why; by the configuration alone unless a server is named."""
+    """Show where a prompt would go, and why; by the configuration alone without --url."""
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": prompt}]}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens

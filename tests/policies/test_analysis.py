@@ -105,7 +105,7 @@ def test_more_to_do_is_never_simpler() -> None:
 
 
 @given(
-    text=st.text(max_size=3000),
+    text=st.text(max_size=200),
     needs=st.frozensets(st.sampled_from(get_args(Capability))),
     input_tokens=st.integers(0, 10**7),
     maximum=st.none() | st.integers(1, 10**6),
@@ -128,22 +128,9 @@ def test_anything_at_all_is_told_something_and_the_same_again(
     assert 0 <= told[0].output_tokens <= (100_000 if maximum is None else maximum)
 
 
-@pytest.mark.parametrize(
-    "unit", ["a" * 50, "{}()", "9 ", "how many 1 ", "\n", "- x\n", "翻", "x=1;"]
-)
-def test_a_text_made_to_be_slow_takes_no_more_steps_than_its_length(unit: str) -> None:
-    """Every expression looks at a bounded text: twenty times as much is as quick."""
-    import re
-    import time
-
-    def took(size: int) -> float:
-        prompt = Prompt(text=(unit * size)[:size])
-        best = float("inf")
-        for _ in range(5):
-            began = time.thread_time()
-            analyse(prompt)
-            best = min(best, time.thread_time() - began)
-        return best
-
-    re.purge()
-    assert took(200_000) < 20 * took(10_000) + 0.05
+@given(piece=st.text(min_size=1, max_size=20), other=st.text(min_size=1, max_size=20))
+def test_of_a_long_text_only_the_ends_are_looked_at(piece: str, other: str) -> None:
+    """So that no text, however it is made, takes longer than a short one."""
+    texts = (f"{'x ' * 400}{(each * 3000)[:3000]}{' y' * 400}" for each in (piece, other))
+    first, second = (analyse(Prompt(text=text)) for text in texts)
+    assert first == second
