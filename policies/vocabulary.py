@@ -33,7 +33,7 @@ TASKS: Mapping[Task, tuple[tuple[float, str], ...]] = {
         ),
         (
             1.2,
-            "shorten gist bullets kürze abrégé breve digest keypoints key points highlights takeaways main",
+            "shorten gist bullets kürze abrégé breve digest keypoints highlights takeaways",
         ),
     ),
     "extraction": (

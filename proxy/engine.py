@@ -54,6 +54,7 @@ DECISION_HEADER = b"x-tollway-decision"
 _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 # The content types that servers send sound with.
 _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
+_PPM = 1_000_000
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -186,7 +187,8 @@ class Engine:
         if not self._ledger.hard_scopes.cover((*scopes, f"model:{model}")):
             return None
         spent_ppm = await self._downgrades.spent_ppm(model, scopes)
-        return max(0.0, 1.0 - spent_ppm / 1_000_000)
+        # In whole millionths: exactly 30 % are 0.3.
+        return max(0, _PPM - spent_ppm) / _PPM
 
     # --- attempts --------------------------------------------------------------------------
 

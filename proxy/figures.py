@@ -119,6 +119,8 @@ class _Measured:
         self._latency_ms = _Average()
         self._tokens_per_second = _Average()
         self._success = _Average()
+        # As it was last shown, of the targets that share these figures behind a wildcard.
+        self._declared: Candidate | None = None
         self._shown: Candidate | None = None
         self._in_flight = 0
 
@@ -156,8 +158,10 @@ class _Measured:
 
     def candidate(self, declared: Candidate, now: float) -> Candidate:
         """The candidate with what was measured in the place of what is declared."""
-        if self._shown is None or now - self._faded_at > _FRESH_S:
+        is_stale = now - self._faded_at > _FRESH_S
+        if self._shown is None or self._declared is not declared or is_stale:
             self.fade(now)
+            self._declared = declared
             reliability = declared.reliability
             if self._success.is_known:
                 assumed = ASSUMED_RELIABILITY if reliability is None else reliability

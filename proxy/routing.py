@@ -209,11 +209,10 @@ def _fewest_tokens(request: Request, longest_context: int | None) -> int | None:
         or request.capability != "chat"
     ):
         return None
-    texts, size = request.texts()
-    fewest = request.input_tokens - size // ESTIMATE_BYTES_PER_TOKEN
+    texts, too_many_bytes = request.texts()
     for text in texts:
         plain = len(text.encode("ascii", "ignore"))
         other = len(text.encode("utf-8", "replace")) - plain
-        plain -= 2 * text.count("  ")
-        fewest += plain // ESTIMATE_BYTES_PER_TOKEN + other // DENSEST_BYTES_PER_TOKEN
-    return fewest
+        too_many_bytes -= plain - 2 * text.count("  ")
+        too_many_bytes -= other * ESTIMATE_BYTES_PER_TOKEN // DENSEST_BYTES_PER_TOKEN
+    return request.input_tokens - too_many_bytes // ESTIMATE_BYTES_PER_TOKEN
