@@ -18,6 +18,7 @@ from benchmarks import machine, measure, proc, report
 from benchmarks.generator import generator
 from benchmarks.ledger import ledger
 from benchmarks.measure import Bench
+from benchmarks.policy import policy
 from benchmarks.results import percentile
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
 from benchmarks.workloads import dialect_workloads
@@ -28,7 +29,9 @@ _WORKLOADS = {
     "stream": ("stream-20", "stream-20-paced"),
     "embeddings": ("embeddings", "embeddings"),
 }
-_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger")
+_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger", "policy")
+_DECISIONS = 20_000
+_FEW_DECISIONS = 500
 
 
 def _main() -> int:
@@ -96,7 +99,10 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["ledger"] = [load.as_json() for load in ledger(bench)]
         if "dialects" in names:
             results["dialects"] = _dialects(bench)
-        if names - {"memory", "start", "ledger", "dialects"}:
+        if "policy" in names:
+            decisions = _FEW_DECISIONS if options.quick else _DECISIONS
+            results["policy"] = [row.as_json() for row in policy(folder, decisions=decisions)]
+        if names - {"memory", "start", "ledger", "dialects", "policy"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {

@@ -42,12 +42,13 @@ class Balanced:
     """Takes turns and draws lots by what the question brings, so that it is repeatable."""
 
     name = "balanced"
-    reads: frozenset[Sense] = frozenset({"prompt", "live"})
     Options = BalancedOptions
 
     def __init__(self, options: BalancedOptions) -> None:
         self._options = options
-        self.reads = frozenset({"prompt", "live"} if options.sticky else {"live"})
+        self.reads: frozenset[Sense] = frozenset(
+            {"conversation", "live"} if options.sticky else {"live"}
+        )
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates, the one whose turn it is first; those that mostly fail last."""

@@ -63,9 +63,10 @@ Modality = Literal["text", "image", "audio", "file"]
 
 Latency = Literal["low", "normal", "high"]
 
-Sense = Literal["prompt", "budget", "live", "weights"]
-"""What a policy may read: the `Prompt` with its `Analysis`, the share of the budget that is left,
-measured figures of the candidates, the weights that a caller asks for."""
+Sense = Literal["prompt", "conversation", "budget", "live", "weights"]
+"""What a policy may read: the `Prompt` with its `Analysis`, which conversation it belongs to, the
+share of the budget that is left, measured figures of the candidates, the weights that a caller asks
+for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +199,7 @@ class Choice:
     target: str
     reason: str
     score: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import msgspec
 
 from adapters.wire.templates import Endpoints
 from policies.base import Capability, Domain, Task
-from policies.constraints import Constraints
+from policies.constraints import NO_CONSTRAINTS, Constraints
 from proxy import budgets, pricing
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
@@ -319,7 +319,7 @@ class VirtualModel(Strict, frozen=True):
     targets: Annotated[list[str], msgspec.Meta(min_length=1)]
     """`provider/model`, `provider/*` or `tier:NAME`, in order."""
     policy: Policy = "ordered"
-    constraints: Constraints = Constraints()
+    constraints: Constraints = NO_CONSTRAINTS
     """What a target must be to answer; those of a caller or a request come on top."""
     description: str = ""
     downgrade: list[DowngradeTier] = []

@@ -121,7 +121,7 @@ def _choice(choice: Choice, candidate: Candidate, question: Question) -> dict[st
         "target": choice.target,
         "reason": choice.reason,
         "score": choice.score,
-        "scores": choice.scores or None,
+        "scores": choice.scores,
         "estimated_cost_usd": None if cost is None else cost / 1e9,
         "estimated_latency_ms": None if latency_ms is None else round(latency_ms),
         "estimated_total_ms": whole_ms,

@@ -97,6 +97,7 @@ class Router:
         """The decision on a request. Raises `InvalidRequest` for wishes that nothing here heeds."""
         if isinstance(found, Target):
             return self._named(found, request, wishes)
+        table = self.table
         reads = found.policy.reads
         if wishes.weights is not None and "weights" not in reads:
             raise InvalidRequest(
@@ -107,9 +108,11 @@ class Router:
         constraints = wishes.constraints
         if found.constraints is not NO_CONSTRAINTS:
             constraints = (found.constraints, *constraints)
-        prompt, analysis = NO_PROMPT, None
-        if "prompt" in reads:
+        prompt, analysis, conversation = NO_PROMPT, None, None
+        if "prompt" in reads or "conversation" in reads:
             prompt = request.prompt()
+            conversation = self._conversation(caller_id, prompt)
+        if "prompt" in reads:
             analysis = analyse(
                 prompt,
                 needs=request.needs,
@@ -127,7 +130,7 @@ class Router:
             analysis=analysis,
             weights=wishes.weights,
             budget_left=budget_left,
-            conversation=self._conversation(caller_id, prompt),
+            conversation=conversation,
             turn=self._turn,
         )
         candidates = found.candidates
@@ -136,7 +139,7 @@ class Router:
         accepted, rejections = eligible(
             question,
             candidates,
-            real_targets=self.table.has_real_targets,
+            real_targets=table.has_real_targets,
             vector_space=found.vector_space if request.capability == "embeddings" else None,
             constraints=constraints,
         )
@@ -151,7 +154,7 @@ class Router:
             question=question,
             candidates=candidates,
             outcome=outcome,
-            revision=self.table.revision,
+            revision=table.revision,
             cold_start=found.cold_start,
         )
 

@@ -244,7 +244,7 @@ def test_the_route_is_in_the_order_of_its_scores(
     assert all(score is not None and 0 <= score <= 1 + 1e-9 for score in scores)
     assert scores == sorted(scores, key=lambda score: -(score or 0))
     for choice in choices:
-        assert all(0 <= part <= 1 for part in choice.scores.values())
+        assert all(0 <= part <= 1 for part in (choice.scores or {}).values())
 
 
 @given(figures, st.sampled_from(("reasoning", "coding", "chat")))
