@@ -77,6 +77,8 @@ class Job:
     policy: str = ""
     revision: int = 0
     decision: Decision | None = None
+    keeps_parameters: bool = False
+    """No parameter may be left out for a target that lacks it."""
 
     @property
     def left_nanousd(self) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -42,7 +43,7 @@ from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
-from proxy.routing import Decision, Router
+from proxy.routing import Decision, Router, or_else
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
@@ -64,6 +65,17 @@ class Responder(Protocol):
 
     async def __call__(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
         """Relay the answer and settle the attempt. Raises `AdapterError` while nothing has left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A decision on a request, with what its body wished for taken out of that and heeded."""
+
+    decision: Decision
+    request: Request
+    wishes: Wishes
+    tier: str = ""
+    """What a spent budget has brought the virtual model down to."""
 
 
 class Engine:
@@ -145,10 +157,14 @@ class Engine:
 
     async def _route(self, job: Job) -> Route:
         wishes = wish_list.read(job.exchange.headers)
-        decision, job.downgrade = await self.consider(job.caller, job.request, job.scopes, wishes)
+        considered = await self.consider(job.caller, job.request, job.scopes, wishes)
+        decision = considered.decision
         if isinstance(decision.outcome, Denial):
             raise denied(job.request.model, decision.outcome)
         self._router.take_turn()
+        job.request = considered.request
+        job.keeps_parameters = considered.wishes.requires_parameters
+        job.downgrade = considered.tier
         job.cold_start = decision.cold_start
         job.virtual_model = decision.model
         job.policy = decision.outcome.policy
@@ -158,26 +174,36 @@ class Engine:
 
     async def consider(
         self, caller: Caller, request: Request, scopes: tuple[str, ...], wishes: Wishes
-    ) -> tuple[Decision, str]:
-        """What would become of a request, and the tier that a spent budget has brought it down to.
+    ) -> Considered:
+        """What would become of a request.
 
         Raises `UnknownModel`, `LedgerDown`, and `InvalidRequest` for wishes that nothing heeds.
         """
         found = self._router.find(caller, request.model)
+        if isinstance(found, Target):  # its provider may know what the body says besides
+            decision = self._router.decide(found, request, wishes, caller_id=caller.key_id)
+            return Considered(decision, request, wishes)
+        preferred = request.preferences()
+        if preferred is not None:
+            wishes, request = wishes.and_of(preferred[0]), preferred[1]
         decide = partial(
             self._router.decide, request=request, wishes=wishes, caller_id=caller.key_id
         )
-        if isinstance(found, Target):
-            return decide(found), ""
         if "budget" in found.policy.reads:
             decide = partial(decide, budget_left=await self.budget_left(found.name, scopes))
-        if not found.downgrades:
-            return decide(found), ""
-        cheaper, tier = await self._downgrades.choose(found, scopes)
-        decision = decide(cheaper)
-        if tier and isinstance(decision.outcome, Denial):  # none of its targets can do this
-            return decide(found), ""
-        return decision, tier
+        tier = ""
+        if found.downgrades:
+            cheaper, tier = await self._downgrades.choose(found, scopes)
+            decision = decide(cheaper)
+            if tier and isinstance(decision.outcome, Denial):  # none of its targets can do this
+                decision, tier = decide(found), ""
+        else:
+            decision = decide(found)
+        for name in wishes.models:
+            other = self._router.find(caller, name)
+            unweighed = replace(wishes, weights=None)  # the weights were for the model's own
+            decision = or_else(decision, decide(other, wishes=unweighed))
+        return Considered(decision, request, wishes, tier)
 
     async def budget_left(self, model: str, scopes: tuple[str, ...]) -> float | None:
         """The share of the caller's tightest hard budget that is left; None if there is none.
@@ -468,6 +494,7 @@ def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
     """What an attempt asks its provider for."""
     target = tried.target
     drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
+    drops = drops and not job.keeps_parameters
     sent = job.request.upstream(
         Upstream(
             model=target.model,

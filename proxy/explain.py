@@ -39,8 +39,9 @@ class Explain:
             raise EndpointForbidden(f"this API key may not use the endpoint {request.endpoint!r}")
         scopes = scopes_of(caller, exchange, request.user, request.tags)
         wishes = wish_list.read(exchange.headers)
-        decision, tier = await self._engine.consider(caller, request, scopes, wishes)
-        shown = explained(request.model, decision, tier)
+        considered = await self._engine.consider(caller, request, scopes, wishes)
+        decision = considered.decision
+        shown = explained(request.model, decision, considered.tier)
         if decision.question.budget_left is None:
             shown["budget_left"] = await self._engine.budget_left(decision.model, scopes)
         headers = [(DECISION_HEADER, decision.id.encode())]

@@ -6,12 +6,12 @@ The same code decides live, when it is asked what it would do, and by itself on 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 
 from policies.analysis import analyse
-from policies.base import NO_PROMPT, Candidate, Denial, Prompt, Question, Route
+from policies.base import NO_PROMPT, Candidate, Choice, Denial, Prompt, Question, Rejection, Route
 from policies.constraints import (
     DENSEST_BYTES_PER_TOKEN,
     ESTIMATE_BYTES_PER_TOKEN,
@@ -144,10 +144,16 @@ class Router:
             constraints=constraints,
         )
         outcome: Route | Denial = Denial(rejections=rejections)
+        choices: tuple[Choice, ...] = ()
         if accepted:
             choices = found.policy.decide(question, accepted)
             if constraints:
                 choices = preferred_first(choices, accepted, constraints)
+                choices = wishes.ordered(choices, accepted, question)
+        if accepted and not choices:
+            unwanted = (_unwanted(candidate) for candidate in accepted)
+            outcome = Denial(rejections=(*rejections, *unwanted))
+        if choices:
             outcome = Route(policy=found.policy.name, choices=choices, rejections=rejections)
         return Decision(
             model=found.name,
@@ -198,6 +204,29 @@ class Router:
             return None
         opening = f"{caller_id}\n{prompt.system}\n{prompt.opening}".encode("utf-8", "replace")
         return int.from_bytes(blake2b(opening, key=self._secret[:64], digest_size=8).digest())
+
+
+def _unwanted(candidate: Candidate) -> Rejection:
+    return Rejection(
+        target=candidate.name, code="excluded", reason="it is not in the order that is asked for"
+    )
+
+
+def or_else(decision: Decision, other: Decision) -> Decision:
+    """A decision with the targets of another one after its own."""
+    first, then = decision.outcome, other.outcome
+    if isinstance(then, Denial):
+        return decision
+    known = {candidate.name for candidate in decision.candidates}
+    choices = () if isinstance(first, Denial) else first.choices
+    chosen = {choice.target for choice in choices}
+    outcome = replace(
+        then if isinstance(first, Denial) else first,
+        choices=(*choices, *(c for c in then.choices if c.target not in chosen)),
+        rejections=first.rejections,
+    )
+    candidates = (c for c in other.candidates if c.name not in known)
+    return replace(decision, outcome=outcome, candidates=(*decision.candidates, *candidates))
 
 
 def _fewest_tokens(request: Request, longest_context: int | None) -> int | None:

@@ -64,3 +64,6 @@ class AsChat:
     def prompt(self) -> Prompt:
         """What the chat says."""
         return self.chat.prompt()
+
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""

@@ -6,7 +6,7 @@ Field names and ranges: OpenAI's API reference, "Create chat completion".
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -15,10 +15,11 @@ from adapters.base import Endpoint
 from policies.base import Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
-from proxy.wire import answers, chunks
+from proxy.wire import answers, chunks, preferences
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
+from proxy.wire.preferences import Preferences
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -53,7 +54,6 @@ UNBOUNDED = (
     "search_parameters",  # xAI
     "enable_search",  # Qwen
     "plugins",  # OpenRouter
-    "models",
     "data_sources",  # Azure
     "compound_custom",  # Groq
     "image_config",  # images that are drawn, whatever the maximum of tokens
@@ -64,6 +64,7 @@ UNBOUNDED = (
     "cached_content",  # Google's stored prompts, here and in what its other parameters are in
     "google",
     "extra_body",
+    "models",  # OpenRouter; the last: where it is the only one, it may be heeded here
 )
 
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
@@ -204,6 +205,14 @@ class ChatRequest:
         A token is at least one byte of text, and JSON is never shorter than the text it holds.
         """
         return self.text_bytes + self.added_tokens + self.media * image_tokens
+
+    def preferences(self) -> tuple[Preferences, ChatRequest] | None:
+        """How its body says that it wants to be routed, and the request without that."""
+        if not preferences.are_in(self.body):
+            return None
+        unbounded = None if self.unbounded == "models" else self.unbounded
+        withheld = {**self.withheld, **dict.fromkeys(preferences.MEMBERS)}
+        return preferences.read(self.body), replace(self, unbounded=unbounded, withheld=withheld)
 
     def texts(self) -> tuple[list[str], int]:
         """The texts of the messages, and how many of `text_bytes` they take.

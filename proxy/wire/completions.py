@@ -128,6 +128,9 @@ class CompletionsRequest:
         text = chat.excerpt(self.text or "")
         return Excerpts(text=text, opening=text)
 
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""
+
     def upstream(self, target: Upstream) -> Sent:
         """As it is where the target completes texts, otherwise as a chat."""
         if self.endpoint in target.speaks:

@@ -15,6 +15,7 @@ from adapters.base import AdapterError, Endpoint
 from policies.base import Capability, Prompt
 from proxy.errors import ApiError
 from proxy.pricing import Units, Usage
+from proxy.wire.preferences import Preferences
 from proxy.wire.usage import ReportedCost
 
 
@@ -187,6 +188,12 @@ class Request(Protocol):
 
     def prompt(self) -> Prompt:
         """Pieces of what is said, for policies that read it."""
+
+    def preferences(self) -> tuple[Preferences, Request] | None:
+        """How its body says that it wants to be routed, and the request without that.
+
+        None where it says nothing; raises `InvalidRequest`.
+        """
 
     def upstream(self, target: Upstream) -> Sent:
         """What goes to a target. Raises `adapters.base.Unsupported`."""

@@ -106,6 +106,9 @@ class EmbeddingsRequest:
         """Nothing: what it is for is plain from the endpoint."""
         return NO_PROMPT
 
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""
+
     def upstream(self, target: Upstream) -> Sent:
         """The client's members with `model` changed."""
         changes = {"model": msgspec.json.encode(target.model), **self.withheld}

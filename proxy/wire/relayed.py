@@ -66,6 +66,10 @@ class Relayed(ABC):
         """Nothing: what it is for is plain from the endpoint."""
         return NO_PROMPT
 
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""
+        return
+
     def upstream(self, target: Upstream) -> Sent:
         """The request with `model` changed; raises `Unsupported` where the target lacks it."""
         if self.endpoint not in target.speaks:

@@ -228,3 +228,83 @@ def test_the_command_line_shows_a_route(routing: Tollway) -> None:
     wrong = routing.cli("route", "Hi", "--weights", "price=1")
     assert wrong.returncode == 2
     assert "x-tollway-weights" in wrong.stderr
+
+
+def _preferring(**provider: Any) -> dict[str, Any]:
+    return {**_ask("Hi"), "model": "listed", "provider": provider}
+
+
+@pytest.mark.parametrize(
+    ("provider", "chosen"),
+    [
+        ({"order": ["mixtral-8x7b", "up/gpt-4"]}, ["mixtral-8x7b", "gpt-4", "gpt-3.5"]),
+        ({"order": ["gpt-4"], "allow_fallbacks": False}, ["gpt-4"]),
+        ({"only": ["claude-*"]}, ["claude-3-opus", "claude-3-sonnet"]),
+        ({"ignore": ["gpt-*", "claude-*"]}, ["llama-2-70b", "mixtral-8x7b"]),
+        ({"sort": "price"}, ["gpt-3.5", "mixtral-8x7b", "llama-2-70b"]),
+        ({"max_price": {"prompt": 0.6}}, ["gpt-3.5", "mixtral-8x7b"]),
+        ({"allow_fallbacks": False}, ["gpt-4"]),
+        ({}, ["gpt-4", "gpt-3.5", "claude-3-opus"]),
+    ],
+)
+def test_openrouters_preferences_are_heeded(
+    routing: Tollway, upstream: Upstream, provider: dict[str, Any], chosen: list[str]
+) -> None:
+    dry, live = _both(routing, _preferring(**provider))
+    targets = [choice["target"].removeprefix("up/") for choice in dry["choices"]]
+    assert targets[: len(chosen)] == chosen
+    assert len(chosen) == 3 or len(targets) == len(chosen)
+    assert live.headers["x-tollway-decision"] == dry["decision"]
+    assert live.headers["x-tollway-model"] == f"up/{chosen[0]}"
+    assert "provider" not in upstream.calls[-1].body
+
+
+def test_sorted_by_latency_the_figures_of_the_moment_count(routing: Tollway) -> None:
+    shown = routing.post("/v1/route", _preferring(sort="latency")).json()
+    found = [choice["estimated_latency_ms"] for choice in shown["choices"]]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("provider", "param"),
+    [
+        ({"quantizations": ["fp8"]}, "provider.quantizations"),
+        ({"sort": "beauty"}, "provider.sort"),
+        ({"order": "gpt-4"}, "provider.order"),
+    ],
+)
+def test_preferences_without_a_meaning_are_refused(
+    routing: Tollway, provider: dict[str, Any], param: str
+) -> None:
+    reply = routing.post("/v1/chat/completions", _preferring(**provider))
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
+def test_preferences_that_leave_nothing_are_refused(routing: Tollway) -> None:
+    for wish in ({"only": ["nobody"]}, {"order": ["nobody"], "allow_fallbacks": False}):
+        reply = routing.post("/v1/chat/completions", _preferring(**wish))
+        assert reply.status_code == 400
+        assert "up/gpt-4: it is" in reply.json()["error"]["message"]
+    reply = routing.post("/v1/chat/completions", _preferring(zdr=True))
+    assert reply.status_code == 400
+    assert "keep nothing" in reply.json()["error"]["message"]
+
+
+def test_models_are_tried_after_the_models_own(routing: Tollway, upstream: Upstream) -> None:
+    body = {**_ask("Hi"), "model": "limited", "models": ["up/gpt-4", "up/gpt-3.5"]}
+    dry, live = _both(routing, body)
+    targets = [choice["target"] for choice in dry["choices"]]
+    assert targets[-2:] == ["up/gpt-4", "up/gpt-3.5"]
+    assert len(targets) == 5
+    assert live.headers["x-tollway-decision"] == dry["decision"]
+    assert "models" not in upstream.calls[-1].body
+    unknown = routing.post("/v1/chat/completions", {**body, "models": ["nobody"]})
+    assert unknown.status_code == 404
+
+
+def test_a_named_targets_provider_gets_the_preferences_itself(
+    routing: Tollway, upstream: Upstream
+) -> None:
+    body = {**_preferring(order=["x"]), "model": "up/gpt-4"}
+    routing.post("/v1/chat/completions", body)
+    assert upstream.calls[-1].body["provider"] == {"order": ["x"]}
