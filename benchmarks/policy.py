@@ -98,4 +98,4 @@ def _router(folder: Path) -> Router:
             first_token_s=0.3,
             total_s=1.0,
         )
-    return Router(table=table, figures=figures, secret=b"benchmark")
+    return Router(table=table, figures=figures, secret=b"benchmark", clock=SystemClock())

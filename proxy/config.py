@@ -11,6 +11,7 @@ import msgspec
 from adapters.wire.templates import Endpoints
 from policies.base import Capability, Domain, Task
 from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.rules import Rule
 from proxy import budgets, pricing
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
@@ -326,6 +327,25 @@ class VirtualModel(Strict, frozen=True):
     cold_start: ColdStart = "wait"
 
 
+class Expectation(Strict, frozen=True):
+    """A question to the rules, and the answer that they must give; `tollway check` asks it."""
+
+    ask: str
+    """What a user would say."""
+    model: str = "auto"
+    scopes: tuple[str, ...] = ()
+    """Whose request it is: `key:ID`, `tag:TAG` ..."""
+    input_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    budget_left: _Share | None = None
+    at: str | None = None
+    """A moment, such as 2026-11-20T23:00:00Z; now if unset."""
+    target: str | None = None
+    """The first target of the route, with `*` for any part of its name."""
+    rules: tuple[str, ...] | None = None
+    """The names of those that hold, in order."""
+    refused: bool = False
+
+
 class Budget(Strict, frozen=True):
     """A limit on a scope over a window."""
 
@@ -415,6 +435,8 @@ class Config(Strict, frozen=True):
     providers: dict[str, Provider] = {}
     targets: list[Target] = []
     models: dict[str, VirtualModel] = {}
+    rules: list[Rule] = []
+    expect: list[Expectation] = []
     budgets: list[Budget] = []
     unpriced: Unpriced = "refuse"
     """What becomes of targets without a known price."""

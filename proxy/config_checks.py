@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from adapters import registry as adapter_registry
 from adapters.base import Endpoint
 from policies import registry as policy_registry
+from policies.constraints import Constraints
+from policies.rules import Rule
 from proxy import budgets, catalog, webhooks
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
@@ -24,6 +26,7 @@ from proxy.config import (
     Budget,
     Charge,
     Config,
+    Expectation,
     Limits,
     Policy,
     Price,
@@ -36,6 +39,7 @@ from proxy.config import (
     Webhook,
     policy_of,
 )
+from proxy.moments import parse_moment
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
@@ -66,6 +70,14 @@ def check(file: YamlFile, config: Config) -> None:
         for i, target_name in enumerate(model.targets):
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
+    rules: set[str] = set()
+    for i, rule in enumerate(config.rules):
+        _check_rule(file, ("rules", i), rule, config, names)
+        if rule.name in rules:
+            raise file.error(("rules", i, "name"), f"{rule.name!r} is there twice")
+        rules.add(rule.name)
+    for i, expected in enumerate(config.expect):
+        _check_expectation(file, ("expect", i), expected, rules)
     for i, budget in enumerate(config.budgets):
         _check_budget(file, ("budgets", i), budget, config)
     for i, name in enumerate(config.host.preload):
@@ -303,6 +315,43 @@ def _check_downgrades(
             _check_policy(file, (*path, i, "policy"), tier.policy)
         for j, target_name in enumerate(tier.targets):
             _check_reference(file, (*path, i, "targets", j), target_name, config, names)
+
+
+def _check_rule(file: YamlFile, path: Path_, rule: Rule, config: Config, names: set[str]) -> None:
+    for model in sorted(rule.when.models or ()):
+        if model not in config.models:
+            raise file.error((*path, "when", "models"), f"there is no model {model!r}")
+    for j, name in enumerate(rule.targets or ()):
+        _check_reference(file, (*path, "targets", j), name, config, names)
+    if rule.targets == ():
+        raise file.error((*path, "targets"), "is empty; list targets, or remove this")
+    if (rule.weights, rule.constraints, rule.targets) == (None, Constraints(), None):
+        raise file.error(path, "does nothing; give it weights, constraints or targets")
+    try:
+        budgets.time_zone(rule.when.timezone)
+    except ValueError as error:
+        raise file.error((*path, "when", "timezone"), str(error)) from None
+    policies = (
+        policy_registry.make(*policy_of(model.policy))
+        for name, model in config.models.items()
+        if rule.when.models is None or name in rule.when.models
+    )
+    if rule.weights is not None and not any("weights" in policy.reads for policy in policies):
+        raise file.error((*path, "weights"), "are for models whose policy takes weights; none does")
+
+
+def _check_expectation(file: YamlFile, path: Path_, expected: Expectation, rules: set[str]) -> None:
+    for j, name in enumerate(expected.rules or ()):
+        if name not in rules:
+            raise file.error((*path, "rules", j), f"there is no rule {name!r}")
+    if expected.target is None and expected.rules is None and not expected.refused:
+        raise file.error(path, "expects nothing; give it a target, rules, or 'refused: true'")
+    if expected.target is not None and expected.refused:
+        raise file.error((*path, "refused"), "and a target exclude each other")
+    try:
+        parse_moment(expected.at)
+    except ValueError as error:
+        raise file.error((*path, "at"), str(error)) from None
 
 
 def _check_budget(file: YamlFile, path: Path_, budget: Budget, config: Config) -> None:

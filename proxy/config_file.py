@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import msgspec
 
 from policies import registry as policy_registry
+from policies.rules import Rule
 from proxy.config import (
     OF_CLOUDS,
     Alerts,
     Budget,
     Config,
+    Expectation,
     Host,
     Policy,
     Provider,
@@ -45,6 +47,8 @@ class _Top(Strict, frozen=True):
     providers: dict[str, Any] | None = None
     targets: list[Any] | None = None
     models: dict[str, Any] | None = None
+    rules: list[Any] | None = None
+    expect: list[Any] | None = None
     budgets: list[Any] | None = None
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
@@ -96,6 +100,11 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         providers=providers,
         targets=targets,
         models=models,
+        rules=[_convert(file, ("rules", i), rule, Rule) for i, rule in enumerate(top.rules or [])],
+        expect=[
+            _convert(file, ("expect", i), value, Expectation)
+            for i, value in enumerate(top.expect or [])
+        ],
         budgets=[
             _convert(file, ("budgets", i), value, Budget)
             for i, value in enumerate(top.budgets or [])

@@ -187,9 +187,13 @@ class Engine:
         if preferred is not None:
             wishes, request = wishes.and_of(preferred[0]), preferred[1]
         decide = partial(
-            self._router.decide, request=request, wishes=wishes, caller_id=caller.key_id
+            self._router.decide,
+            request=request,
+            wishes=wishes,
+            caller_id=caller.key_id,
+            scopes=scopes,
         )
-        if "budget" in found.policy.reads:
+        if "budget" in found.reads:
             decide = partial(decide, budget_left=await self.budget_left(found.name, scopes))
         tier = ""
         if found.downgrades:

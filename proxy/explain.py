@@ -85,6 +85,7 @@ def explained(asked: str, decision: Decision, tier: str = "") -> dict[str, Any]:
         "model": decision.model or None,
         "policy": None if isinstance(outcome, Denial) else outcome.policy,
         "downgrade": tier or None,
+        "rules": list(decision.rules),
         "input_tokens": question.input_tokens,
         "expected_output_tokens": question.expected_output,
         "needs": sorted(question.needs),

@@ -20,7 +20,9 @@ from policies.constraints import (
     eligible,
     preferred_first,
 )
+from policies.rules import Circumstances, Rule
 from proxy.auth import Caller
+from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import InvalidRequest, UnknownModel
 from proxy.figures import Figures
@@ -40,6 +42,8 @@ class Decision:
     outcome: Route | Denial
     revision: int
     cold_start: ColdStart = "wait"
+    rules: tuple[str, ...] = ()
+    """The names of the rules that held."""
 
     @cached_property
     def id(self) -> str:
@@ -59,9 +63,10 @@ class Router:
     """Decides by the table and the figures of the moment. One per worker."""
 
     def __init__(
-        self, *, table: Callable[[], TargetTable], figures: Figures, secret: bytes
+        self, *, table: Callable[[], TargetTable], figures: Figures, secret: bytes, clock: Clock
     ) -> None:
         self._table = table
+        self._clock = clock
         self._figures = figures
         self._secret = secret
         self._turn = 0
@@ -92,14 +97,20 @@ class Router:
         wishes: Wishes = NO_WISHES,
         *,
         caller_id: str = "",
+        scopes: tuple[str, ...] = (),
         budget_left: float | None = None,
+        at: float | None = None,
     ) -> Decision:
-        """The decision on a request. Raises `InvalidRequest` for wishes that nothing here heeds."""
+        """The decision on a request; `at` is in Unix seconds, now if it is not given.
+
+        Raises `InvalidRequest` for wishes that nothing here heeds.
+        """
         if isinstance(found, Target):
             return self._named(found, request, wishes)
         table = self.table
-        reads = found.policy.reads
-        if wishes.weights is not None and "weights" not in reads:
+        reads = found.reads
+        takes_weights = "weights" in found.policy.reads
+        if wishes.weights is not None and not takes_weights:
             raise InvalidRequest(
                 f"{WEIGHTS_HEADER.decode()}: the policy {found.policy.name!r} of {found.name!r} "
                 "takes no weights; leave the header out",
@@ -120,6 +131,23 @@ class Router:
                 output_tokens=request.max_output_tokens,
                 stream=request.stream,
             )
+        weights = wishes.weights
+        rules: tuple[Rule, ...] = ()
+        if found.rules:
+            circumstances = Circumstances(
+                scopes=scopes,
+                input_tokens=request.input_tokens,
+                analysis=analysis,
+                budget_left=budget_left,
+                at=self._clock.time() if at is None else at,
+            )
+            rules = tuple(rule for rule in found.rules if rule.when.holds(circumstances))
+            limits = (rule.constraints for rule in rules)
+            constraints += tuple(each for each in limits if each is not NO_CONSTRAINTS)
+            if weights is None and takes_weights:
+                weights = next((rule.weights for rule in rules if rule.weights is not None), None)
+            places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
+            found = next(places, found)
         question = Question(
             needs=request.needs,
             input_tokens=request.input_tokens,
@@ -128,7 +156,7 @@ class Router:
             stream=request.stream,
             prompt=prompt,
             analysis=analysis,
-            weights=wishes.weights,
+            weights=weights,
             budget_left=budget_left,
             conversation=conversation,
             turn=self._turn,
@@ -162,6 +190,7 @@ class Router:
             outcome=outcome,
             revision=table.revision,
             cold_start=found.cold_start,
+            rules=tuple(rule.name for rule in rules),
         )
 
     def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:

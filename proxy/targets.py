@@ -19,8 +19,9 @@ import msgspec
 from adapters import registry as adapter_registry
 from adapters.base import Deadlines, Endpoint
 from policies import registry as policy_registry
-from policies.base import Candidate, Capability, Choice, Policy, Route
+from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
 from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.rules import Rule
 from proxy import catalog
 from proxy import config as cfg
 from proxy.clock import Clock
@@ -192,6 +193,15 @@ class VirtualModel:
     """The space of the model's full self, where this is a cheaper one."""
     cold_start: cfg.ColdStart = "wait"
     constraints: Constraints = NO_CONSTRAINTS
+    rules: tuple[Rule, ...] = ()
+    """Those that may hold for it."""
+    in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
+    """What it is where a rule of that name has other targets for it."""
+
+    @cached_property
+    def reads(self) -> frozenset[Sense]:
+        """What its policy and its rules have to know of a request."""
+        return self.policy.reads.union(*(rule.reads for rule in self.rules))
 
     @cached_property
     def longest_context(self) -> int | None:
@@ -514,13 +524,17 @@ def build_table(
     )
     models = {
         name: _with_downgrades(
-            VirtualModel(
-                name=name,
-                description=model.description,
-                policy=policy_registry.make(*cfg.policy_of(model.policy)),
-                targets=_resolve(model.targets, table),
-                cold_start=model.cold_start,
-                constraints=model.constraints,
+            _with_rules(
+                VirtualModel(
+                    name=name,
+                    description=model.description,
+                    policy=policy_registry.make(*cfg.policy_of(model.policy)),
+                    targets=_resolve(model.targets, table),
+                    cold_start=model.cold_start,
+                    constraints=model.constraints,
+                ),
+                config.rules,
+                table,
             ),
             model,
             table,
@@ -558,6 +572,24 @@ class CurrentTable:
         return self._build(today.date())
 
 
+def _with_rules(model: VirtualModel, rules: Iterable[Rule], table: TargetTable) -> VirtualModel:
+    """The model with the rules that may hold for it, and what it is by their targets.
+
+    Vectors stay in the space of its own.
+    """
+    found = tuple(
+        rule for rule in rules if rule.when.models is None or model.name in rule.when.models
+    )
+    in_place = {
+        rule.name: replace(
+            model, targets=_resolve(rule.targets, table), pinned_space=model.vector_space
+        )
+        for rule in found
+        if rule.targets is not None
+    }
+    return replace(model, rules=found, in_place=in_place)
+
+
 def _with_downgrades(
     full: VirtualModel, model: cfg.VirtualModel, table: TargetTable
 ) -> VirtualModel:
@@ -573,6 +605,7 @@ def _with_downgrades(
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
                 constraints=full.constraints,
+                rules=full.rules,
             ),
         )
         for tier in model.downgrade

@@ -236,7 +236,7 @@ def build_app(
     )
     figures = Figures(SystemClock())
     engine = Engine(
-        router=Router(table=table, figures=figures, secret=plan.secret),
+        router=Router(table=table, figures=figures, secret=plan.secret, clock=SystemClock()),
         figures=figures,
         adapters=adapters,
         ledger=ledger,

@@ -97,7 +97,7 @@ def _decided(
     loaded = serve.load_config(options, os.environ)
     book, _ = price_list.load(Path(loaded.server.data))
     _, table, _ = serve.resolve(loaded, os.environ, book)
-    router = Router(table=table, figures=Figures(SystemClock()), secret=b"")
+    router = Router(table=table, figures=Figures(SystemClock()), secret=b"", clock=SystemClock())
     try:
         request = parse(msgspec.json.encode(body))
         wishes = wish_list.read({n.encode(): text.encode() for n, text in headers.items()})

@@ -308,3 +308,19 @@ def test_a_named_targets_provider_gets_the_preferences_itself(
     body = {**_preferring(order=["x"]), "model": "up/gpt-4"}
     routing.post("/v1/chat/completions", body)
     assert upstream.calls[-1].body["provider"] == {"order": ["x"]}
+
+
+def test_rules_hold_for_whom_they_are(upstream: Upstream, tmp_path: Path) -> None:
+    config = _config(upstream.base_url)
+    config["models"]["auto"]["policy"] |= {"weights": {"quality": 1}, "reserve": {"simple": 0}}
+    config["rules"] = [
+        {"name": "batches", "when": {"scopes": ["tag:batch"]}, "targets": ["up/llama-2-70b"]}
+    ]
+    with serving(tmp_path, config) as tollway:
+        dry, live = _both(tollway, _ask("Hi"), {"x-tollway-tags": "batch"})
+        assert dry["rules"] == ["batches"]
+        assert live.headers["x-tollway-model"] == "up/llama-2-70b"
+        assert live.headers["x-tollway-decision"] == dry["decision"]
+        dry, live = _both(tollway, _ask("Hi"))
+        assert dry["rules"] == []
+        assert live.headers["x-tollway-model"] == "up/gpt-4"

@@ -12,9 +12,11 @@ from policies import registry
 from policies.balanced import BalancedOptions
 from policies.base import Analysis, Candidate, Question
 from policies.constraints import Constraints, ResourceLimits
+from policies.rules import Rule, When
 from policies.weighted import Reserve, Scales, WeightedOptions
 from policies.weights import Weights
 from proxy import config_file
+from proxy.config import Expectation
 from proxy.errors import StartError
 
 DOCS = Path(__file__).parents[2] / "docs" / "policies.md"
@@ -100,7 +102,10 @@ def test_a_file_that_is_no_policy_is_told(tmp_path: Path, code: str, problem: st
 
 @pytest.mark.parametrize(
     "settings",
-    [Weights, WeightedOptions, Scales, Reserve, BalancedOptions, Constraints, ResourceLimits],
+    [
+        *(Weights, WeightedOptions, Scales, Reserve, BalancedOptions),
+        *(Constraints, ResourceLimits, Rule, When, Expectation),
+    ],
 )
 def test_every_option_is_documented(settings: type[msgspec.Struct]) -> None:
     text = DOCS.read_text()
