@@ -6,6 +6,7 @@ One of the operator's own is a Python file with a class `Policy`, named by its p
 from __future__ import annotations
 
 import runpy
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def make(name: str, options: Any = None) -> Policy:
     return policy
 
 
+@cache  # once: a server that runs must not meet a file that was changed meanwhile
 def _in_file(path: Path) -> type[Any]:
     """The operator's own code, run as the program's own is: whoever writes the file may do so."""
     try:

@@ -70,6 +70,16 @@ def check(file: YamlFile, config: Config) -> None:
         for i, target_name in enumerate(model.targets):
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
+    for i, budget in enumerate(config.budgets):
+        _check_budget(file, ("budgets", i), budget, config)
+    for i, name in enumerate(config.host.preload):
+        if name not in names or not _is_hosted(config, name):
+            raise file.error(("host", "preload", i), f"{name!r} is no target with a local model")
+
+
+def check_rules(file: YamlFile, config: Config) -> None:
+    """The same for the rules and what is expected of them; the policies are in order by now."""
+    names = {name for target in config.targets for name in (target.target, *target.alias)}
     rules: set[str] = set()
     for i, rule in enumerate(config.rules):
         _check_rule(file, ("rules", i), rule, config, names)
@@ -78,11 +88,6 @@ def check(file: YamlFile, config: Config) -> None:
         rules.add(rule.name)
     for i, expected in enumerate(config.expect):
         _check_expectation(file, ("expect", i), expected, rules)
-    for i, budget in enumerate(config.budgets):
-        _check_budget(file, ("budgets", i), budget, config)
-    for i, name in enumerate(config.host.preload):
-        if name not in names or not _is_hosted(config, name):
-            raise file.error(("host", "preload", i), f"{name!r} is no target with a local model")
 
 
 def _check_policy(file: YamlFile, path: Path_, policy: Policy) -> None:

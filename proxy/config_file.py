@@ -31,7 +31,7 @@ from proxy.config import (
     VirtualModel,
     policy_of,
 )
-from proxy.config_checks import check
+from proxy.config_checks import check, check_rules
 from proxy.yaml_file import Path_, YamlFile, expand
 
 PACKAGED = Path(__file__).with_name("router.yaml")
@@ -119,9 +119,9 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
     for name, model in models.items():
         _check_options(file, ("models", name, "policy"), model.policy)
         for i, tier in enumerate(model.downgrade):
-            _check_options(
-                file, ("models", name, "downgrade", i, "policy"), tier.policy or "ordered"
-            )
+            if tier.policy is not None:
+                _check_options(file, ("models", name, "downgrade", i, "policy"), tier.policy)
+    check_rules(file, config)
     return config
 
 

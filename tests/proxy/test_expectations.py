@@ -125,6 +125,12 @@ def test_rules_that_mean_nothing_are_refused(
     assert problem in str(error.value)
 
 
+def test_a_mistake_in_a_policy_is_told_before_its_rules_are_looked_at(tmp_path: Path) -> None:
+    models = {"auto": {"targets": ["up/weak"], "policy": {"name": "weighted", "weight": 1}}}
+    with pytest.raises(StartError, match=r" models\.auto\.policy\.weight: is no setting"):
+        config_file.load(_file(tmp_path, models=models), {})
+
+
 @pytest.mark.parametrize(
     ("expected", "place"),
     [
