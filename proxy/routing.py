@@ -5,22 +5,35 @@ The same code decides live, when it is asked what it would do, and by itself on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 
 from policies.analysis import analyse
-from policies.base import NO_PROMPT, Candidate, Choice, Denial, Prompt, Question, Rejection, Route
+from policies.base import (
+    NO_PROMPT,
+    Analysis,
+    Candidate,
+    Denial,
+    Policy,
+    Prompt,
+    Question,
+    Rejection,
+    Route,
+    Sense,
+)
 from policies.constraints import (
     DENSEST_BYTES_PER_TOKEN,
     ESTIMATE_BYTES_PER_TOKEN,
     NO_CONSTRAINTS,
+    Constraints,
     constrained,
     eligible,
     preferred_first,
 )
 from policies.rules import Circumstances, Rule
+from policies.weights import Weights
 from proxy.auth import Caller
 from proxy.clock import Clock
 from proxy.config import ColdStart
@@ -29,6 +42,8 @@ from proxy.figures import Figures
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.wire.dialect import Request
 from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
+
+_OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,90 +122,71 @@ class Router:
         """
         if isinstance(found, Target):
             return self._named(found, request, wishes)
-        table = self.table
-        reads = found.reads
-        takes_weights = "weights" in found.policy.reads
-        if wishes.weights is not None and not takes_weights:
-            raise InvalidRequest(
-                f"{WEIGHTS_HEADER.decode()}: the policy {found.policy.name!r} of {found.name!r} "
-                "takes no weights; leave the header out",
-                param=WEIGHTS_HEADER.decode(),
+        _refuse_idle_weights(found, wishes)
+        prompt, analysis = self._read(found, request)
+        rules = tuple(
+            rule
+            for rule in found.rules
+            if rule.when.holds(
+                Circumstances(
+                    scopes=scopes,
+                    input_tokens=request.input_tokens,
+                    analysis=analysis,
+                    budget_left=budget_left,
+                    at=self._clock.time() if at is None else at,
+                )
             )
-        constraints = wishes.constraints
-        if found.constraints is not NO_CONSTRAINTS:
-            constraints = (found.constraints, *constraints)
-        prompt, analysis, conversation = NO_PROMPT, None, None
-        if "prompt" in reads or "conversation" in reads:
-            prompt = request.prompt()
-            conversation = self._conversation(caller_id, prompt)
-        if "prompt" in reads:
-            analysis = analyse(
-                prompt,
-                needs=request.needs,
-                input_tokens=request.input_tokens,
-                output_tokens=request.max_output_tokens,
-                stream=request.stream,
-            )
-        weights = wishes.weights
-        rules: tuple[Rule, ...] = ()
-        if found.rules:
-            circumstances = Circumstances(
-                scopes=scopes,
-                input_tokens=request.input_tokens,
-                analysis=analysis,
-                budget_left=budget_left,
-                at=self._clock.time() if at is None else at,
-            )
-            rules = tuple(rule for rule in found.rules if rule.when.holds(circumstances))
-            limits = (rule.constraints for rule in rules)
-            constraints += tuple(each for each in limits if each is not NO_CONSTRAINTS)
-            if weights is None and takes_weights:
-                weights = next((rule.weights for rule in rules if rule.weights is not None), None)
-            places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
-            found = next(places, found)
+        )
+        places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
+        model = next(places, found)
         question = Question(
             needs=request.needs,
             input_tokens=request.input_tokens,
             output_tokens=request.max_output_tokens,
-            fewest_tokens=_fewest_tokens(request, found.longest_context),
+            fewest_tokens=_fewest_tokens(request, model.longest_context),
             stream=request.stream,
             prompt=prompt,
             analysis=analysis,
-            weights=weights,
+            weights=_weights(found, wishes, rules),
             budget_left=budget_left,
-            conversation=conversation,
+            conversation=self._conversation(caller_id, prompt),
             turn=self._turn,
         )
-        candidates = found.candidates
-        if constraints or "live" in reads:
-            candidates = tuple(map(self._figures.candidate, found.targets))
+        constraints = _constraints(found, wishes, rules)
+        candidates = model.candidates
+        if constraints or "live" in found.reads:
+            candidates = tuple(map(self._figures.candidate, model.targets))
+        table = self.table
         accepted, rejections = eligible(
             question,
             candidates,
             real_targets=table.has_real_targets,
-            vector_space=found.vector_space if request.capability == "embeddings" else None,
+            vector_space=model.vector_space if request.capability == "embeddings" else None,
             constraints=constraints,
         )
-        outcome: Route | Denial = Denial(rejections=rejections)
-        choices: tuple[Choice, ...] = ()
-        if accepted:
-            choices = found.policy.decide(question, accepted)
-            if constraints:
-                choices = preferred_first(choices, accepted, constraints)
-                choices = wishes.ordered(choices, accepted, question)
-        if accepted and not choices:
-            unwanted = (_unwanted(candidate) for candidate in accepted)
-            outcome = Denial(rejections=(*rejections, *unwanted))
-        if choices:
-            outcome = Route(policy=found.policy.name, choices=choices, rejections=rejections)
         return Decision(
             model=found.name,
             question=question,
             candidates=candidates,
-            outcome=outcome,
+            outcome=_ordered(model.policy, question, accepted, rejections, constraints, wishes),
             revision=table.revision,
             cold_start=found.cold_start,
             rules=tuple(rule.name for rule in rules),
+        )
+
+    def _read(self, found: VirtualModel, request: Request) -> tuple[Prompt, Analysis | None]:
+        """As much of a request as the policy and the rules of a model read."""
+        if not found.reads & _OF_PROMPTS:
+            return NO_PROMPT, None
+        prompt = request.prompt()
+        if "prompt" not in found.reads:
+            return prompt, None
+        return prompt, analyse(
+            prompt,
+            needs=request.needs,
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+            stream=request.stream,
         )
 
     def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:
@@ -233,6 +229,50 @@ class Router:
             return None
         opening = f"{caller_id}\n{prompt.system}\n{prompt.opening}".encode("utf-8", "replace")
         return int.from_bytes(blake2b(opening, key=self._secret[:64], digest_size=8).digest())
+
+
+def _refuse_idle_weights(found: VirtualModel, wishes: Wishes) -> None:
+    if wishes.weights is not None and "weights" not in found.policy.reads:
+        raise InvalidRequest(
+            f"{WEIGHTS_HEADER.decode()}: the policy {found.policy.name!r} of {found.name!r} "
+            "takes no weights; leave the header out",
+            param=WEIGHTS_HEADER.decode(),
+        )
+
+
+def _weights(found: VirtualModel, wishes: Wishes, rules: Iterable[Rule]) -> Weights | None:
+    """The request's own, or those of the first rule that has any for a policy that takes them."""
+    if wishes.weights is not None or "weights" not in found.policy.reads:
+        return wishes.weights
+    return next((rule.weights for rule in rules if rule.weights is not None), None)
+
+
+def _constraints(
+    found: VirtualModel, wishes: Wishes, rules: Iterable[Rule]
+) -> tuple[Constraints, ...]:
+    """Those of the model, of the rules and of the request: all of them hold."""
+    said = (found.constraints, *(rule.constraints for rule in rules), *wishes.constraints)
+    return tuple(each for each in said if each is not NO_CONSTRAINTS)
+
+
+def _ordered(
+    policy: Policy,
+    question: Question,
+    accepted: tuple[Candidate, ...],
+    rejections: tuple[Rejection, ...],
+    constraints: tuple[Constraints, ...],
+    wishes: Wishes,
+) -> Route | Denial:
+    """The candidates as the policy orders them, then as the constraints and the request prefer."""
+    if not accepted:
+        return Denial(rejections=rejections)
+    choices = policy.decide(question, accepted)
+    if constraints:
+        choices = preferred_first(choices, accepted, constraints)
+        choices = wishes.ordered(choices, accepted, question)
+        if not choices:
+            return Denial(rejections=(*rejections, *map(_unwanted, accepted)))
+    return Route(policy=policy.name, choices=choices, rejections=rejections)
 
 
 def _unwanted(candidate: Candidate) -> Rejection:
