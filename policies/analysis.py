@@ -92,6 +92,8 @@ _MECHANICAL: frozenset[Task] = frozenset({"translation", "summarisation", "extra
 _CHARS_PER_TOKEN = 4
 _TOKENS_IN_OTHERS = 1.6
 _LONGEST_ANSWER = 100_000
+# Below so many points a request is no more than that.
+_ENDS: tuple[tuple[Complexity, float], ...] = (("simple", 1.0), ("medium", 2.6), ("complex", 4.6))
 # With less than this said for any kind of work, a request is a chat.
 _LEAST_SAID = 1.4
 
@@ -159,7 +161,8 @@ class _Words:
         self.order = _ends(self.text, _ORDER_HEAD, _ORDER_TAIL)
         self.is_unspaced = not text.isascii() and _unspaced(text) is not None
         self.ordered = _word(self.text)
-        self.words = frozenset(self.ordered)
+        # In their order, not a set's: sums and ties come out the same in every process.
+        self.words = tuple(dict.fromkeys(self.ordered))
         self.has_code = (
             any(mark in self.text for mark in _CODE) or _code_line(self.text) is not None
         )
@@ -264,11 +267,7 @@ def _complexity(
         points += 0.4
     if words.wants_one_word:
         points -= 0.8
-    if points < 1.0:
-        return "simple"
-    if points < 2.6:
-        return "medium"
-    return "complex" if points < 4.6 else "very_complex"
+    return next((level for level, end in _ENDS if points < end), "very_complex")
 
 
 def _output_tokens(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -51,6 +55,26 @@ def test_prompts_that_do_not_name_their_task() -> None:
 def test_prompts_that_the_tables_were_not_made_for() -> None:
     tasks = [(task, analyse(Prompt(text=text)).task) for task, text in by_task(HELD_OUT)]
     assert _share(tasks) >= 0.75, _confusion(tasks)
+
+
+def test_every_process_tells_the_same() -> None:
+    """Whatever the seed of its hashes is: a decision asked in advance is that of any worker."""
+    code = (
+        "from policies.analysis import analyse; from policies.base import Prompt\n"
+        "from tests.policies.labelled_prompts import labelled\n"
+        "print([analyse(Prompt(text=row[3])) for row in labelled()])"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize(
