@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -109,73 +110,84 @@ class Weighted:
             or self._options.task_weights.get(analysis.task)
             or self._options.weights
         )
-        costs = [candidate.cost_nanousd(question) for candidate in candidates]
-        score_of: dict[Criterion, Sequence[float]] = {
-            name: _CRITERIA[name](self._options.scales, costs, candidates, analysis)
-            for name, _ in weights.shares
-        }
+        case = _Case(
+            question=question,
+            candidates=candidates,
+            analysis=analysis,
+            scales=self._options.scales,
+            costs=[candidate.cost_nanousd(question) for candidate in candidates],
+        )
+        score_of = {name: _CRITERIA[name](case) for name, _ in weights.shares}
         scored: list[tuple[float, float, Mapping[str, float], Candidate]] = []
-        for place, candidate in enumerate(candidates):
+        for place, (candidate, cost) in enumerate(zip(candidates, case.costs, strict=True)):
             scores: dict[str, float] = {
                 name: round(score_of[name][place], 6) for name, _ in weights.shares
             }
             score = math.fsum(share * score_of[name][place] for name, share in weights.shares)
-            cost = costs[place]
             scored.append((math.inf if cost is None else cost, score, scores, candidate))
         return scored
 
 
-_Costs = Sequence[int | None]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    """What the criteria go by; `costs` are those of the candidates, in their order."""
+
+    question: Question
+    candidates: Sequence[Candidate]
+    analysis: Analysis
+    scales: Scales
+    costs: Sequence[int | None]
 
 
-def _cost(
-    scales: Scales, costs: _Costs, candidates: Sequence[Candidate], analysis: Analysis
-) -> Sequence[float]:
+def _cost(case: _Case) -> Sequence[float]:
     """What is saved of the scale; nothing where no price is known."""
-    if scales.cost_per_1k_input_usd is not None:
-        most = scales.cost_per_1k_input_usd * 1e12  # nano-USD a million tokens
-        return [_below(candidate.input_nanousd, most, 0.0) for candidate in candidates]
-    dearest = max((cost for cost in costs if cost is not None), default=0)
-    return [_below(cost, dearest, 0.0) for cost in costs]
+    if case.scales.cost_per_1k_input_usd is not None:
+        most = case.scales.cost_per_1k_input_usd * 1e12  # nano-USD a million tokens
+        return [_below(candidate.input_nanousd, most, 0.0) for candidate in case.candidates]
+    dearest = max((cost for cost in case.costs if cost is not None), default=0)
+    return [_below(cost, dearest, 0.0) for cost in case.costs]
 
 
-def _latency(
-    scales: Scales, costs: _Costs, candidates: Sequence[Candidate], analysis: Analysis
-) -> Sequence[float]:
-    latencies = [candidate.latency_ms for candidate in candidates]
-    slowest = scales.latency_ms or max((ms for ms in latencies if ms is not None), default=0.0)
-    return [_below(ms, slowest, _UNKNOWN_SCORE) for ms in latencies]
+def _latency(case: _Case) -> Sequence[float]:
+    """What is saved of the scale, or of the slowest.
+
+    To the first token; of an answer that comes whole to its end, where the speeds are known.
+    """
+    times = [candidate.latency_ms for candidate in case.candidates]
+    if case.scales.latency_ms is not None:
+        return [_below(ms, case.scales.latency_ms, _UNKNOWN_SCORE) for ms in times]
+    speeds = [candidate.tokens_per_second for candidate in case.candidates]
+    if not case.question.stream and all(speeds):
+        tokens = case.question.expected_output
+        times = [
+            None if ms is None or not speed else ms + tokens / speed * 1e3
+            for ms, speed in zip(times, speeds, strict=True)
+        ]
+    slowest = max((ms for ms in times if ms is not None), default=0.0)
+    return [_below(ms, slowest, _UNKNOWN_SCORE) for ms in times]
 
 
-def _quality(
-    scales: Scales, costs: _Costs, candidates: Sequence[Candidate], analysis: Analysis
-) -> Sequence[float]:
-    known = [candidate.quality_of(analysis.task) for candidate in candidates]
+def _quality(case: _Case) -> Sequence[float]:
+    known = [candidate.quality_of(case.analysis.task) for candidate in case.candidates]
     return [_UNKNOWN_QUALITY if quality is None else quality for quality in known]
 
 
-def _reliability(
-    scales: Scales, costs: _Costs, candidates: Sequence[Candidate], analysis: Analysis
-) -> Sequence[float]:
-    known = [candidate.reliability for candidate in candidates]
+def _reliability(case: _Case) -> Sequence[float]:
+    known = [candidate.reliability for candidate in case.candidates]
     return [_UNKNOWN_RELIABILITY if share is None else share for share in known]
 
 
-def _capabilities(
-    scales: Scales, costs: _Costs, candidates: Sequence[Candidate], analysis: Analysis
-) -> Sequence[float]:
+def _capabilities(case: _Case) -> Sequence[float]:
     """Half for what it is made for, half for how much it can do beside the others."""
-    kinds = {analysis.task, analysis.domain}
-    most = max(len(candidate.capabilities) for candidate in candidates) or 1
+    kinds = {case.analysis.task, case.analysis.domain}
+    most = max(len(candidate.capabilities) for candidate in case.candidates) or 1
     return [
         (0.5 if kinds & candidate.specialisations else 0.0) + len(candidate.capabilities) / most / 2
-        for candidate in candidates
+        for candidate in case.candidates
     ]
 
 
-_CRITERIA: Mapping[
-    Criterion, Callable[[Scales, _Costs, Sequence[Candidate], Analysis], Sequence[float]]
-] = {
+_CRITERIA: Mapping[Criterion, Callable[[_Case], Sequence[float]]] = {
     "cost": _cost,
     "latency": _latency,
     "quality": _quality,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -264,6 +265,23 @@ def test_better_in_every_way_comes_first(found: list[Candidate], task: Task) -> 
     choices = policy.decide(plain, [*found, best])
     top = max(choice.score or 0 for choice in choices)
     assert {c.target: c.score for c in choices}["best"] == pytest.approx(top)
+
+
+def test_an_answer_that_comes_whole_is_waited_for_to_its_end() -> None:
+    first, quick = (
+        Candidate(
+            name=name, capabilities=frozenset(), context_length=None, input_nanousd=1,
+            output_nanousd=1, latency_ms=latency_ms, tokens_per_second=speed,
+        )
+        for name, latency_ms, speed in (("first", 100.0, 10.0), ("quick", 900.0, 200.0))
+    )  # fmt: skip
+    policy = registry.make("weighted", {"weights": {"latency": 1}})
+    whole = Question(needs=frozenset(), input_tokens=10, output_tokens=500)
+    assert policy.decide(whole, [first, quick])[0].target == "quick"
+    assert policy.decide(replace(whole, stream=True), [first, quick])[0].target == "first"
+    # Where one's speed is not known, none counts.
+    unknown = replace(quick, tokens_per_second=None)
+    assert policy.decide(whole, [first, unknown])[0].target == "first"
 
 
 def test_unknown_figures_are_neither_praise_nor_blame() -> None:
