@@ -192,6 +192,7 @@ class Attempts:
             priced=target.price is not None and (target.is_free or unbounded is None),
             least_nanousd=bounds.least,
             tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
+            decision=job.decision.id if job.decision is not None and job.virtual_model else "",
         )
         try:
             settles, job.unsent = job.unsent, None

@@ -329,6 +329,19 @@ def teams_and_windows(db: Database) -> None:
     db.execute("PRAGMA user_version = 2")
 
 
+@migrations(name="0003_decisions")
+def decisions(db: Database) -> None:
+    """Which decision an attempt was routed by."""
+    db.executescript(
+        """
+        ALTER TABLE attempts ADD COLUMN decision TEXT NOT NULL DEFAULT '';
+        DROP VIEW spend;
+        """
+    )
+    db.create_view("spend", _SPEND_BY_DECISION)
+    db.execute("PRAGMA user_version = 3")
+
+
 # One row for each attempt with what it finally cost: the last correction's words, all their sums.
 # Overrun is what was billed above the money that was held for it at that moment. `scopes` is a
 # JSON list: "team:t_1", "user:someone", "tag:nightly" … are found in it.
@@ -379,3 +392,4 @@ _SPEND = """
     ) AS d ON d.attempt = a.id
     LEFT JOIN corrections AS c ON c.id = d.id
 """
+_SPEND_BY_DECISION = _SPEND.replace("a.route_reason,", "a.route_reason,\n        a.decision,")

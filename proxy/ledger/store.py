@@ -26,7 +26,7 @@ from proxy.ledger.protocol import ATTEMPT_BITS, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x746F6C6C  # "toll"
 
 # Nothing else writes the file; a stranger's lock must not block the loop for long.
@@ -139,7 +139,7 @@ class OldRow(NamedTuple):
     overrun: int
 
 
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_SETTLEMENT = "INSERT INTO settlements VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_CORRECTION = "INSERT INTO corrections VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 # Of an attempt `a` and its settlement `s`, with every correction of it.

@@ -87,6 +87,7 @@ def test_the_worked_example_dry_and_live(upstream: Upstream, tmp_path: Path) -> 
             assert dry["choices"][0]["target"] == f"up/{chosen}"
             assert live.headers["x-tollway-model"] == f"up/{chosen}"
             assert live.headers["x-tollway-decision"] == dry["decision"]
+            assert tollway.rows(minimum=1)[-1]["decision"] == dry["decision"]
         # 128,001 tokens of four letters each: only the two Claudes have the room.
         body = _ask("word" * 128_001)
         assert (
