@@ -19,6 +19,7 @@ from benchmarks.generator import generator
 from benchmarks.ledger import ledger
 from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
+from benchmarks.policy import policy
 from benchmarks.results import percentile
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
 from benchmarks.workloads import dialect_workloads
@@ -29,7 +30,9 @@ _WORKLOADS = {
     "stream": ("stream-20", "stream-20-paced"),
     "embeddings": ("embeddings", "embeddings"),
 }
-_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger", "local")
+_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger", "local", "policy")
+_DECISIONS = 20_000
+_FEW_DECISIONS = 500
 
 
 def _main() -> int:
@@ -103,7 +106,10 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
                 results["local"] = local(bench, options.model).as_json()
             else:
                 console.print("llama-cpp-python is not installed here: local models are left out")
-        if names - {"memory", "start", "ledger", "dialects", "local"}:
+        if "policy" in names:
+            decisions = _FEW_DECISIONS if options.quick else _DECISIONS
+            results["policy"] = [row.as_json() for row in policy(folder, decisions=decisions)]
+        if names - {"memory", "start", "ledger", "dialects", "local", "policy"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {

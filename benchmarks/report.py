@@ -22,6 +22,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_dialects(dialects, console)
     if local := results.get("local"):
         _show_local(local, console)
+    if policies := results.get("policy"):
+        _show_policies(policies, console)
     if start := results.get("start"):
         _show_start(start, console)
     if memory := results.get("memory"):
@@ -34,6 +36,18 @@ def show(results: dict[str, Any], console: Console) -> None:
         f"p50 {disk['fdatasync_p50_us']:.0f} µs, p99 {disk['fdatasync_p99_us']:.0f} µs"
     )
     console.print(f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile")
+
+
+def _show_policies(policies: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table("Microseconds per decision, six targets", "policy", "prompt", "p50", "p99")
+    for row in policies:
+        table.add_row(
+            row["policy"],
+            f"{row['prompt_bytes']:,} bytes",
+            f"{row['p50_us']:.1f}",
+            f"{row['p99_us']:.1f}",
+        )
+    console.print(table)
 
 
 def _show_cpu(loads: Sequence[dict[str, Any]], console: Console) -> None:

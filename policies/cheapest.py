@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.base import Candidate, Choice, Question
+from policies.base import Candidate, Choice, Question, Sense
 
 
 class Cheapest:
     """By expected cost; equal ones in configuration order, those without a known price last."""
 
     name = "cheapest"
+    reads: frozenset[Sense] = frozenset()
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates by what the question is expected to cost there."""

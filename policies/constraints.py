@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated
 
-from policies.base import Candidate, Question, Rejection
+import msgspec
+
+from policies.base import Candidate, Capability, Choice, Question, Rejection
 
 # The densest text we know of packs about nine bytes into a token; below that, a prompt which
 # seems too long by the estimate may still fit.
 DENSEST_BYTES_PER_TOKEN = 9
 ESTIMATE_BYTES_PER_TOKEN = 4
+
+_Amount = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a local model may take of this machine."""
+
+    memory_mb: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class Constraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a target must be, for a virtual model, a caller or a request; all that are said hold.
+
+    Where latency or reliability are neither declared nor measured a target passes: they are
+    forecasts. A price, a region or a promise that is not known does not.
+    """
+
+    max_latency_ms: _Amount | None = None
+    """To the first token."""
+    max_cost_per_request: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """USD, for the input and the client's maximum of output, or what is expected of it."""
+    max_input_price: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    max_output_price: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """USD per million tokens."""
+    min_reliability: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    preferred_backend: str | None = None
+    """What runs on it comes first, however it scores. It is a wish: no target is left out."""
+    required_capabilities: frozenset[Capability] = frozenset()
+    models: frozenset[str] | None = None
+    """Only these; as the others below by name, with `*` for any part of it."""
+    excluded_models: frozenset[str] = frozenset()
+    regions: frozenset[str] | None = None
+    """Where data may go."""
+    zero_retention: bool = False
+    """Only where nothing of a request is kept."""
+    resource_limits: ResourceLimits = ResourceLimits()
+
+
+NO_CONSTRAINTS = Constraints()
 
 
 def eligible(
@@ -18,13 +61,15 @@ def eligible(
     *,
     real_targets: bool,
     vector_space: str | None = None,
+    constraints: Sequence[Constraints] = (),
 ) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...]]:
-    """The candidates that can answer the question, and why each other one cannot.
+    """The candidates that can and may answer the question, and why each other one does not.
 
     `real_targets` says that the configuration has targets other than demonstrations.
     `vector_space` pins embeddings: vectors of different models must never be mixed. Where the
     estimate says that nothing fits into any context, the longest that might fit stays: the
-    estimate is twice the truth for some languages, and the provider counts exactly.
+    estimate is twice the truth for some languages, and the provider counts exactly. Then all of
+    the `constraints` hold of those that are left: one more never adds a candidate.
     """
     accepted: list[Candidate] = []
     refused: list[tuple[Candidate, Rejection]] = []
@@ -37,7 +82,13 @@ def eligible(
     doubtful = [c for c, r in refused if r.code == "context_length" and _might_fit(question, c)]
     if doubtful and not accepted:
         accepted = [max(doubtful, key=lambda candidate: candidate.context_length or 0)]
-    return tuple(accepted), tuple(r for c, r in refused if c not in accepted)
+    rejections = [r for c, r in refused if c not in accepted]
+    if constraints:
+        accepted, unmet = constrained(question, accepted, constraints)
+        if unmet:
+            order = {candidate.name: place for place, candidate in enumerate(candidates)}
+            rejections = sorted((*rejections, *unmet), key=lambda each: order[each.target])
+    return tuple(accepted), tuple(rejections)
 
 
 def _refuse(
@@ -74,5 +125,119 @@ def _refuse(
 
 def _might_fit(question: Question, candidate: Candidate) -> bool:
     assert candidate.context_length is not None
-    fewest = question.input_tokens * ESTIMATE_BYTES_PER_TOKEN // DENSEST_BYTES_PER_TOKEN
+    fewest = question.fewest_tokens
+    if fewest is None:
+        fewest = question.input_tokens * ESTIMATE_BYTES_PER_TOKEN // DENSEST_BYTES_PER_TOKEN
     return fewest + (question.output_tokens or 0) <= candidate.context_length
+
+
+def constrained(
+    question: Question, candidates: Sequence[Candidate], constraints: Sequence[Constraints]
+) -> tuple[list[Candidate], list[Rejection]]:
+    """Those that meet all of the constraints, and why each other one does not."""
+    accepted: list[Candidate] = []
+    rejections: list[Rejection] = []
+    for candidate in candidates:
+        found = next(filter(None, (_broken(question, candidate, c) for c in constraints)), None)
+        if found is None:
+            accepted.append(candidate)
+        else:
+            code, reason = found
+            rejections.append(Rejection(target=candidate.name, code=code, reason=reason))
+    return accepted, rejections
+
+
+def preferred_first(
+    choices: tuple[Choice, ...],
+    candidates: Sequence[Candidate],
+    constraints: Iterable[Constraints],
+) -> tuple[Choice, ...]:
+    """The choices with those on a preferred backend first; the last preference counts most."""
+    for each in constraints:
+        if each.preferred_backend is not None:
+            liked = {c.name for c in candidates if c.backend == each.preferred_backend}
+            choices = tuple(sorted(choices, key=lambda choice: choice.target not in liked))
+    return choices
+
+
+def _broken(
+    question: Question, candidate: Candidate, constraints: Constraints
+) -> tuple[str, str] | None:
+    """The code and the words for the first constraint that a candidate breaks."""
+    return next(filter(None, (rule(question, candidate, constraints) for rule in _RULES)), None)
+
+
+def _too_slow(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
+    most, latency_ms = limits.max_latency_ms, candidate.latency_ms
+    if most is None or latency_ms is None or latency_ms <= most:
+        return None
+    return "latency", f"about {latency_ms:.0f} ms to the first token are over {most:g} ms"
+
+
+def _too_dear(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
+    most = limits.max_cost_per_request
+    if most is not None:
+        cost = candidate.cost_nanousd(q)
+        if cost is None:
+            return "cost", "no price is known, and the cost of a request is limited"
+        if cost > most * 1e9:
+            return "cost", f"expected cost ${cost / 1e9:.6f} is over ${most:g}"
+    for what, limit, price in (
+        ("input", limits.max_input_price, candidate.input_nanousd),
+        ("output", limits.max_output_price, candidate.output_nanousd),
+    ):
+        if limit is not None and (price is None or price > limit * 1e9):
+            known = "not known" if price is None else f"${price / 1e9:g}"
+            return "price", f"its price of {what} is {known}, and limited to ${limit:g}"
+    return None
+
+
+def _too_unreliable(
+    q: Question, candidate: Candidate, limits: Constraints
+) -> tuple[str, str] | None:
+    least, share = limits.min_reliability, candidate.reliability
+    if least is None or share is None or share >= least:
+        return None
+    return "reliability", f"its reliability of {share:.4f} is under {least:g}"
+
+
+def _cannot(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
+    missing = limits.required_capabilities - candidate.capabilities
+    return ("capability", f"cannot do {', '.join(sorted(missing))}") if missing else None
+
+
+def _not_wanted(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
+    if is_named(candidate.name, limits.excluded_models):
+        return "excluded", "it is excluded"
+    if limits.models is not None and not is_named(candidate.name, limits.models):
+        return "excluded", "it is none of those that are asked for"
+    return None
+
+
+def _elsewhere(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
+    if limits.regions is not None and candidate.region not in limits.regions:
+        where = "a region that is not known" if candidate.region is None else candidate.region
+        return "region", f"it is in {where}, not in {', '.join(sorted(limits.regions))}"
+    if limits.zero_retention and not candidate.zero_retention:
+        return "retention", "it is not known to keep nothing of a request"
+    return None
+
+
+def _too_large(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
+    most = limits.resource_limits.memory_mb
+    if most is None or candidate.memory_mb is None or candidate.memory_mb <= most:
+        return None
+    return "memory", f"it takes {candidate.memory_mb} MB, over {most}"
+
+
+_RULES: tuple[Callable[[Question, Candidate, Constraints], tuple[str, str] | None], ...] = (
+    _not_wanted, _cannot, _elsewhere, _too_dear, _too_slow, _too_unreliable, _too_large,
+)  # fmt: skip
+
+
+def is_named(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns is for `provider/model`, for the provider, or for the model."""
+    provider, _, model = name.partition("/")
+    return any(
+        fnmatchcase(known, pattern) for pattern in patterns for known in (name, provider, model)
+    )

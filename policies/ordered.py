@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.base import Candidate, Choice, Question
+from policies.base import Candidate, Choice, Question, Sense
 
 
 class Ordered:
     """First the first, then the next."""
 
     name = "ordered"
+    reads: frozenset[Sense] = frozenset()
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates in configuration order."""

@@ -11,20 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from adapters.base import AdapterError, ConnectionLost, UpstreamError, UpstreamTimeout
+from adapters.base import (
+    AdapterError,
+    ConnectionLost,
+    NotLoaded,
+    RateLimited,
+    Unsupported,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from proxy import costs, pricing, tokens
 from proxy.auth import Caller
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import ApiError
+from proxy.figures import Figures
 from proxy.http import Exchange
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
-from proxy.measured import Measurements
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
+from proxy.routing import Decision
 from proxy.swaps.core import Swap
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
@@ -80,6 +89,9 @@ class Job:
     virtual_model: str = ""
     policy: str = ""
     revision: int = 0
+    decision: Decision | None = None
+    keeps_parameters: bool = False
+    """No parameter may be left out for a target that lacks it."""
 
     @property
     def left_nanousd(self) -> int | None:
@@ -123,12 +135,12 @@ class Attempts:
     """Holds and settles the attempts of requests. One per worker."""
 
     def __init__(
-        self, ledger: LedgerClient, metrics: Metrics, clock: Clock, measurements: Measurements
+        self, ledger: LedgerClient, metrics: Metrics, figures: Figures, clock: Clock
     ) -> None:
         self._ledger = ledger
         self._metrics = metrics
+        self._figures = figures
         self._clock = clock
-        self._measurements = measurements
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
@@ -163,9 +175,9 @@ class Attempts:
             scopes = (*scopes, f"model:{job.virtual_model}")
         if job.swap is not None and job.swap.plan.target == target.name:
             scopes = (*scopes, job.swap.scope)
-        default_max = None
-        if self._ledger.hard_scopes.cover(scopes):
-            default_max = costs.default_maximum(request, target)
+        default_max = costs.default_maximum(
+            request, target, bounded=self._ledger.hard_scopes.cover(scopes)
+        )
         bounds = costs.bounds_of(
             request,
             target,
@@ -195,6 +207,7 @@ class Attempts:
             priced=target.price is not None and (target.is_free or unbounded is None),
             least_nanousd=bounds.least,
             tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
+            decision=job.decision.id if job.decision is not None and job.virtual_model else "",
         )
         try:
             settles, job.unsent = job.unsent, None
@@ -212,6 +225,7 @@ class Attempts:
             self._note_unpriced(target, unbounded)
         job.remaining_nanousd = reserved.remaining_nanousd
         job.requests, job.tokens = reserved.requests, reserved.tokens
+        self._figures.began(target)
         job.last = Tried(
             id=attempt.attempt,
             target=target,
@@ -264,6 +278,7 @@ class Attempts:
         cost_nanousd: int | None = None,
         uncertain_nanousd: int = 0,
         error: str = "",
+        is_at_fault: bool = True,
         falls_back: bool = False,
     ) -> None:
         assert tried.settlement is None
@@ -297,6 +312,16 @@ class Attempts:
         else:
             self._ledger.settle(tried.settlement)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
+        self._figures.ended(
+            tried.target,
+            outcome=outcome,
+            status=tried.status,
+            usage=usage,
+            first_token_s=first,
+            total_s=total_s,
+            problem=error,
+            is_at_fault=is_at_fault,
+        )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
         """Say what an open stream has cost so far, in case its worker dies."""
@@ -320,13 +345,6 @@ class Attempts:
         output_events: int = 0,
     ) -> None:
         """Settle an answer that came in full, by its provider's word if it has one."""
-        self._measurements.answered(
-            tried.target.name,
-            now=self._clock.time(),
-            output_tokens=usage.output_tokens if usage is not None else 0,
-            first_token_s=tried.first_token_s,
-            s=time.perf_counter() - tried.dispatched_at,
-        )
         usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
@@ -380,8 +398,6 @@ class Attempts:
         """
         if tried.settlement is not None:
             return
-        if not is_stale(error):
-            self._measurements.failed(tried.target.name, error, now=self._clock.time())
         if isinstance(error, UpstreamError) or not error.dispatched or is_stale(error):
             answered = isinstance(error, UpstreamError)
             outcome: Outcome = "upstream_error" if answered else "not_dispatched"
@@ -395,6 +411,7 @@ class Attempts:
                 estimated=False,
                 cost_nanousd=0,
                 error=error.message,
+                is_at_fault=_is_at_fault(error),
                 falls_back=True,
             )
             return
@@ -471,6 +488,12 @@ async def _uncounted(request: Request, target: Target, refused: Refused) -> int:
         return 0
     counted = await tokens.count(target.model, texts) if size <= MOST_COUNTED_BYTES else None
     return 0 if counted is None else max(0, size - counted)
+
+
+def _is_at_fault(error: AdapterError) -> bool:
+    """Whether an error says that its target does not do what it should."""
+    is_ours = isinstance(error, Unsupported | NotLoaded | RateLimited) or is_stale(error)
+    return error.retry_elsewhere and not is_ours
 
 
 def is_stale(error: AdapterError) -> bool:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from adapters.wire.templates import Endpoints
-from policies.base import Capability
+from policies.base import Capability, Domain, Task
+from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.rules import Rule
 from proxy import budgets, pricing
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
@@ -26,6 +28,7 @@ LOCAL_TIER = "local"
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount = int | float | str
 Backend = Literal["llama_server", "llama_cpp", "mlx", "minilm"]
 """What runs a local model."""
@@ -248,9 +251,19 @@ class Profile(Strict, frozen=True):
     """How a target performs, by the operator's word; what is measured stands beside it."""
 
     tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    first_token_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
     memory_mb: _Positive | None = None
     cold_start_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class Defaults(Strict, frozen=True):
+    """What a target is sent where the client leaves it out."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    max_tokens: _Positive | None = None
+
+
+NO_DEFAULTS = Defaults()
 
 
 class Target(Strict, frozen=True):
@@ -275,6 +288,19 @@ class Target(Strict, frozen=True):
     """What else it is good at, in words of the operator's own: `code_generation` …"""
     profile: Profile = Profile()
     limits: Limits = Limits()
+    quality: dict[Literal["general"] | Task, _Share] = {}
+    """How good it is, by task, as far as is known: 0 to 1."""
+    latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """To the first token, until it is measured."""
+    reliability: _Share | None = None
+    """The share of attempts that do not fail, until it is measured."""
+    specialisations: frozenset[Task | Domain] = frozenset()
+    """What it is made for."""
+    region: str | None = None
+    """Where data goes; the provider's if unset."""
+    zero_retention: bool = False
+    """Whether nothing of a request is kept there, by your contract."""
+    defaults: Defaults = NO_DEFAULTS
     backend: Backend | None = None
     """For a local model, as all below: what runs it; unset, `llama_server`."""
     needs_mb: _Positive | None = None
@@ -293,12 +319,24 @@ class Target(Strict, frozen=True):
     """For `backend: mlx`: memory for prompts that were read; unset, a quarter of the model's."""
 
 
+Policy = str | dict[str, Any]
+"""Its name, or a mapping of `name` and its options."""
+
+
+def policy_of(policy: Policy) -> tuple[str, Mapping[str, Any]]:
+    """The name of a policy, "" where it is missing, and its options."""
+    if isinstance(policy, str):
+        return policy, {}
+    options = dict(policy)
+    return str(options.pop("name", "")), options
+
+
 class DowngradeTier(Strict, frozen=True):
     """What a virtual model is from a share of a spent budget on."""
 
     at_percent: Annotated[int, msgspec.Meta(ge=1, le=100)]
     targets: Annotated[list[str], msgspec.Meta(min_length=1)]
-    policy: str | None = None
+    policy: Policy | None = None
     """The model's own if unset."""
 
 
@@ -307,10 +345,31 @@ class VirtualModel(Strict, frozen=True):
 
     targets: Annotated[list[str], msgspec.Meta(min_length=1)]
     """`provider/model`, `provider/*` or `tier:NAME`, in order."""
-    policy: str = "ordered"
+    policy: Policy = "ordered"
+    constraints: Constraints = NO_CONSTRAINTS
+    """What a target must be to answer; those of a caller or a request come on top."""
     description: str = ""
     downgrade: list[DowngradeTier] = []
     cold_start: ColdStart = "wait"
+
+
+class Expectation(Strict, frozen=True):
+    """A question to the rules, and the answer that they must give; `tollway check` asks it."""
+
+    ask: str
+    """What a user would say."""
+    model: str = "auto"
+    scopes: tuple[str, ...] = ()
+    """Whose request it is: `key:ID`, `tag:TAG` ..."""
+    input_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    budget_left: _Share | None = None
+    at: str | None = None
+    """A moment, such as 2026-11-20T23:00:00Z; now if unset."""
+    target: str | None = None
+    """The first target of the route, with `*` for any part of its name."""
+    rules: tuple[str, ...] | None = None
+    """The names of those that hold, in order."""
+    refused: bool = False
 
 
 class Budget(Strict, frozen=True):
@@ -419,6 +478,8 @@ class Config(Strict, frozen=True):
     providers: dict[str, Provider] = {}
     targets: list[Target] = []
     models: dict[str, VirtualModel] = {}
+    rules: list[Rule] = []
+    expect: list[Expectation] = []
     budgets: list[Budget] = []
     unpriced: Unpriced = "refuse"
     """What becomes of targets without a known price."""

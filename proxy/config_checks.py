@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from adapters import registry as adapter_registry
 from adapters.base import Endpoint
 from policies import registry as policy_registry
+from policies.constraints import Constraints
+from policies.rules import Rule
 from proxy import budgets, catalog, webhooks
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
@@ -24,8 +26,10 @@ from proxy.config import (
     Budget,
     Charge,
     Config,
+    Expectation,
     HostGroup,
     Limits,
+    Policy,
     Price,
     PriceTier,
     Provider,
@@ -34,8 +38,10 @@ from proxy.config import (
     Unpriced,
     VirtualModel,
     Webhook,
+    policy_of,
 )
 from proxy.model_host.lookout import is_looked_at
+from proxy.moments import parse_moment
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
@@ -66,11 +72,7 @@ def check(file: YamlFile, config: Config) -> None:
         _check_target(file, ("targets", i), target, config, names)
     for name, model in config.models.items():
         _check_name(file, ("models", name), name)
-        if model.policy not in policy_registry.names():
-            known = ", ".join(policy_registry.names())
-            raise file.error(
-                ("models", name, "policy"), f"unknown policy {model.policy!r}; known: {known}"
-            )
+        _check_policy(file, ("models", name, "policy"), model.policy)
         for i, target_name in enumerate(model.targets):
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
@@ -82,6 +84,35 @@ def check(file: YamlFile, config: Config) -> None:
     pinned = {target.target for target in config.targets if target.pinned}
     for group_name, group in config.host.groups.items():
         _check_group(file, ("host", "groups", group_name), group, config, names, pinned)
+
+
+def check_rules(file: YamlFile, config: Config) -> None:
+    """The same for the rules and what is expected of them; the policies are in order by now."""
+    names = {name for target in config.targets for name in (target.target, *target.alias)}
+    rules: set[str] = set()
+    for i, rule in enumerate(config.rules):
+        _check_rule(file, ("rules", i), rule, config, names)
+        if rule.name in rules:
+            raise file.error(("rules", i, "name"), f"{rule.name!r} is there twice")
+        rules.add(rule.name)
+    for i, expected in enumerate(config.expect):
+        _check_expectation(file, ("expect", i), expected, rules)
+
+
+def _check_policy(file: YamlFile, path: Path_, policy: Policy) -> None:
+    """Whether there is such a policy; its options are checked as they are read."""
+    name, _ = policy_of(policy)
+    if not name:
+        raise file.error((*path, "name"), "is missing: the name of the policy")
+    try:
+        policy_registry.find(name)
+    except KeyError:
+        known = ", ".join(policy_registry.names())
+        raise file.error(
+            path, f"unknown policy {name!r}; known: {known}, or the path of a file '.py'"
+        ) from None
+    except ValueError as error:
+        raise file.error(path, str(error)) from None
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:
@@ -333,13 +364,47 @@ def _check_downgrades(
         if tier.at_percent in shares:
             raise file.error((*path, i, "at_percent"), f"{tier.at_percent} is there twice")
         shares.add(tier.at_percent)
-        if tier.policy is not None and tier.policy not in policy_registry.names():
-            known = ", ".join(policy_registry.names())
-            raise file.error(
-                (*path, i, "policy"), f"unknown policy {tier.policy!r}; known: {known}"
-            )
+        if tier.policy is not None:
+            _check_policy(file, (*path, i, "policy"), tier.policy)
         for j, target_name in enumerate(tier.targets):
             _check_reference(file, (*path, i, "targets", j), target_name, config, names)
+
+
+def _check_rule(file: YamlFile, path: Path_, rule: Rule, config: Config, names: set[str]) -> None:
+    for model in sorted(rule.when.models or ()):
+        if model not in config.models:
+            raise file.error((*path, "when", "models"), f"there is no model {model!r}")
+    for j, name in enumerate(rule.targets or ()):
+        _check_reference(file, (*path, "targets", j), name, config, names)
+    if rule.targets == ():
+        raise file.error((*path, "targets"), "is empty; list targets, or remove this")
+    if (rule.weights, rule.constraints, rule.targets) == (None, Constraints(), None):
+        raise file.error(path, "does nothing; give it weights, constraints or targets")
+    try:
+        budgets.time_zone(rule.when.timezone)
+    except ValueError as error:
+        raise file.error((*path, "when", "timezone"), str(error)) from None
+    policies = (
+        policy_registry.make(*policy_of(model.policy))
+        for name, model in config.models.items()
+        if rule.when.models is None or name in rule.when.models
+    )
+    if rule.weights is not None and not any("weights" in policy.reads for policy in policies):
+        raise file.error((*path, "weights"), "are for models whose policy takes weights; none does")
+
+
+def _check_expectation(file: YamlFile, path: Path_, expected: Expectation, rules: set[str]) -> None:
+    for j, name in enumerate(expected.rules or ()):
+        if name not in rules:
+            raise file.error((*path, "rules", j), f"there is no rule {name!r}")
+    if expected.target is None and expected.rules is None and not expected.refused:
+        raise file.error(path, "expects nothing; give it a target, rules, or 'refused: true'")
+    if expected.target is not None and expected.refused:
+        raise file.error((*path, "refused"), "and a target exclude each other")
+    try:
+        parse_moment(expected.at)
+    except ValueError as error:
+        raise file.error((*path, "at"), str(error)) from None
 
 
 def _check_budget(file: YamlFile, path: Path_, budget: Budget, config: Config) -> None:

@@ -12,12 +12,16 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from policies import registry as policy_registry
+from policies.rules import Rule
 from proxy.config import (
     OF_CLOUDS,
     Alerts,
     Budget,
     Config,
+    Expectation,
     Host,
+    Policy,
     Provider,
     Responses,
     Server,
@@ -25,8 +29,9 @@ from proxy.config import (
     Target,
     Unpriced,
     VirtualModel,
+    policy_of,
 )
-from proxy.config_checks import check
+from proxy.config_checks import check, check_rules
 from proxy.yaml_file import Path_, YamlFile, expand
 
 PACKAGED = Path(__file__).with_name("router.yaml")
@@ -42,6 +47,8 @@ class _Top(Strict, frozen=True):
     providers: dict[str, Any] | None = None
     targets: list[Any] | None = None
     models: dict[str, Any] | None = None
+    rules: list[Any] | None = None
+    expect: list[Any] | None = None
     budgets: list[Any] | None = None
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
@@ -93,6 +100,11 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         providers=providers,
         targets=targets,
         models=models,
+        rules=[_convert(file, ("rules", i), rule, Rule) for i, rule in enumerate(top.rules or [])],
+        expect=[
+            _convert(file, ("expect", i), value, Expectation)
+            for i, value in enumerate(top.expect or [])
+        ],
         budgets=[
             _convert(file, ("budgets", i), value, Budget)
             for i, value in enumerate(top.budgets or [])
@@ -104,7 +116,18 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         host=_convert(file, ("host",), top.host or {}, Host),
     )
     check(file, config)
+    for name, model in models.items():
+        _check_options(file, ("models", name, "policy"), model.policy)
+        for i, tier in enumerate(model.downgrade):
+            if tier.policy is not None:
+                _check_options(file, ("models", name, "downgrade", i, "policy"), tier.policy)
+    check_rules(file, config)
     return config
+
+
+def _check_options(file: YamlFile, path: Path_, policy: Policy) -> None:
+    name, options = policy_of(policy)
+    _convert(file, path, dict(options), policy_registry.options_of(policy_registry.find(name)))
 
 
 _PATHS = ("folder", "llama_server")

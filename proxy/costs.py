@@ -104,18 +104,20 @@ def is_metered(request: Request, target: Target) -> bool:
     return shows and target.meterable and not hides
 
 
-def default_maximum(request: Request, target: Target) -> int | None:
-    """The maximum to write into a request that sets none, so that its cost has a bound.
+def default_maximum(request: Request, target: Target, *, bounded: bool = True) -> int | None:
+    """The maximum to write into a request that sets none; None where nothing depends on it.
 
-    The target's own, where the context has the room; None where nothing depends on it.
+    The operator's default for the target; where the cost must be `bounded`, else the target's own
+    maximum, where the context has the room.
     """
-    if target.price is None or target.is_free or not _can_be_capped(request):
-        return None
+    default = target.defaults.max_tokens if _can_be_capped(request) else None
+    if not bounded or target.price is None or target.is_free or not _can_be_capped(request):
+        return default
     most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-    if target.context_length is None:
-        return most
-    input_tokens = request.input_tokens * wire_usage.BYTES_PER_TOKEN // _BYTES_PER_TOKEN_AT_MOST
-    return min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - input_tokens))
+    if target.context_length is not None:
+        tokens = request.input_tokens * wire_usage.BYTES_PER_TOKEN // _BYTES_PER_TOKEN_AT_MOST
+        most = min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - tokens))
+    return most if default is None else min(most, default)
 
 
 def affordable_maximum(

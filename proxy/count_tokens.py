@@ -91,7 +91,7 @@ class CountTokens:
         """The first target that would answer; None where none could, which is no reason here."""
         engine = self._engine
         found, _ = engine.aim(caller, exchange, request)
-        _, route = engine.decide(found, request)
+        route = engine.router.decide(found, request).outcome
         return None if isinstance(route, Denial) else engine.table.target(route.choices[0].target)
 
     async def _ask(

@@ -32,6 +32,18 @@ class Downgrades:
         # The tier that was reached, while there is one, by model and scopes.
         self._reached: OrderedDict[tuple[str, tuple[str, ...]], int] = OrderedDict()
 
+    async def spent_ppm(self, model: str, scopes: tuple[str, ...]) -> int:
+        """The largest share spent of any hard budget of the scopes and the virtual model.
+
+        Raises `LedgerDown`.
+        """
+        try:
+            standing = await self._ledger.call(Ask(0, (*scopes, f"model:{model}")))
+        except LedgerUnavailable as error:
+            raise ledger_down(error) from None
+        assert isinstance(standing, Standing)
+        return standing.spent_ppm
+
     async def choose(
         self, model: VirtualModel, scopes: tuple[str, ...]
     ) -> tuple[VirtualModel, str]:
@@ -39,13 +51,9 @@ class Downgrades:
 
         Raises `LedgerDown`.
         """
-        try:
-            standing = await self._ledger.call(Ask(0, (*scopes, f"model:{model.name}")))
-        except LedgerUnavailable as error:
-            raise ledger_down(error) from None
-        assert isinstance(standing, Standing)
+        spent_ppm = await self.spent_ppm(model.name, scopes)
         key = (model.name, scopes)
-        tier = tier_at(model.downgrades, standing.spent_ppm, self._reached.get(key, 0))
+        tier = tier_at(model.downgrades, spent_ppm, self._reached.get(key, 0))
         if tier is None:
             self._reached.pop(key, None)
             return model, ""

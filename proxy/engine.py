@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -21,9 +22,9 @@ from adapters.base import (
     NotLoaded,
     Unsupported,
 )
-from policies.base import Denial, Question, Route
-from policies.constraints import eligible
+from policies.base import Denial, Route
 from proxy import costs
+from proxy import wishes as wish_list
 from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
@@ -32,28 +33,31 @@ from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
     LedgerDown,
-    UnknownModel,
     from_upstream,
 )
+from proxy.figures import Figures
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
-from proxy.measured import Measurements
 from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
+from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
-from proxy.swaps.moves import Moves
-from proxy.targets import Target, TargetTable, VirtualModel
+from proxy.swaps.moves import Aim, Moves
+from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
+from proxy.wishes import Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
+DECISION_HEADER = b"x-tollway-decision"
 
 _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 # The content types that servers send sound with.
 _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
+_PPM = 1_000_000
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -65,13 +69,27 @@ class Responder(Protocol):
         """Relay the answer and settle the attempt. Raises `AdapterError` while nothing has left."""
 
 
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A decision on a request, with what its body wished for taken out of that and heeded."""
+
+    decision: Decision
+    request: Request
+    wishes: Wishes
+    tier: str = ""
+    """What a spent budget has brought the virtual model down to."""
+    swap: Swap | None = None
+    """What has moved it to where it goes."""
+
+
 class Engine:
     """Carries requests from the policy to the ledger. One per worker."""
 
     def __init__(
         self,
         *,
-        table: Callable[[], TargetTable],
+        router: Router,
+        figures: Figures,
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
         moves: Moves,
@@ -81,14 +99,12 @@ class Engine:
         first_payload_s: float,
         hear_out_s: float,
     ) -> None:
-        self._table = table
+        self._router = router
         self._adapters = adapters
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
-        self.measurements = Measurements()
-        """What attempts have shown of their targets."""
-        self._attempts = Attempts(ledger, metrics, clock, self.measurements)
+        self._attempts = Attempts(ledger, metrics, figures, clock)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -96,9 +112,14 @@ class Engine:
         self._downgrades = Downgrades(ledger)
 
     @property
+    def router(self) -> Router:
+        """What decides."""
+        return self._router
+
+    @property
     def table(self) -> TargetTable:
         """The target table of this moment."""
-        return self._table()
+        return self._router.table
 
     async def serve(self, exchange: Exchange, caller: Caller, request: Request) -> None:
         """Answer a request. Raises `ApiError` while nothing of the reply has left."""
@@ -141,65 +162,90 @@ class Engine:
 
     # --- routing ---------------------------------------------------------------------------
 
-    def find(self, caller: Caller, request: Request) -> Target | VirtualModel:
-        """What a request asks for; raises `UnknownModel`."""
-        found = self.table.find(request.model)
-        if found is None or not caller.may_name(request.model):
-            raise UnknownModel(
-                f"the model {request.model[:100]!r} does not exist or this key may not use it",
-                param="model",
-            )
-        return found
+    async def _route(self, job: Job) -> Route:
+        wishes = wish_list.read(job.exchange.headers)
+        considered = await self.consider(job.caller, job.exchange, job.request, job.scopes, wishes)
+        decision = considered.decision
+        if isinstance(decision.outcome, Denial):
+            raise denied(job.request.model, decision.outcome)
+        self._router.take_turn()
+        job.request = considered.request
+        job.keeps_parameters = considered.wishes.requires_parameters
+        job.downgrade = considered.tier
+        job.swap = considered.swap
+        job.cold_start = decision.cold_start
+        job.virtual_model = decision.model
+        job.policy = decision.outcome.policy
+        job.revision = decision.revision
+        job.decision = decision
+        return decision.outcome
 
     def aim(
-        self, caller: Caller, exchange: Exchange, request: Request
-    ) -> tuple[Target | VirtualModel, Swap | None]:
-        """What a request asks for, and the swap, if any, that has moved it there."""
-        found = self.find(caller, request)
+        self, caller: Caller, exchange: Exchange, request: Request, *, is_dry: bool = False
+    ) -> tuple[Aim, Swap | None]:
+        """What a request asks for, and the swap, if any, that has moved it there.
+
+        Raises `UnknownModel`. A dry one begins no conversation.
+        """
+        found = self._router.find(caller, request.model)
         if not self._ledger.swaps:
             return found, None
-        return self._moves.aimed(found, self.table, caller, exchange, request)
+        return self._moves.aimed(found, self.table, caller, exchange, request, is_dry=is_dry)
 
-    def decide(self, found: Target | VirtualModel, request: Request) -> tuple[str, Route | Denial]:
-        """The route of a request and the virtual model it asked for ("" where it named a target).
+    async def consider(
+        self,
+        caller: Caller,
+        exchange: Exchange,
+        request: Request,
+        scopes: tuple[str, ...],
+        wishes: Wishes,
+        *,
+        is_dry: bool = False,
+    ) -> Considered:
+        """What would become of a request.
 
-        Pure but for the snapshot of the table.
+        Raises `UnknownModel`, `LedgerDown`, and `InvalidRequest` for wishes that nothing heeds.
         """
-        if isinstance(found, Target):
-            return "", found.route_for(request.capability)
-        question = Question(
-            needs=request.needs,
-            input_tokens=request.input_tokens,
-            output_tokens=request.max_output_tokens,
+        found, swap = self.aim(caller, exchange, request, is_dry=is_dry)
+        if isinstance(found, Target):  # its provider may know what the body says besides
+            decision = self._router.decide(found, request, wishes, caller_id=caller.key_id)
+            return Considered(decision, request, wishes, swap=swap)
+        preferred = request.preferences()
+        if preferred is not None:
+            wishes, request = wishes.and_of(preferred[0]), preferred[1]
+        decide = partial(
+            self._router.decide,
+            request=request,
+            wishes=wishes,
+            caller_id=caller.key_id,
+            scopes=scopes,
         )
-        accepted, rejections = eligible(
-            question,
-            found.candidates,
-            real_targets=self.table.has_real_targets,
-            vector_space=found.vector_space if request.capability == "embeddings" else None,
-        )
-        if not accepted:
-            return found.name, Denial(rejections=rejections)
-        choices = found.policy.decide(question, accepted)
-        return found.name, Route(policy=found.policy.name, choices=choices, rejections=rejections)
-
-    async def _route(self, job: Job) -> Route:
-        found, job.swap = self.aim(job.caller, job.exchange, job.request)
-        if isinstance(found, VirtualModel) and found.downgrades:
-            cheaper, job.downgrade = await self._downgrades.choose(found, job.scopes)
-            job.virtual_model, decision = self.decide(cheaper, job.request)
-            if isinstance(decision, Denial):  # none of the tier's targets can do this: it may cost
-                job.downgrade = ""
-                job.virtual_model, decision = self.decide(found, job.request)
+        if "budget" in found.reads:
+            decide = partial(decide, budget_left=await self.budget_left(found.name, scopes))
+        tier = ""
+        if found.downgrades:
+            cheaper, tier = await self._downgrades.choose(found, scopes)
+            decision = decide(cheaper)
+            if tier and isinstance(decision.outcome, Denial):  # none of its targets can do this
+                decision, tier = decide(found), ""
         else:
-            job.virtual_model, decision = self.decide(found, job.request)
-        if isinstance(decision, Denial):
-            raise denied(job.request.model, decision)
-        if isinstance(found, VirtualModel):
-            job.cold_start = found.cold_start
-        job.policy = decision.policy
-        job.revision = self.table.revision
-        return decision
+            decision = decide(found)
+        for name in wishes.models:
+            other = self._router.find(caller, name)
+            unweighed = replace(wishes, weights=None)  # the weights were for the model's own
+            decision = or_else(decision, decide(other, wishes=unweighed))
+        return Considered(decision, request, wishes, tier, swap)
+
+    async def budget_left(self, model: str, scopes: tuple[str, ...]) -> float | None:
+        """The share of the caller's tightest hard budget that is left; None if there is none.
+
+        `model` is the virtual model that is asked for. Raises `LedgerDown`.
+        """
+        if not self._ledger.hard_scopes.cover((*scopes, f"model:{model}")):
+            return None
+        spent_ppm = await self._downgrades.spent_ppm(model, scopes)
+        # In whole millionths: exactly 30 % are 0.3.
+        return max(0, _PPM - spent_ppm) / _PPM
 
     # --- attempts --------------------------------------------------------------------------
 
@@ -408,6 +454,8 @@ class Engine:
         ]
         if job.policy:
             headers.append((b"x-tollway-policy", job.policy.encode()))
+        if job.decision is not None and job.virtual_model:
+            headers.append((DECISION_HEADER, job.decision.id.encode()))
         if job.left_nanousd is not None:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
         if job.swap is not None:
@@ -482,6 +530,7 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
     """What an attempt asks its provider for."""
     target = tried.target
     drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
+    drops = drops and not job.keeps_parameters
     sent = job.request.upstream(
         Upstream(
             model=target.model,
@@ -491,6 +540,7 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
             ask_usage=target.stream_usage,
             clamp=job.clamp,
             drop_params=drops,
+            defaults=target.default_members,
         )
     )
     return sent, Call(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from adapters import registry
+from proxy.figures import Figures
 from proxy.inventory import FoundModel
-from proxy.measured import Measurements
 from proxy.model_host.protocol import ModelState, Shown
 from proxy.target_entry import TargetEntry, entry_of
 from proxy.targets import CurrentTable, Target
@@ -29,13 +29,13 @@ class Entries:
         self,
         *,
         tables: CurrentTable,
-        measurements: Measurements,
+        figures: Figures,
         host: Looking | None,
         by_keys: Mapping[str, str],
         configured_at: float,
     ) -> None:
         self._tables = tables
-        self._measurements = measurements
+        self._figures = figures
         self._host = host
         self._by_keys = by_keys
         self._configured_at = configured_at
@@ -50,7 +50,7 @@ class Entries:
         told = inventory.tells_loading
         return entry_of(
             target,
-            measured=self._measurements.of(target.name),
+            measured=self._figures.of(target),
             found_by=provider.by
             if provider is not None and found is not None
             else self._by_keys.get(target.provider, _FILE),

@@ -26,6 +26,11 @@ from proxy.ledger.protocol import BudgetState, RateRefusal, Refused
 from proxy.pricing import format_usd
 from proxy.targets import Target
 
+# Why a target was left out that no later try changes.
+_FOR_GOOD = frozenset({
+    "capability", "demonstration", "cost", "price", "excluded", "region", "retention", "memory",
+})  # fmt: skip
+
 
 def denied(model: str, denial: Denial) -> ApiError:
     """The answer where no target passed the hard constraints; it lists why, target by target."""
@@ -37,7 +42,7 @@ def denied(model: str, denial: Denial) -> ApiError:
         return ContextTooLong(
             f"no target of {model!r} has a context that long ({reasons})", param="messages"
         )
-    if codes <= {"capability", "demonstration"}:
+    if codes <= _FOR_GOOD:
         return InvalidRequest(f"no target of {model!r} can do this ({reasons})", param="model")
     return NoTarget(f"no target of {model!r} can take this request ({reasons})")
 

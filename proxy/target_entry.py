@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from policies.base import Capability
+from proxy.figures import Measured
 from proxy.inventory import FoundModel
-from proxy.measured import Measured
 from proxy.model_host.core import Phase
 from proxy.model_host.protocol import ModelState
 from proxy.pricing import Price

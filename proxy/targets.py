@@ -19,7 +19,9 @@ import msgspec
 from adapters import registry as adapter_registry
 from adapters.base import Deadlines, Endpoint
 from policies import registry as policy_registry
-from policies.base import Candidate, Capability, Choice, Policy, Route
+from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
+from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.rules import Rule
 from proxy import catalog
 from proxy import config as cfg
 from proxy.clock import Clock
@@ -104,6 +106,18 @@ class Target:
     """What else it is good at, by the operator's word, or its own."""
     profile: cfg.Profile = field(default_factory=cfg.Profile)
     """How it performs, by the operator's word."""
+    backend: str = ""
+    """What runs it: of a local model its backend, else its provider."""
+    memory_mb: int | None = 0
+    """What a local model takes of this machine; None if not known."""
+    region: str | None = None
+    zero_retention: bool = False
+    quality: Mapping[str, float] = field(default_factory=dict)
+    latency_ms: float | None = None
+    reliability: float | None = None
+    specialisations: frozenset[str] = frozenset()
+    defaults: cfg.Defaults = cfg.NO_DEFAULTS
+    """What it is sent where the client leaves it out."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -114,6 +128,16 @@ class Target:
         """The service tier that a request asks for here, where the account settles open ones."""
         leaves_it_open = asked is None or asked == AUTO
         return self.service_tier or asked if leaves_it_open else asked
+
+    @cached_property
+    def default_members(self) -> Mapping[str, bytes]:
+        """What a chat that lacks them is sent, as JSON; the maximum is written as money needs."""
+        defaults = {"temperature": self.defaults.temperature, "top_p": self.defaults.top_p}
+        return {
+            name: msgspec.json.encode(value)
+            for name, value in defaults.items()
+            if value is not None
+        }
 
     @cached_property
     def scopes(self) -> tuple[str, str]:
@@ -132,6 +156,14 @@ class Target:
             vector_space=self.vector_space,
             demonstration=self.demonstration,
             fee_nanousd=self.price.fee if self.price else 0,
+            backend=self.backend,
+            region=self.region,
+            zero_retention=self.zero_retention,
+            memory_mb=self.memory_mb,
+            quality=self.quality,
+            specialisations=self.specialisations,
+            latency_ms=self.latency_ms,
+            reliability=self.reliability,
         )
 
     @cached_property
@@ -169,6 +201,22 @@ class VirtualModel:
     pinned_space: str | None = None
     """The space of the model's full self, where this is a cheaper one."""
     cold_start: cfg.ColdStart = "wait"
+    constraints: Constraints = NO_CONSTRAINTS
+    rules: tuple[Rule, ...] = ()
+    """Those that may hold for it."""
+    in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
+    """What it is where a rule of that name has other targets for it."""
+
+    @cached_property
+    def reads(self) -> frozenset[Sense]:
+        """What its policy and its rules have to know of a request."""
+        return self.policy.reads.union(*(rule.reads for rule in self.rules))
+
+    @cached_property
+    def longest_context(self) -> int | None:
+        """The longest of its targets' contexts; None where one has no limit that is known."""
+        lengths = [target.context_length for target in self.targets]
+        return None if None in lengths else max(filter(None, lengths), default=0)
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -359,6 +407,15 @@ class _Maker:
             asked_context=target.context_length,
             tags=frozenset(target.tags) | (found.tags if found is not None else frozenset()),
             profile=target.profile,
+            backend=(target.backend or "llama_server") if is_hosted else self.name,
+            memory_mb=target.needs_mb if is_hosted else 0,
+            region=target.region or ("local" if is_hosted else self.provider.region),
+            zero_retention=target.zero_retention or is_hosted,
+            quality={str(task): share for task, share in target.quality.items()},
+            latency_ms=target.latency_ms,
+            reliability=target.reliability,
+            specialisations=target.specialisations,
+            defaults=target.defaults,
         )
 
     def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
@@ -530,12 +587,17 @@ def build_table(
     table = make(models={})
     models = {
         name: _with_downgrades(
-            VirtualModel(
-                name=name,
-                description=model.description,
-                policy=policy_registry.make(model.policy),
-                targets=_resolve(model.targets, table),
-                cold_start=model.cold_start,
+            _with_rules(
+                VirtualModel(
+                    name=name,
+                    description=model.description,
+                    policy=policy_registry.make(*cfg.policy_of(model.policy)),
+                    targets=_resolve(model.targets, table),
+                    cold_start=model.cold_start,
+                    constraints=model.constraints,
+                ),
+                config.rules,
+                table,
             ),
             model,
             table,
@@ -587,6 +649,24 @@ class CurrentTable:
         return self._build(today.date(), self.inventory)
 
 
+def _with_rules(model: VirtualModel, rules: Iterable[Rule], table: TargetTable) -> VirtualModel:
+    """The model with the rules that may hold for it, and what it is by their targets.
+
+    Vectors stay in the space of its own.
+    """
+    found = tuple(
+        rule for rule in rules if rule.when.models is None or model.name in rule.when.models
+    )
+    in_place = {
+        rule.name: replace(
+            model, targets=_resolve(rule.targets, table), pinned_space=model.vector_space
+        )
+        for rule in found
+        if rule.targets is not None
+    }
+    return replace(model, rules=found, in_place=in_place)
+
+
 def _with_downgrades(
     full: VirtualModel, model: cfg.VirtualModel, table: TargetTable
 ) -> VirtualModel:
@@ -597,10 +677,12 @@ def _with_downgrades(
             model=VirtualModel(
                 name=full.name,
                 description=full.description,
-                policy=policy_registry.make(tier.policy or model.policy),
+                policy=policy_registry.make(*cfg.policy_of(tier.policy or model.policy)),
                 targets=_resolve(tier.targets, table),
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
+                constraints=full.constraints,
+                rules=full.rules,
             ),
         )
         for tier in model.downgrade

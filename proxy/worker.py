@@ -35,6 +35,8 @@ from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.entries import Entries
+from proxy.explain import Explain
+from proxy.figures import Figures
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
@@ -48,6 +50,7 @@ from proxy.own_key import OwnKey
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
+from proxy.routing import Router
 from proxy.swaps.asking import ask
 from proxy.swaps.moves import Moves
 from proxy.swaps.preparing import Preparations
@@ -139,14 +142,17 @@ async def _serve(
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
     moves = Moves(ledger, plan.secret)
+    clock = SystemClock()
+    figures = Figures(clock)
     engine = Engine(
-        table=plan.table,
+        router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
+        figures=figures,
         adapters=adapters,
         ledger=ledger,
         moves=moves,
         metrics=metrics,
         log=log,
-        clock=SystemClock(),
+        clock=clock,
         first_payload_s=server_settings.first_payload_s,
         hear_out_s=server_settings.hear_out_s,
     )
@@ -155,7 +161,7 @@ async def _serve(
         moves=moves,
         table=plan.table,
         models=host,
-        clock=SystemClock(),
+        clock=clock,
         ask=partial(ask, engine),
     )
     if number == 0:
@@ -167,7 +173,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, host, adapters, engine, moves, metrics, store),
+            build_app(plan, ledger, host, adapters, engine, figures, moves, metrics, store),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -276,6 +282,7 @@ def build_app(
     host: HostClient,
     adapters: Mapping[str, Adapter],
     engine: Engine,
+    figures: Figures,
     moves: Moves,
     metrics: Metrics,
     store: ResponseStore | None,
@@ -306,7 +313,7 @@ def build_app(
     began_at = time.time()
     entries = Entries(
         tables=table,
-        measurements=engine.measurements,
+        figures=figures,
         host=host if plan.host is not None else None,
         by_keys=plan.by_keys,
         configured_at=began_at,
@@ -338,6 +345,7 @@ def build_app(
     routes: dict[str, Mapping[str, Endpoint]] = {
         **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
+        "/v1/route": {"POST": Explain(auth=auth, engine=engine, max_body=max_body).post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},

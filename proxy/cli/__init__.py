@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 _MODULES = {
     "serve": "serving",
     "check": "checking",
+    "route": "routing",
     "models": "models",
     "swap": "swapping",
     "swaps": "swaps",

@@ -11,6 +11,9 @@ import typer
 
 from proxy import config_file, serve
 from proxy.cli.output import Grid, console
+from proxy.clock import SystemClock
+from proxy.errors import StartError
+from proxy.expectations import unmet
 from proxy.price_book import PriceBook
 
 app = typer.Typer(add_completion=False)
@@ -23,7 +26,16 @@ def check(
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
     loaded = config_file.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
-    table = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False).tables()
+    tables = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False).tables
+    table = tables()
+    problems = unmet(loaded.expect, tables, SystemClock())
+    for problem in problems:
+        console.print(f"{path}: {problem}")
+    if problems:
+        raise StartError(
+            f"{path}: expect: {len(problems)} of {len(loaded.expect)} are not met; "
+            "change the rules, or what is expected of them"
+        )
     console.print(f"{path}: is fine")
     grid = Grid("virtual model", "policy", "targets")
     for model in table.models.values():

@@ -359,6 +359,7 @@ class Ledger:
                 attempt.priced,
                 to_json([(balance.budget_id, balance.window_start) for balance in legs]),
                 attempt.tokens,
+                attempt.decision,
             )
         )
         return hold

@@ -32,6 +32,7 @@ COLUMNS: dict[str, type] = {
     "provider": str,
     "policy": str,
     "route_reason": str,
+    "decision": str,
     "revision": int,
     "priced": bool,
     "scopes": list,

@@ -138,6 +138,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """
     tokens: Count = 0
     """Input and maximum output as far as they are known: counts for token rates until settled."""
+    decision: str = ""
+    """What the decision is called that it was routed by; empty where a target was named."""
 
 
 # --- from a client -----------------------------------------------------------------------------

@@ -125,6 +125,7 @@ class AttemptRow:
     provider: str
     policy: str
     route_reason: str
+    decision: str
     revision: int
     priced: bool
     scopes: str

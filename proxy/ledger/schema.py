@@ -379,6 +379,7 @@ _SPEND = """
     ) AS d ON d.attempt = a.id
     LEFT JOIN corrections AS c ON c.id = d.id
 """
+_SPEND_BY_DECISION = _SPEND.replace("a.route_reason,", "a.route_reason,\n        a.decision,")
 
 
 @migrations(name="0003_swaps")
@@ -410,3 +411,16 @@ def swaps(db: Database) -> None:
     for table in ("swaps", "swap_events"):
         _refuse_changes(db, table)
     db.execute("PRAGMA user_version = 3")
+
+
+@migrations(name="0004_decisions")
+def decisions(db: Database) -> None:
+    """Which decision an attempt was routed by."""
+    db.executescript(
+        """
+        ALTER TABLE attempts ADD COLUMN decision TEXT NOT NULL DEFAULT '';
+        DROP VIEW spend;
+        """
+    )
+    db.create_view("spend", _SPEND_BY_DECISION)
+    db.execute("PRAGMA user_version = 4")

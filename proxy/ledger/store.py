@@ -26,7 +26,7 @@ from proxy.ledger.protocol import ATTEMPT_BITS, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x746F6C6C  # "toll"
 
 # Nothing else writes the file; a stranger's lock must not block the loop for long.
@@ -171,7 +171,7 @@ SWAPS = (
 )
 """The rows of `SwapRow`."""
 _OF_SCOPE = "EXISTS (SELECT 1 FROM json_each(a.scopes) WHERE value = ?)"
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_SETTLEMENT = "INSERT INTO settlements VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_CORRECTION = "INSERT INTO corrections VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 # Of an attempt `a` and its settlement `s`, with every correction of it.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from policies.base import Candidate, Capability, Choice, Policy, Question
+from policies.base import Candidate, Capability, Choice, Policy, Question, Sense
 from proxy.auth import Caller
 from proxy.http import Exchange
 from proxy.swaps.conversations import conversation_of
@@ -57,13 +57,23 @@ class Moves:
         self._moves: Mapping[str, _Move] = {}
 
     def aimed(
-        self, found: Aim, table: TargetTable, caller: Caller, exchange: Exchange, request: Request
+        self,
+        found: Aim,
+        table: TargetTable,
+        caller: Caller,
+        exchange: Exchange,
+        request: Request,
+        *,
+        is_dry: bool = False,
     ) -> tuple[Aim, Swap | None]:
-        """What is asked for in place of `found`, and the swap that moved the request there."""
+        """What is asked for in place of `found`, and the swap that moved the request there.
+
+        One that `is_dry` is only asked about: it begins no conversation.
+        """
         move = self._of(table).get(request.model)
         if move is None:
             return found, None
-        if self._is_moved(move.swap, caller, exchange, request):
+        if self._is_moved(move.swap, caller, exchange, request, is_dry=is_dry):
             return move.after, move.swap
         return move.before, None
 
@@ -113,7 +123,9 @@ class Moves:
             )
         return None
 
-    def _is_moved(self, swap: Swap, caller: Caller, exchange: Exchange, request: Request) -> bool:
+    def _is_moved(
+        self, swap: Swap, caller: Caller, exchange: Exchange, request: Request, *, is_dry: bool
+    ) -> bool:
         if not swap.is_open:
             return True
         if not swap.plan.keeps_conversations:
@@ -128,7 +140,7 @@ class Moves:
             continues=conversation.continues,
             began_moved=self._told.began_moved(swap.swap_id, number),
         )
-        if moved and not conversation.continues:
+        if moved and not conversation.continues and not is_dry:
             self._told.begin_conversation(swap.swap_id, number)
         return moved
 
@@ -202,6 +214,10 @@ def _moved_model(found: VirtualModel, old: Target, new: Target, *, keeps_old: bo
         if keeps_old
         else found.policy,
         pinned_space=found.vector_space,
+        in_place={
+            rule: _moved_model(model, old, new, keeps_old=keeps_old)
+            for rule, model in found.in_place.items()
+        },
         downgrades=tuple(
             Downgrade(
                 at_percent=tier.at_percent,
@@ -216,8 +232,10 @@ def _targets_of(aim: Aim) -> frozenset[str]:
     """Every target that a name may lead to."""
     if isinstance(aim, Target):
         return frozenset({aim.name})
-    tiers = (tier.model.targets for tier in aim.downgrades)
-    return frozenset(target.name for targets in (aim.targets, *tiers) for target in targets)
+    models = (aim, *aim.in_place.values())
+    tiers = (_targets_of(tier.model) for tier in aim.downgrades)
+    own = frozenset(target.name for model in models for target in model.targets)
+    return own.union(*tiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +253,11 @@ class OldBehindNew:
     def name(self) -> str:
         """The policy's own."""
         return self.policy.name
+
+    @property
+    def reads(self) -> frozenset[Sense]:
+        """The policy's own."""
+        return self.policy.reads
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """See `policies.base.Policy`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from adapters.base import Endpoint
-from policies.base import Capability
+from policies.base import Capability, Prompt
 from proxy.pricing import Units
 from proxy.wire.chat import ChatRequest
 
@@ -60,3 +60,10 @@ class AsChat:
     def texts(self) -> tuple[list[str], int]:
         """The texts of the chat: who can count is asked in its dialect."""
         return self.chat.texts()
+
+    def prompt(self) -> Prompt:
+        """What the chat says."""
+        return self.chat.prompt()
+
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""

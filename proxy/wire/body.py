@@ -79,6 +79,14 @@ class Body:
         except RecursionError:
             raise _too_deep() from None
 
+    def lacking(self, defaults: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Those of the members that are missing here, or null."""
+        return {
+            name: default
+            for name, default in defaults.items()
+            if bytes(self.members.get(name, b"null")) == b"null"
+        }
+
     def join(self, changes: Mapping[str, bytes | None]) -> bytes:
         """The body with these JSON texts in place of members, or added; None leaves one out."""
         texts: dict[str, msgspec.Raw | bytes | None] = {**self.members, **changes}

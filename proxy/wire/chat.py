@@ -6,19 +6,20 @@ Field names and ranges: OpenAI's API reference, "Create chat completion".
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
 
 from adapters.base import Endpoint
-from policies.base import Capability
+from policies.base import Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
-from proxy.wire import answers, chunks
+from proxy.wire import answers, chunks, preferences
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
+from proxy.wire.preferences import Preferences
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -33,6 +34,10 @@ TOOL_PROMPT_TOKENS = 1024
 # Templates print tools, schemas and arguments anew, indented and escaped: three tokens to the
 # byte cover a list of digits with a line for each, and text as `\uXXXX`.
 PRINTED_TOKENS_PER_BYTE = 3
+
+EXCERPT_CHARACTERS = 1000
+"""Of either end of a message, for policies that read prompts."""
+_INSTRUCTING = frozenset({"system", "developer"})
 
 # A data URL says what it is of within so many bytes.
 _LONGEST_URL_HEAD = 64
@@ -49,7 +54,6 @@ UNBOUNDED = (
     "search_parameters",  # xAI
     "enable_search",  # Qwen
     "plugins",  # OpenRouter
-    "models",
     "data_sources",  # Azure
     "compound_custom",  # Groq
     "image_config",  # images that are drawn, whatever the maximum of tokens
@@ -60,6 +64,7 @@ UNBOUNDED = (
     "cached_content",  # Google's stored prompts, here and in what its other parameters are in
     "google",
     "extra_body",
+    "models",  # OpenRouter; the last: where it is the only one, it may be heeded here
 )
 
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
@@ -130,12 +135,22 @@ class _Texts(msgspec.Struct):
     messages: list[_Said]
 
 
+class _Turn(msgspec.Struct):
+    role: str
+    content: msgspec.Raw = _ABSENT
+
+
+class _Turns(msgspec.Struct):
+    messages: list[_Turn]
+
+
 class _TextPart(msgspec.Struct):
     text: msgspec.Raw = _ABSENT
 
 
 _fields = msgspec.json.Decoder(_Fields)
 _texts = msgspec.json.Decoder(_Texts)
+_turns = msgspec.json.Decoder(_Turns)
 _text_parts = msgspec.json.Decoder(list[_TextPart])
 _parts = msgspec.json.Decoder(list[_Part])
 _url = msgspec.json.Decoder(_Url)
@@ -191,6 +206,14 @@ class ChatRequest:
         """
         return self.text_bytes + self.added_tokens + self.media * image_tokens
 
+    def preferences(self) -> tuple[Preferences, ChatRequest] | None:
+        """How its body says that it wants to be routed, and the request without that."""
+        if not preferences.are_in(self.body):
+            return None
+        unbounded = None if self.unbounded == "models" else self.unbounded
+        withheld = {**self.withheld, **dict.fromkeys(preferences.MEMBERS)}
+        return preferences.read(self.body), replace(self, unbounded=unbounded, withheld=withheld)
+
     def texts(self) -> tuple[list[str], int]:
         """The texts of the messages, and how many of `text_bytes` they take.
 
@@ -205,10 +228,24 @@ class ChatRequest:
                     size += len(memoryview(raw))
         return texts, size
 
+    def prompt(self) -> Prompt:
+        """The first and the last thing that the user says, and the instructions, cut short."""
+        messages = self.body.decode(_turns).messages
+        said = [message.content for message in messages if message.role == "user"]
+        told = [message.content for message in messages if message.role in _INSTRUCTING]
+        return Prompt(
+            text=_excerpt(said[-1]) if said else "",
+            opening=_excerpt(said[0]) if said else "",
+            system=_excerpt(told[0]) if told else "",
+            turns=len(messages),
+        )
+
     def upstream(self, target: Upstream) -> Sent:
         """The client's members with `model` and what money needs changed."""
         model = msgspec.json.encode(target.model)
         changes: dict[str, bytes | None] = {"model": model, **self.withheld}
+        if target.defaults:
+            changes |= self.body.lacking(target.defaults)
         field = target.max_tokens_field
         if target.clamp is not None:
             changes["max_tokens"] = changes["max_completion_tokens"] = None
@@ -396,6 +433,21 @@ def _raw_texts(content: msgspec.Raw) -> list[msgspec.Raw]:
     if memoryview(content)[0] == ord("["):
         return [part.text for part in _text_parts.decode(content)]
     return [content]
+
+
+def _excerpt(content: msgspec.Raw) -> str:
+    """A message's text parts one after the other, of which the middle is left out if need be."""
+    if memoryview(content)[0] not in b'["':
+        return ""
+    parts = (raw for raw in _raw_texts(content) if memoryview(raw)[0] == ord('"'))
+    return excerpt("\n".join(msgspec.json.decode(raw, type=str) for raw in parts))
+
+
+def excerpt(text: str) -> str:
+    """Both ends of a text, and what is between if that is not much."""
+    if len(text) <= 2 * EXCERPT_CHARACTERS:
+        return text
+    return f"{text[:EXCERPT_CHARACTERS]}\n{text[-EXCERPT_CHARACTERS:]}"
 
 
 def _size(raw: msgspec.Raw) -> int:

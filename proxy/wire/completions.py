@@ -13,6 +13,7 @@ import msgspec
 
 from adapters.base import AdapterError, Endpoint, MalformedAnswer, Unsupported
 from policies.base import Capability
+from policies.base import Prompt as Excerpts
 from proxy.errors import ApiError, InvalidRequest
 from proxy.pricing import NO_UNITS, Units, Usage
 from proxy.wire import answers, chat, chunks, failures
@@ -122,6 +123,14 @@ class CompletionsRequest:
         """The prompt, where it is one text."""
         return ([], 0) if self.text is None else ([self.text], len(self.text.encode()))
 
+    def prompt(self) -> Excerpts:
+        """The prompt, where it is one text."""
+        text = chat.excerpt(self.text or "")
+        return Excerpts(text=text, opening=text)
+
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""
+
     def upstream(self, target: Upstream) -> Sent:
         """As it is where the target completes texts, otherwise as a chat."""
         if self.endpoint in target.speaks:
@@ -139,6 +148,7 @@ class CompletionsRequest:
         changes: dict[str, bytes | None] = {
             "model": msgspec.json.encode(target.model),
             **self.withheld,
+            **self.body.lacking(target.defaults),
         }
         if target.clamp is not None:
             changes["max_tokens"] = b"%d" % target.clamp

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from adapters.base import AdapterError, Endpoint
-from policies.base import Capability
+from policies.base import Capability, Prompt
 from proxy.errors import ApiError
 from proxy.pricing import Units, Usage
+from proxy.wire.preferences import Preferences
 from proxy.wire.usage import ReportedCost
 
 
@@ -25,6 +26,7 @@ class Upstream:
     `default_max` is given where the output must be bounded: it is the maximum of a request that
     sets none; `clamp` takes the place of whatever it sets. `ask_usage` says that the provider
     understands `stream_options`. With `drop_params`, what cannot be carried is left out and told.
+    `defaults` are members, as JSON, for a chat that lacks them.
     """
 
     model: str
@@ -34,6 +36,7 @@ class Upstream:
     ask_usage: bool = True
     clamp: int | None = None
     drop_params: bool = False
+    defaults: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +185,15 @@ class Request(Protocol):
 
     def texts(self) -> tuple[list[str], int]:
         """Texts whose tokens may be counted, and how much of the bound they are uncounted."""
+
+    def prompt(self) -> Prompt:
+        """Pieces of what is said, for policies that read it."""
+
+    def preferences(self) -> tuple[Preferences, Request] | None:
+        """How its body says that it wants to be routed, and the request without that.
+
+        None where it says nothing; raises `InvalidRequest`.
+        """
 
     def upstream(self, target: Upstream) -> Sent:
         """What goes to a target. Raises `adapters.base.Unsupported`."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from adapters.base import Endpoint
-from policies.base import Capability
+from policies.base import NO_PROMPT, Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers
@@ -101,6 +101,13 @@ class EmbeddingsRequest:
         items = [value] if isinstance(value, str) else value
         texts = [item for item in items if isinstance(item, str)]
         return texts, sum(len(text.encode()) for text in texts)
+
+    def prompt(self) -> Prompt:
+        """Nothing: what it is for is plain from the endpoint."""
+        return NO_PROMPT
+
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""
 
     def upstream(self, target: Upstream) -> Sent:
         """The client's members with `model` changed."""

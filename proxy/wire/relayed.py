@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from adapters.base import Endpoint, Unsupported
-from policies.base import Capability
+from policies.base import NO_PROMPT, Capability, Prompt
 from proxy.pricing import NO_UNITS, Units
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
@@ -61,6 +61,14 @@ class Relayed(ABC):
     def texts(self) -> tuple[list[str], int]:
         """None: these models' tokens are not counted here."""
         return [], 0
+
+    def prompt(self) -> Prompt:
+        """Nothing: what it is for is plain from the endpoint."""
+        return NO_PROMPT
+
+    def preferences(self) -> None:
+        """None: OpenRouter has them for chats."""
+        return
 
     def upstream(self, target: Upstream) -> Sent:
         """The request with `model` changed; raises `Unsupported` where the target lacks it."""

@@ -9,8 +9,8 @@ import pytest
 
 from proxy import catalog, config_file
 from proxy.discovery import with_found
+from proxy.figures import UNKNOWN, Measured
 from proxy.inventory import FoundModel, FoundProvider, Inventory
-from proxy.measured import UNKNOWN, Measured
 from proxy.model_host.protocol import ModelState
 from proxy.price_book import PriceBook
 from proxy.target_entry import Performance, TargetEntry, entry_of

@@ -91,6 +91,7 @@ class MessagesRequest(AsChat):
 
     def _as_is(self, target: Upstream) -> Sent:
         changes = {"model": msgspec.json.encode(target.model), **self.withheld}
+        changes |= self.body.lacking(target.defaults)
         if target.clamp is not None:
             changes["max_tokens"] = b"%d" % target.clamp
         dropped: tuple[str, ...] = ()

@@ -238,6 +238,7 @@ class ResponsesRequest(AsChat):
 
     def _as_itself(self, target: Upstream) -> Sent:
         changes = {**self.native, "model": msgspec.json.encode(target.model)}
+        changes |= self.body.lacking(target.defaults)
         if target.clamp is not None:
             changes["max_output_tokens"] = b"%d" % target.clamp
         elif target.default_max is not None and self.max_output_tokens is None:

@@ -1,0 +1,233 @@
+"""What this worker has measured of each target, and the candidates that policies see by it.
+
+Figures replace what is declared of a target as they come in, and fade with time, so that one which
+was left alone for its failures is tried again. Each worker has its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from policies.base import Candidate
+from proxy.clock import Clock
+from proxy.ledger.protocol import Outcome
+from proxy.pricing import Usage
+from proxy.targets import Target
+
+HALF_LIFE_S = 120.0
+"""After so long without a further attempt, what was measured counts half."""
+
+PRIOR_ATTEMPTS = 5.0
+"""What is declared counts as this many attempts at first, and half of that after as many."""
+
+ASSUMED_RELIABILITY = 0.95
+"""Where none is declared: a first failure is not yet a target that always fails."""
+
+# Of each further attempt, what was measured before keeps this much of its weight.
+_KEPT = 0.95
+# Below this weight there is no figure.
+_LEAST_WEIGHT = 0.05
+# A candidate is made anew after this long, though nothing was measured: its figures fade.
+_FRESH_S = 1.0
+
+# What a provider answers to a request that is itself at fault.
+_FAULTS_OF_THE_REQUEST = frozenset({400, 409, 413, 415, 422})
+# Targets behind `provider/*` that something is kept of; what is configured is hardly as much.
+_MOST_KEPT = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What attempts at a target have shown of it. Times are Unix seconds; None is not known."""
+
+    tokens_per_second: float | None = None
+    """Of streams, from the first payload on."""
+    first_token_s: float | None = None
+    answered_at: float | None = None
+    failed_at: float | None = None
+    failures: int = 0
+    """In a row, as of the last attempt."""
+    problem: str = ""
+    """What the last failure was, while nothing was answered since."""
+
+
+UNKNOWN = Measured()
+
+
+class Figures:
+    """The figures of all targets. One per worker."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}
+
+    def candidate(self, target: Target) -> Candidate:
+        """The target as policies see it now."""
+        kept = self._kept.get(target.name)
+        if kept is None:
+            return target.candidate
+        return kept.candidate(target.candidate, self._clock.monotonic())
+
+    def of(self, target: Target) -> Measured:
+        """What operators are shown of the target: what was measured last, however long ago."""
+        kept = self._kept.get(target.name)
+        return UNKNOWN if kept is None else kept.measured
+
+    def began(self, target: Target) -> None:
+        """An attempt is on its way; `ended` must follow."""
+        self._of(target).in_flight += 1
+
+    def ended(
+        self,
+        target: Target,
+        *,
+        outcome: Outcome,
+        status: int,
+        usage: Usage,
+        first_token_s: float | None,
+        total_s: float,
+        problem: str = "",
+        is_at_fault: bool = True,
+    ) -> None:
+        """An attempt is over; `is_at_fault`: if it failed, then the target, as far as is known."""
+        kept = self._of(target)
+        kept.in_flight -= 1
+        kept.fade(self._clock.monotonic())
+        if outcome in ("ok", "capped"):
+            kept.answered(usage.output_tokens, first_token_s, total_s, now=self._clock.time())
+        elif is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
+            kept.failed(problem, now=self._clock.time())
+
+    def _of(self, target: Target) -> _Kept:
+        kept = self._kept.get(target.name)
+        if kept is None:
+            kept = self._kept[target.name] = _Kept(self._clock.monotonic())
+            if len(self._kept) > _MOST_KEPT:
+                idle = (name for name, each in self._kept.items() if not each.in_flight)
+                del self._kept[next(idle, target.name)]
+        return kept
+
+
+class _Average:
+    """A mean in which what is newer counts more."""
+
+    __slots__ = ("_seen", "_sum", "_weight")
+
+    def __init__(self) -> None:
+        self._sum = self._weight = self._seen = 0.0
+
+    def fade(self, share: float) -> None:
+        """Keep this share of what was measured."""
+        self._sum *= share
+        self._weight *= share
+        self._seen *= share
+
+    def add(self, amount: float) -> None:
+        """Count one more."""
+        self._sum = self._sum * _KEPT + amount
+        self._weight = self._weight * _KEPT + 1.0
+        self._seen += 1.0
+
+    def estimate(self, prior: float | None) -> float | None:
+        """The mean, into which what is declared counts the less the more was measured."""
+        if prior is None:
+            return self._sum / self._weight if self._weight > _LEAST_WEIGHT else None
+        declared: float = PRIOR_ATTEMPTS * 0.5 ** (self._seen / PRIOR_ATTEMPTS)
+        return (declared * prior + self._sum) / (declared + self._weight)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of what was measured, even where it hardly counts any more."""
+        return self._sum / self._weight if self._weight > 0.0 and self._sum > 0.0 else None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was measured that still counts."""
+        return self._weight > _LEAST_WEIGHT
+
+
+class _Kept:
+    """What was measured of one target."""
+
+    def __init__(self, now: float) -> None:
+        self._faded_at = now
+        self._latency_ms = _Average()
+        self._tokens_per_second = _Average()
+        self._success = _Average()
+        self._answered_at: float | None = None
+        self._failed_at: float | None = None
+        self._failures = 0
+        self._problem = ""
+        # As it was last shown, of the table of that moment.
+        self._declared: Candidate | None = None
+        self._shown: Candidate | None = None
+        self._in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that are on their way."""
+        return self._in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self._in_flight = count
+        self._shown = None
+
+    def fade(self, now: float) -> None:
+        """Let what was measured count less for its age."""
+        share = 0.5 ** ((now - self._faded_at) / HALF_LIFE_S)
+        for average in (self._latency_ms, self._tokens_per_second, self._success):
+            average.fade(share)
+        self._faded_at = now
+        self._shown = None
+
+    @property
+    def measured(self) -> Measured:
+        """See `Figures.of`."""
+        latency_ms = self._latency_ms.mean
+        return Measured(
+            tokens_per_second=self._tokens_per_second.mean,
+            first_token_s=None if latency_ms is None else latency_ms / 1e3,
+            answered_at=self._answered_at,
+            failed_at=self._failed_at,
+            failures=self._failures,
+            problem=self._problem,
+        )
+
+    def answered(
+        self, output_tokens: int, first_token_s: float | None, total_s: float, *, now: float
+    ) -> None:
+        """Count an answer. One that came whole began as long ago as it takes to say it."""
+        self._answered_at, self._failures, self._problem = now, 0, ""
+        self._success.add(1.0)
+        if first_token_s is None:
+            speed = self._tokens_per_second.estimate(None)
+            first_token_s = max(0.0, total_s - output_tokens / speed) if speed else total_s
+        elif output_tokens > 1 and total_s > first_token_s:
+            self._tokens_per_second.add((output_tokens - 1) / (total_s - first_token_s))
+        self._latency_ms.add(first_token_s * 1e3)
+
+    def failed(self, problem: str, *, now: float) -> None:
+        """Count a failure."""
+        self._failed_at, self._problem = now, problem[:200]
+        self._failures += 1
+        self._success.add(0.0)
+
+    def candidate(self, declared: Candidate, now: float) -> Candidate:
+        """The candidate with what was measured in the place of what is declared."""
+        is_stale = now - self._faded_at > _FRESH_S
+        if self._shown is None or self._declared is not declared or is_stale:
+            self.fade(now)
+            self._declared = declared
+            reliability = declared.reliability
+            if self._success.is_known:
+                assumed = ASSUMED_RELIABILITY if reliability is None else reliability
+                reliability = self._success.estimate(assumed)
+            self._shown = replace(
+                declared,
+                latency_ms=self._latency_ms.estimate(declared.latency_ms),
+                tokens_per_second=self._tokens_per_second.estimate(declared.tokens_per_second),
+                reliability=reliability,
+                in_flight=self._in_flight,
+            )
+        return self._shown

@@ -1,0 +1,319 @@
+"""From a request to a decision: what policies are told, and what they answer.
+
+The same code decides live, when it is asked what it would do, and by itself on the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+
+from policies.analysis import analyse
+from policies.base import (
+    NO_PROMPT,
+    Analysis,
+    Candidate,
+    Denial,
+    Policy,
+    Prompt,
+    Question,
+    Rejection,
+    Route,
+    Sense,
+)
+from policies.constraints import (
+    DENSEST_BYTES_PER_TOKEN,
+    ESTIMATE_BYTES_PER_TOKEN,
+    NO_CONSTRAINTS,
+    Constraints,
+    constrained,
+    eligible,
+    preferred_first,
+)
+from policies.rules import Circumstances, Rule
+from policies.weights import Weights
+from proxy.auth import Caller
+from proxy.clock import Clock
+from proxy.config import ColdStart
+from proxy.errors import InvalidRequest, UnknownModel
+from proxy.figures import Figures
+from proxy.targets import Target, TargetTable, VirtualModel
+from proxy.wire.dialect import Request
+from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
+
+_OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A decision with all that it was made by."""
+
+    model: str
+    """The virtual model that was asked for; "" where a target was named."""
+    question: Question
+    candidates: tuple[Candidate, ...]
+    outcome: Route | Denial
+    revision: int
+    cold_start: ColdStart = "wait"
+    rules: tuple[str, ...] = ()
+    """The names of the rules that held."""
+
+    @cached_property
+    def id(self) -> str:
+        """The same for the same question and outcome, whoever asks and in whichever process."""
+        question, outcome = self.question, self.outcome
+        said = [
+            f"{self.revision}\n{self.model}\n{question.input_tokens}\n{question.output_tokens}\n"
+            f"{question.analysis}\n{question.weights}\n{question.budget_left}"
+        ]
+        if isinstance(outcome, Route):
+            said += [f"{choice.target}\n{choice.reason}" for choice in outcome.choices]
+        said += [f"{rejection.target}\n{rejection.code}" for rejection in outcome.rejections]
+        return blake2b("\n".join(said).encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+class Router:
+    """Decides by the table and the figures of the moment. One per worker."""
+
+    def __init__(
+        self, *, table: Callable[[], TargetTable], figures: Figures, secret: bytes, clock: Clock
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self._figures = figures
+        self._secret = secret
+        self._turn = 0
+
+    @property
+    def table(self) -> TargetTable:
+        """The target table of this moment."""
+        return self._table()
+
+    def find(self, caller: Caller, name: str) -> Target | VirtualModel:
+        """What a name stands for; raises `UnknownModel`."""
+        found = self.table.find(name)
+        if found is None or not caller.may_name(name):
+            raise UnknownModel(
+                f"the model {name[:100]!r} does not exist or this key may not use it",
+                param="model",
+            )
+        return found
+
+    def take_turn(self) -> None:
+        """A request is on its way: the next one is another's turn."""
+        self._turn += 1
+
+    def decide(
+        self,
+        found: Target | VirtualModel,
+        request: Request,
+        wishes: Wishes = NO_WISHES,
+        *,
+        caller_id: str = "",
+        scopes: tuple[str, ...] = (),
+        budget_left: float | None = None,
+        at: float | None = None,
+    ) -> Decision:
+        """The decision on a request; `at` is in Unix seconds, now if it is not given.
+
+        Raises `InvalidRequest` for wishes that nothing here heeds.
+        """
+        if isinstance(found, Target):
+            return self._named(found, request, wishes)
+        _refuse_idle_weights(found, wishes)
+        prompt, analysis = self._read(found, request)
+        rules = tuple(
+            rule
+            for rule in found.rules
+            if rule.when.holds(
+                Circumstances(
+                    scopes=scopes,
+                    input_tokens=request.input_tokens,
+                    analysis=analysis,
+                    budget_left=budget_left,
+                    at=self._clock.time() if at is None else at,
+                )
+            )
+        )
+        places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
+        model = next(places, found)
+        question = Question(
+            needs=request.needs,
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+            fewest_tokens=_fewest_tokens(request, model.longest_context),
+            stream=request.stream,
+            prompt=prompt,
+            analysis=analysis,
+            weights=_weights(found, wishes, rules),
+            budget_left=budget_left,
+            conversation=self._conversation(caller_id, prompt),
+            turn=self._turn,
+        )
+        constraints = _constraints(found, wishes, rules)
+        candidates = model.candidates
+        if constraints or "live" in found.reads:
+            candidates = tuple(map(self._figures.candidate, model.targets))
+        table = self.table
+        accepted, rejections = eligible(
+            question,
+            candidates,
+            real_targets=table.has_real_targets,
+            vector_space=model.vector_space if request.capability == "embeddings" else None,
+            constraints=constraints,
+        )
+        return Decision(
+            model=found.name,
+            question=question,
+            candidates=candidates,
+            outcome=_ordered(model.policy, question, accepted, rejections, constraints, wishes),
+            revision=table.revision,
+            cold_start=found.cold_start,
+            rules=tuple(rule.name for rule in rules),
+        )
+
+    def _read(self, found: VirtualModel, request: Request) -> tuple[Prompt, Analysis | None]:
+        """As much of a request as the policy and the rules of a model read."""
+        if not found.reads & _OF_PROMPTS:
+            return NO_PROMPT, None
+        prompt = request.prompt()
+        if "prompt" not in found.reads:
+            return prompt, None
+        return prompt, analyse(
+            prompt,
+            needs=request.needs,
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+            stream=request.stream,
+        )
+
+    def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:
+        """Only what kind of model it is is checked, and what the caller wishes.
+
+        What else it can do its provider knows best. Raises `InvalidRequest`.
+        """
+        if wishes.weights is not None:
+            raise InvalidRequest(
+                f"{WEIGHTS_HEADER.decode()}: {target.name!r} is a target, and leaves no choice; "
+                "leave the header out",
+                param=WEIGHTS_HEADER.decode(),
+            )
+        outcome: Route | Denial = target.route_for(request.capability)
+        question = Question(
+            needs=frozenset({request.capability}),
+            input_tokens=request.input_tokens,
+            output_tokens=request.max_output_tokens,
+        )
+        candidates: tuple[Candidate, ...] = (target.candidate,)
+        if wishes.constraints:
+            candidates = (self._figures.candidate(target),)
+            _, rejections = constrained(question, candidates, wishes.constraints)
+            if rejections:
+                outcome = Denial(rejections=tuple(rejections))
+        return Decision(
+            model="",
+            question=question,
+            candidates=candidates,
+            outcome=outcome,
+            revision=self.table.revision,
+        )
+
+    def _conversation(self, caller_id: str, prompt: Prompt) -> int | None:
+        """What a conversation begins with, and whose it is, as a number that nobody can choose.
+
+        Keyed, so that no caller can make conversations that all go to one target.
+        """
+        if not prompt.opening:
+            return None
+        opening = f"{caller_id}\n{prompt.system}\n{prompt.opening}".encode("utf-8", "replace")
+        return int.from_bytes(blake2b(opening, key=self._secret[:64], digest_size=8).digest())
+
+
+def _refuse_idle_weights(found: VirtualModel, wishes: Wishes) -> None:
+    if wishes.weights is not None and "weights" not in found.policy.reads:
+        raise InvalidRequest(
+            f"{WEIGHTS_HEADER.decode()}: the policy {found.policy.name!r} of {found.name!r} "
+            "takes no weights; leave the header out",
+            param=WEIGHTS_HEADER.decode(),
+        )
+
+
+def _weights(found: VirtualModel, wishes: Wishes, rules: Iterable[Rule]) -> Weights | None:
+    """The request's own, or those of the first rule that has any for a policy that takes them."""
+    if wishes.weights is not None or "weights" not in found.policy.reads:
+        return wishes.weights
+    return next((rule.weights for rule in rules if rule.weights is not None), None)
+
+
+def _constraints(
+    found: VirtualModel, wishes: Wishes, rules: Iterable[Rule]
+) -> tuple[Constraints, ...]:
+    """Those of the model, of the rules and of the request: all of them hold."""
+    said = (found.constraints, *(rule.constraints for rule in rules), *wishes.constraints)
+    return tuple(each for each in said if each is not NO_CONSTRAINTS)
+
+
+def _ordered(
+    policy: Policy,
+    question: Question,
+    accepted: tuple[Candidate, ...],
+    rejections: tuple[Rejection, ...],
+    constraints: tuple[Constraints, ...],
+    wishes: Wishes,
+) -> Route | Denial:
+    """The candidates as the policy orders them, then as the constraints and the request prefer."""
+    if not accepted:
+        return Denial(rejections=rejections)
+    choices = policy.decide(question, accepted)
+    if constraints:
+        choices = preferred_first(choices, accepted, constraints)
+        choices = wishes.ordered(choices, accepted, question)
+        if not choices:
+            return Denial(rejections=(*rejections, *map(_unwanted, accepted)))
+    return Route(policy=policy.name, choices=choices, rejections=rejections)
+
+
+def _unwanted(candidate: Candidate) -> Rejection:
+    return Rejection(
+        target=candidate.name, code="excluded", reason="it is not in the order that is asked for"
+    )
+
+
+def or_else(decision: Decision, other: Decision) -> Decision:
+    """A decision with the targets of another one after its own."""
+    first, then = decision.outcome, other.outcome
+    if isinstance(then, Denial):
+        return decision
+    known = {candidate.name for candidate in decision.candidates}
+    choices = () if isinstance(first, Denial) else first.choices
+    chosen = {choice.target for choice in choices}
+    outcome = replace(
+        then if isinstance(first, Denial) else first,
+        choices=(*choices, *(c for c in then.choices if c.target not in chosen)),
+        rejections=first.rejections,
+    )
+    candidates = (c for c in other.candidates if c.name not in known)
+    return replace(decision, outcome=outcome, candidates=(*decision.candidates, *candidates))
+
+
+def _fewest_tokens(request: Request, longest_context: int | None) -> int | None:
+    """What the input cannot be shorter than, where it matters: where no context seems long enough.
+
+    Plain ASCII has about the four bytes a token that the estimate goes by, but for runs of
+    spaces; other scripts have up to nine.
+    """
+    if (
+        longest_context is None
+        or request.input_tokens <= longest_context
+        or request.capability != "chat"
+    ):
+        return None
+    texts, too_many_bytes = request.texts()
+    for text in texts:
+        plain = len(text.encode("ascii", "ignore"))
+        other = len(text.encode("utf-8", "replace")) - plain
+        too_many_bytes -= plain - 2 * text.count("  ")
+        too_many_bytes -= other * ESTIMATE_BYTES_PER_TOKEN // DENSEST_BYTES_PER_TOKEN
+    return request.input_tokens - too_many_bytes // ESTIMATE_BYTES_PER_TOKEN

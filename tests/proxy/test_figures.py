@@ -1,0 +1,153 @@
+"""What is measured takes the place of what is declared, and fades again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.figures import HALF_LIFE_S, Figures
+from proxy.ledger.protocol import Outcome
+from proxy.pricing import Usage
+from proxy.targets import Target
+from tests.proxy.test_costs import _target
+
+
+class Hands:
+    """A clock whose hands are moved by the test."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def _made(**declared: Any) -> tuple[Figures, Hands, Target]:
+    hands = Hands()
+    return Figures(hands), hands, replace(_target(None), **declared)
+
+
+def _attempt(
+    figures: Figures,
+    target: Target,
+    outcome: Outcome = "ok",
+    *,
+    status: int = 200,
+    tokens: int = 100,
+    first_s: float | None = 0.2,
+    total_s: float = 1.2,
+) -> None:
+    figures.began(target)
+    figures.ended(
+        target,
+        outcome=outcome,
+        status=status,
+        usage=Usage(input_tokens=10, output_tokens=tokens),
+        first_token_s=first_s,
+        total_s=total_s,
+    )
+
+
+def test_what_is_declared_stands_until_something_is_measured() -> None:
+    figures, _, target = _made(latency_ms=900.0, reliability=0.99)
+    assert figures.candidate(target) is target.candidate
+
+
+def test_measured_figures_replace_the_declared_ones_as_they_come_in() -> None:
+    figures, _, target = _made(latency_ms=2000.0, reliability=0.99)
+    seen = [2000.0]
+    for _ in range(40):
+        _attempt(figures, target)
+        latency_ms = figures.candidate(target).latency_ms
+        assert latency_ms is not None
+        seen.append(latency_ms)
+    assert seen == sorted(seen, reverse=True)
+    assert 1000 < seen[1] < 2000  # one answer is not the whole truth
+    assert seen[-1] == pytest.approx(200, rel=0.02)
+    assert figures.candidate(target).tokens_per_second == pytest.approx(99)
+
+
+def test_a_first_failure_is_not_yet_a_target_that_always_fails() -> None:
+    figures, _, target = _made()
+    _attempt(figures, target, "timeout", status=0)
+    after_one = figures.candidate(target).reliability
+    assert after_one is not None
+    assert 0.6 < after_one < 0.95
+    for _ in range(30):
+        _attempt(figures, target, "upstream_error", status=503)
+    after_many = figures.candidate(target).reliability
+    assert after_many is not None
+    assert after_many < 0.05
+
+
+def test_a_target_that_was_left_alone_is_tried_again() -> None:
+    figures, hands, target = _made(reliability=0.99, latency_ms=500.0)
+    for _ in range(30):
+        _attempt(figures, target, "broken", status=0)
+    hands.now += 8 * HALF_LIFE_S
+    reliability = figures.candidate(target).reliability
+    assert reliability is not None
+    assert reliability > 0.9
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_is_itself_at_fault_says_nothing_of_the_target(status: int) -> None:
+    figures, _, target = _made()
+    _attempt(figures, target, "upstream_error", status=status)
+    _attempt(figures, target, "client_gone")
+    assert figures.candidate(target).reliability is None
+
+
+def test_a_whole_answer_began_as_long_ago_as_it_takes_to_say_it() -> None:
+    figures, _, target = _made()
+    _attempt(figures, target, tokens=101, first_s=0.5, total_s=1.5)  # 100 tokens a second
+    _attempt(figures, target, tokens=200, first_s=None, total_s=2.5)
+    assert figures.candidate(target).latency_ms == pytest.approx(500)
+
+
+def test_what_is_open_is_counted_and_wildcards_share_their_figures() -> None:
+    figures, _, target = _made(metric_name="up/*")
+    other = replace(target, name="up/other")
+    figures.began(target)
+    figures.began(other)
+    for each in (target, other, target):
+        shown = figures.candidate(each)
+        assert (shown.name, shown.in_flight) == (each.name, 2)
+
+
+attempts = st.lists(
+    st.tuples(
+        st.sampled_from(("ok", "timeout", "broken", "upstream_error", "client_gone")),
+        st.floats(0.001, 60),
+        st.floats(0, 600),
+        st.integers(0, 5000),
+    ),
+    max_size=40,
+)
+
+
+@given(attempts, st.none() | st.floats(1, 9000), st.none() | st.floats(0, 1))
+def test_figures_stay_within_what_was_measured_and_declared(
+    attempts: list[tuple[Outcome, float, float, int]],
+    latency_ms: float | None,
+    reliability: float | None,
+) -> None:
+    figures, hands, target = _made(latency_ms=latency_ms, reliability=reliability)
+    seen = [] if latency_ms is None else [latency_ms]
+    for outcome, first_s, later_s, tokens in attempts:
+        _attempt(figures, target, outcome, status=503, tokens=tokens, first_s=first_s, total_s=90)
+        if outcome == "ok":
+            seen.append(first_s * 1e3)
+        hands.now += later_s
+        shown = figures.candidate(target)
+        assert shown.in_flight == 0
+        assert shown.reliability is None or -1e-9 <= shown.reliability <= 1 + 1e-9
+        if shown.latency_ms is not None:
+            assert min(seen) * 0.999 <= shown.latency_ms <= max(seen) * 1.001

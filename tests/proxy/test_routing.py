@@ -1,0 +1,202 @@
+"""From a request to a decision: the same for the same request, whoever is asked and how often."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.base import Denial
+from policies.constraints import Constraints
+from policies.weights import CRITERIA, Weights
+from proxy import config_file, serve
+from proxy.auth import ANONYMOUS
+from proxy.clock import SystemClock
+from proxy.errors import ApiError
+from proxy.figures import Figures
+from proxy.price_book import PriceBook
+from proxy.routing import Decision, Router
+from proxy.wire import chat
+from proxy.wishes import Wishes
+
+NAMES = ("a", "b", "c", "d")
+CONFIG: dict[str, Any] = {
+    "providers": {"up": {"base_url": "http://127.0.0.1:9/v1"}},
+    "targets": [
+        {
+            "target": f"up/{name}",
+            "price": {"input": price, "output": 2 * price},
+            "context_length": context,
+            "latency_ms": 300 * price,
+            "quality": {"general": 0.5 + price / 100, "coding": 0.9 - price / 100},
+            **({"capabilities": ["chat"]} if name == "d" else {}),
+        }
+        for name, price, context in zip(NAMES, (8, 1, 3, 2), (9000, 500, 3000, 2000), strict=True)
+    ],
+    "models": {
+        "weighted": {"targets": ["up/*"], "policy": "weighted"},
+        "sticky": {"targets": ["up/*"], "policy": {"name": "balanced", "sticky": True}},
+        "cheapest": {"targets": ["up/*"], "policy": "cheapest"},
+        "ordered": {"targets": ["up/*"], "constraints": {"max_latency_ms": 2000}},
+    },
+    "rules": [
+        {"name": "code", "when": {"tasks": ["coding"]}, "targets": ["up/a", "up/c"]},
+        {"name": "poor", "when": {"budget_left": 0.2}, "constraints": {"max_input_price": 3}},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def routers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Router, Router]:
+    """Two of them, as two workers have them."""
+    file = tmp_path_factory.mktemp("routing") / "router.yaml"
+    file.write_text(yaml.safe_dump(CONFIG))
+    loaded = config_file.load(file, {})
+    _, table, _ = serve.resolve(loaded, {}, PriceBook.load())
+    clock = SystemClock()
+    first, second = (
+        Router(table=table, figures=Figures(clock), secret=b"key", clock=clock) for _ in range(2)
+    )
+    return first, second
+
+
+def _parsed(model: str, text: str, **more: Any) -> chat.ChatRequest:
+    body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
+    return chat.parse(json.dumps(body).encode())
+
+
+texts = st.text(max_size=300) | st.sampled_from(
+    ("What is 2+2?", "Write a Python function that sorts", "word " * 700, "字" * 3000, "x" * 40_000)
+)
+wishes = st.builds(
+    Wishes,
+    constraints=st.lists(
+        st.builds(
+            Constraints,
+            max_latency_ms=st.none() | st.floats(1, 3000),
+            max_cost_per_request=st.none() | st.floats(0, 0.1),
+            excluded_models=st.frozensets(st.sampled_from(NAMES)),
+        ),
+        max_size=2,
+    ).map(tuple),
+    sort=st.sampled_from((None, "price", "latency", "throughput")),
+    order=st.lists(st.sampled_from((*NAMES, "up", "nobody")), max_size=3).map(tuple),
+    allows_fallbacks=st.booleans(),
+)
+weights = st.none() | st.dictionaries(
+    st.sampled_from(CRITERIA), st.floats(0.01, 10), min_size=1
+).map(lambda amounts: Weights(**amounts))
+
+
+def _decide(router: Router, request: chat.ChatRequest, wish: Wishes, left: float | None) -> Any:
+    """The decision, or why there is none."""
+    try:
+        return router.decide(
+            router.find(ANONYMOUS, request.model), request, wish, budget_left=left, at=0.0
+        )
+    except ApiError as error:
+        return error.message
+
+
+@given(
+    model=st.sampled_from((*CONFIG["models"], "up/a")),
+    text=texts,
+    maximum=st.none() | st.integers(1, 3000),
+    tools=st.booleans(),
+    wish=wishes,
+    weights=weights,
+    left=st.none() | st.floats(0, 1),
+)
+def test_dry_and_live_agree_on_every_worker_and_no_wish_is_broken(
+    routers: tuple[Router, Router],
+    model: str,
+    text: str,
+    maximum: int | None,
+    tools: bool,
+    wish: Wishes,
+    weights: Weights | None,
+    left: float | None,
+) -> None:
+    extra: dict[str, Any] = {} if maximum is None else {"max_tokens": maximum}
+    if tools:
+        extra["tools"] = [{"type": "function", "function": {"name": "f"}}]
+    request = _parsed(model, text, **extra)
+    if weights is not None and model == "weighted":
+        wish = Wishes(
+            weights=weights, constraints=wish.constraints, sort=wish.sort, order=wish.order,
+            allows_fallbacks=wish.allows_fallbacks,
+        )  # fmt: skip
+    dry, again, elsewhere = (_decide(r, request, wish, left) for r in (*routers, routers[0]))
+    if isinstance(dry, str):
+        assert dry == again == elsewhere
+        return
+    assert isinstance(dry, Decision)
+    assert dry.id == again.id == elsewhere.id
+    assert dry.outcome == again.outcome == elsewhere.outcome
+    names = {candidate.name: candidate for candidate in dry.candidates}
+    told = {rejection.target for rejection in dry.outcome.rejections}
+    if isinstance(dry.outcome, Denial):
+        assert told == set(names)
+        return
+    for choice in dry.outcome.choices:
+        assert choice.target not in told
+        for limits in wish.constraints:
+            candidate = names[choice.target]
+            cost = candidate.cost_nanousd(dry.question)
+            assert limits.max_latency_ms is None or candidate.latency_ms <= limits.max_latency_ms
+            if limits.max_cost_per_request is not None:
+                assert cost is not None and cost <= limits.max_cost_per_request * 1e9
+            assert choice.target.removeprefix("up/") not in limits.excluded_models
+
+
+def test_the_id_tells_decisions_apart(routers: tuple[Router, Router]) -> None:
+    def id_of(model: str, text: str, left: float | None = None) -> str:
+        decision = _decide(routers[0], _parsed(model, text), Wishes(), left)
+        assert isinstance(decision, Decision)
+        return decision.id
+
+    ids = {
+        id_of("weighted", "Hello"),
+        id_of("weighted", "Hello there, how are you today?"),
+        id_of("weighted", "Hello", 0.1),
+        id_of("cheapest", "Hello"),
+        id_of("ordered", "Hello"),
+    }
+    assert len(ids) == 5
+
+
+def test_a_conversation_keeps_its_target_as_it_grows(routers: tuple[Router, Router]) -> None:
+    def first(*said: str) -> str:
+        messages = [
+            {"role": "user" if i % 2 == 0 else "assistant", "content": text}
+            for i, text in enumerate(said)
+        ]
+        request = chat.parse(json.dumps({"model": "sticky", "messages": messages}).encode())
+        decision = _decide(routers[0], request, Wishes(), None)
+        routers[0].take_turn()
+        assert not isinstance(decision.outcome, Denial)
+        return str(decision.outcome.choices[0].target)
+
+    for i in range(20):
+        assert len({first(f"Question {i}", *["more", "and more"] * n) for n in range(4)}) == 1
+    assert len({first(f"Question {i}") for i in range(40)}) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("word" * 9_001, False),  # the longest context is 9,000
+        ("word " * 6_000, True),
+        (" " * 60_000 + "x", True),  # spaces run together
+        ("नमस्ते " * 3_000, True),
+    ],
+)
+def test_what_seems_too_long_is_tried_only_where_its_script_says_twice_the_truth(
+    routers: tuple[Router, Router], text: str, accepted: bool
+) -> None:
+    decision = _decide(routers[0], _parsed("cheapest", text), Wishes(), None)
+    assert isinstance(decision.outcome, Denial) is not accepted
