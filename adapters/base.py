@@ -205,7 +205,9 @@ class Call:
     `anthropic-beta`). `default_max_tokens` is for a provider that must be told a maximum and a
     request that sets none. With `drop_params` a parameter that cannot be carried is left out and
     named in `Answer.dropped`; without it the adapter raises `Unsupported`. `waits` tells whether it
-    waits for a model that has to be loaded, or fails with `NotLoaded`.
+    waits for a model that has to be loaded, or fails with `NotLoaded`. `context_length` is the one
+    that the operator wants a model to have which can have several; None leaves it to the adapter. A
+    `fresh` one goes over a connection that was not used before, as far as the adapter has a say.
     """
 
     endpoint: Endpoint
@@ -218,6 +220,8 @@ class Call:
     default_max_tokens: int | None = None
     drop_params: bool = False
     waits: bool = True
+    context_length: int | None = None
+    fresh: bool = False
 
 
 class Answer(Protocol):

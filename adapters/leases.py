@@ -19,6 +19,8 @@ class Served:
 
     url: str
     key: str = field(repr=False)
+    backend: str = "llama_server"
+    """What runs the model there, as `router.yaml` calls it."""
 
 
 class Lessor(Protocol):
@@ -29,4 +31,10 @@ class Lessor(Protocol):
 
         Entering waits while the model loads, or others use it; raises `Unavailable`. Where it
         `waits` for no load it raises `NotLoaded`, and the model is loaded all the same.
+        """
+
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        """Tell that `provider/model` answered with so many tokens within so many seconds.
+
+        Before the end of its lease.
         """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Unpack
+from typing import Any, Unpack
 
 import msgspec
 
 from adapters.base import Call, Endpoint, MalformedAnswer
 from adapters.http.over_http import Account, Dispatch, EventReader, HttpAdapter
+from adapters.listing import Listed
 from adapters.presets import PLAIN, Preset
 from adapters.wire import thoughts
 from adapters.wire.failures import read_error
@@ -65,27 +66,72 @@ class OpenAICompatible(HttpAdapter):
 
     async def models(self) -> Sequence[str]:
         """The ids that the provider lists."""
+        return tuple(model.name for model in await self.listed())
+
+    async def listed(self) -> Sequence[Listed]:
+        """Its models, with what some servers tell of them besides."""
         try:
-            listed = _models.decode(await self.get(self.models_path))
+            said = _models.decode(await self.get(self.models_path))
         except (ValueError, RecursionError):
             raise MalformedAnswer(
                 "the provider's list of models is not what it should be"
             ) from None
-        models = listed if isinstance(listed, list) else listed.data or listed.models or ()
-        return tuple(name for model in models if (name := model.id or model.name))
+        models = said if isinstance(said, list) else said.data or said.models or ()
+        also = {} if isinstance(said, list) else {m.name: m for m in said.models or ()}
+        return tuple(
+            _listed(model, also.get(model.id)) for model in models if model.id or model.name
+        )
 
 
 class _Model(msgspec.Struct):
     id: str = ""
-    name: str = ""  # Cohere's
+    name: str = ""  # Cohere's, and llama-server's in a second list
+    created: Any = None
+    owned_by: Any = None
+    meta: Any = None  # llama-server's
+    max_model_len: Any = None  # vLLM's
+    capabilities: Any = None  # llama-server's, in its second list
 
 
 class _ModelList(msgspec.Struct):
     data: list[_Model] | None = None
-    models: list[_Model] | None = None  # Cohere's
+    models: list[_Model] | None = None
 
 
 _models = msgspec.json.Decoder(_ModelList | list[_Model])
+
+# What llama-server does with any model, and what it says of those that see.
+_LLAMA_SERVER = frozenset({"chat", "tools", "json_schema", "logprobs", "n"})
+_SEES = "multimodal"
+
+
+def _listed(model: _Model, also: _Model | None) -> Listed:
+    """What an entry tells, each of it only where it is what it should be.
+
+    Source: llama.cpp, tools/server/README.md; vLLM docs, "OpenAI-Compatible Server".
+    """
+    meta = model.meta if isinstance(model.meta, dict) else {}
+    can = also.capabilities if also is not None else None
+    sees = isinstance(can, list) and _SEES in can
+    quantisation = meta.get("ftype")
+    return Listed(
+        name=model.id or model.name,
+        capabilities=_LLAMA_SERVER | {"vision"} if sees else None,
+        context_length=_count(meta.get("n_ctx"))
+        or _count(meta.get("n_ctx_train"))
+        or _count(model.max_model_len),
+        parameters=_count(meta.get("n_params")),
+        quantisation=quantisation if isinstance(quantisation, str) else "",
+        size_bytes=_count(meta.get("size")),
+        # It serves what it has loaded, and nothing else.
+        is_loaded=True if meta else None,
+        owner=model.owned_by if isinstance(model.owned_by, str) else "",
+        created=type(model.created) is int,
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 < value < 1 << 53 else None
 
 
 class Chunks(EventReader):

@@ -282,4 +282,11 @@ PRESETS: Mapping[str, Preset] = {
         paths=_only("chat", "completions", "embeddings", "rerank"),
         meterable=True,
     ),
+    "mlx_server": Preset(
+        # mlx-lm, mlx_lm/SERVER.md and server.py: what it does not know it ignores.
+        paths=_only("chat", "completions"),
+        rules={"chat": Rules(refuses=_names("n response_format"))},
+        answers="reasoning",
+        meterable=True,
+    ),
 }

@@ -126,6 +126,9 @@ BUILT_IN: Mapping[str, Entry] = {
     "azure": replace(
         _openai_compatible(PRESETS["azure"]), make=_over_http("adapters.azure:Azure", "api_version")
     ),
+    "lm_studio": replace(
+        _openai_compatible(PRESETS["lm_studio"]), make=_over_http("adapters.lm_studio:LmStudio")
+    ),
     "anthropic": Entry(
         make=_over_http("adapters.anthropic:Anthropic"),
         speaks=frozenset({"chat", "messages", "count_tokens"}),

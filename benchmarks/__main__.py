@@ -17,6 +17,7 @@ from rich.console import Console
 from benchmarks import machine, measure, proc, report
 from benchmarks.generator import generator
 from benchmarks.ledger import ledger
+from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
 from benchmarks.policy import policy
 from benchmarks.results import percentile
@@ -29,7 +30,7 @@ _WORKLOADS = {
     "stream": ("stream-20", "stream-20-paced"),
     "embeddings": ("embeddings", "embeddings"),
 }
-_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger", "policy")
+_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger", "policy", "local")
 _DECISIONS = 20_000
 _FEW_DECISIONS = 500
 
@@ -66,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=_NAMES, metavar="NAME", help=", ".join(_NAMES)
     )
+    parser.add_argument("--model", type=Path, help="a GGUF file for 'local', instead of a tiny one")
     parser.add_argument("--folder", type=Path, help="where the ledgers are written meanwhile")
     parser.add_argument("--output", type=Path, help="the JSON file to write")
     return parser.parse_args()
@@ -102,7 +104,12 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         if "policy" in names:
             decisions = _FEW_DECISIONS if options.quick else _DECISIONS
             results["policy"] = [row.as_json() for row in policy(folder, decisions=decisions)]
-        if names - {"memory", "start", "ledger", "dialects", "policy"}:
+        if "local" in names:
+            if is_possible():
+                results["local"] = local(bench, options.model).as_json()
+            else:
+                console.print("llama-cpp-python is not installed here: local models are left out")
+        if names - {"memory", "start", "ledger", "dialects", "local", "policy"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {

@@ -86,7 +86,7 @@ def _router(folder: Path) -> Router:
     }
     file = folder / "policy.yaml"
     file.write_text(yaml.safe_dump(config))
-    _, table, _ = serve.resolve(config_file.load(file, {}), {}, PriceBook.load())
+    table = serve.resolve(config_file.load(file, {}), {}, PriceBook.load(), looks=False).tables
     figures = Figures(SystemClock())
     for target in table().targets.values():
         figures.began(target)

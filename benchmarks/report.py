@@ -22,6 +22,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_dialects(dialects, console)
     if policies := results.get("policy"):
         _show_policies(policies, console)
+    if local := results.get("local"):
+        _show_local(local, console)
     if start := results.get("start"):
         _show_start(start, console)
     if memory := results.get("memory"):
@@ -108,6 +110,21 @@ def _show_dialects(dialects: Sequence[dict[str, Any]], console: Console) -> None
         events = (f"{row[name]:.1f}" for name in ("paced_us", "at_once_us"))
         table.add_row(row["client"], row["provider"], *costs, *events)
     console.print(table)
+
+
+def _show_local(local: dict[str, Any], console: Console) -> None:
+    table = _table(
+        f"A token of {local['model']} ({local['bytes'] / 2**20:.1f} MiB), µs",
+        *("by", "CPU", "time", "CPU, more than bare"),
+    )
+    bare = local["bare"]
+    for name in ("bare", "child", "tollway"):
+        each = local[name]
+        more = f"{each['cpu_us'] / bare['cpu_us'] - 1:+.0%}"
+        table.add_row(name, f"{each['cpu_us']:.1f}", f"{each['wall_us']:.1f}", more)
+    console.print(table)
+    first = (f"{name} {local[f'{name}_ms']:.0f} ms" for name in ("cold", "warm", "spilled"))
+    console.print(f"first token: {', '.join(first)}")
 
 
 def _show_start(start: dict[str, Any], console: Console) -> None:

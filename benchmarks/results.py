@@ -81,6 +81,37 @@ class Event:
 
 
 @dataclass(kw_only=True)
+class Local:
+    """Tokens of a local model by whoever makes them, and the first ones; a value per turn."""
+
+    model: str
+    bytes: int
+    bare: list[dict[str, float]] = field(default_factory=list)
+    child: list[dict[str, float]] = field(default_factory=list)
+    tollway: list[dict[str, float]] = field(default_factory=list)
+    cold_ms: list[float] = field(default_factory=list)
+    warm_ms: list[float] = field(default_factory=list)
+    spilled_ms: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The medians; CPU and time are per token."""
+        found: dict[str, Any] = {"model": self.model, "bytes": self.bytes}
+        for name, turns in (
+            ("bare", self.bare),
+            ("child", self.child),
+            ("tollway", self.tollway),
+        ):
+            found[name] = {figure: _median([turn[figure] for turn in turns]) for figure in turns[0]}
+        for name, values in (
+            ("cold_ms", self.cold_ms),
+            ("warm_ms", self.warm_ms),
+            ("spilled_ms", self.spilled_ms),
+        ):
+            found[name] = _median(values)
+        return found
+
+
+@dataclass(kw_only=True)
 class Dialects:
     """CPU of what one dialect asks and another answers, a value per turn."""
 

@@ -1,4 +1,4 @@
-"""Which address a request comes from, and the networks that an address may be in."""
+"""Addresses: where a request comes from, and which networks and hosts are meant."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def client_address(
 def is_in(address: Address, networks: Iterable[Network]) -> bool:
     """Whether any of the networks holds the address."""
     return any(address in network for network in networks)
+
+
+def is_nearby(host: str) -> bool:
+    """Whether a host is this machine, or one of its own network, going by its name or address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+    return address.is_loopback or address.is_private or address.is_link_local
 
 
 def _address(text: str) -> Address | None:

@@ -23,10 +23,12 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
+from proxy.measured import Measurements
 from proxy.metering import Meter
 from proxy.refusals import ledger_down, refused_money
 from proxy.routing import Decision
-from proxy.targets import Target
+from proxy.swaps.core import Swap
+from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts, Request, Stream
@@ -49,6 +51,8 @@ class Job:
     request: Request
     request_id: str
     began_at: float
+    table: TargetTable
+    """The targets there were when it came."""
     upstream_s: float = 0.0
     attempts: int = 0
     remaining_nanousd: int | None = None
@@ -68,6 +72,8 @@ class Job:
     """The maximum output that the budgets can pay for, where the caller wants it lowered to it."""
     uncounted: int = 0
     """By how much the bound of the input is above what was counted."""
+    swap: Swap | None = None
+    """What has moved it to another target than its name used to lead to."""
     cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
@@ -122,12 +128,18 @@ class Attempts:
     """Holds and settles the attempts of requests. One per worker."""
 
     def __init__(
-        self, ledger: LedgerClient, metrics: Metrics, figures: Figures, clock: Clock
+        self,
+        ledger: LedgerClient,
+        metrics: Metrics,
+        figures: Figures,
+        clock: Clock,
+        measurements: Measurements,
     ) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._figures = figures
         self._clock = clock
+        self._measurements = measurements
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
@@ -160,6 +172,8 @@ class Attempts:
         scopes = (*job.scopes, *target.scopes)
         if job.virtual_model:
             scopes = (*scopes, f"model:{job.virtual_model}")
+        if job.swap is not None and job.swap.plan.target == target.name:
+            scopes = (*scopes, job.swap.scope)
         default_max = costs.default_maximum(
             request, target, bounded=self._ledger.hard_scopes.cover(scopes)
         )
@@ -327,6 +341,13 @@ class Attempts:
         output_events: int = 0,
     ) -> None:
         """Settle an answer that came in full, by its provider's word if it has one."""
+        self._measurements.answered(
+            tried.target.name,
+            now=self._clock.time(),
+            output_tokens=usage.output_tokens if usage is not None else 0,
+            first_token_s=tried.first_token_s,
+            s=time.perf_counter() - tried.dispatched_at,
+        )
         usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
@@ -380,6 +401,8 @@ class Attempts:
         """
         if tried.settlement is not None:
             return
+        if not is_stale(error):
+            self._measurements.failed(tried.target.name, error, now=self._clock.time())
         if isinstance(error, UpstreamError) or not error.dispatched or is_stale(error):
             answered = isinstance(error, UpstreamError)
             outcome: Outcome = "upstream_error" if answered else "not_dispatched"

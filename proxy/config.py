@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -19,14 +20,20 @@ from proxy.pricing import parse_usd
 # What `discover` can find besides the catalogue's providers: servers on this machine, where they
 # listen unless told otherwise.
 LOCAL_SERVERS: Mapping[str, int] = {"ollama": 11434, "lmstudio": 1234, "llama-server": 8080}
+LOCAL_FOLDER = Path("models")
+"""Where `discover` looks for models' files, beside where the server was started."""
+LOCAL_PROVIDERS = (*LOCAL_SERVERS, "mlx", "local")
+"""What the providers are called that are found on this machine."""
 LOCAL_TIER = "local"
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount = int | float | str
-Backend = Literal["llama_server", "llama_cpp", "minilm"]
+Backend = Literal["llama_server", "llama_cpp", "mlx", "minilm"]
 """What runs a local model."""
+Tag = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+"""A word for what a target is good at."""
 ColdStart = Literal["wait", "spill", "refuse"]
 """What a request does whose local model is not loaded: wait, go on to the next target, or fail."""
 LONGEST_NAME = 256
@@ -251,6 +258,15 @@ class Defaults(Strict, frozen=True):
 NO_DEFAULTS = Defaults()
 
 
+class Profile(Strict, frozen=True):
+    """How a target performs, by the operator's word; what is measured stands beside it."""
+
+    tokens_per_second: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    first_token_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    memory_mb: _Positive | None = None
+    cold_start_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
 class Target(Strict, frozen=True):
     """One concrete model at one provider. What is left out comes from the catalogue."""
 
@@ -269,6 +285,9 @@ class Target(Strict, frozen=True):
     """The most input tokens that one image can take."""
     max_audio_seconds: _Positive | None = None
     """The longest sound that it takes."""
+    tags: list[Tag] = []
+    """What else it is good at, in words of the operator's own: `code_generation` …"""
+    profile: Profile = Profile()
     limits: Limits = Limits()
     quality: dict[Literal["general"] | Task, _Share] = {}
     """How good it is, by task, as far as is known: 0 to 1."""
@@ -287,10 +306,16 @@ class Target(Strict, frozen=True):
     """For a local model, as all below: what runs it; unset, `llama_server`."""
     needs_mb: _Positive | None = None
     """The memory it takes; unset, estimated from its files. What is measured corrects it."""
+    needs_gpu_mb: _Positive | None = None
+    """The memory it takes of a GPU that has its own; unset, as measured."""
+    gpu_layers: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """How many of its layers the GPU has; unset, as many as its backend thinks right."""
     concurrency: _Positive | None = None
     """How many requests it answers at the same time; unset, as its backend does best."""
     pinned: bool = False
     """Whether it stays loaded, once it is."""
+    kept_prompts_mb: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """For `backend: mlx`: memory for prompts that were read; unset, a quarter of the model's."""
 
 
 Policy = str | dict[str, Any]
@@ -405,13 +430,26 @@ class Responses(Strict, frozen=True):
     """Of one with its input; a larger one is not kept."""
 
 
+class HostGroup(Strict, frozen=True):
+    """Local models that are not loaded together, or not with others, whatever room there is."""
+
+    targets: Annotated[list[str], msgspec.Meta(min_length=1)]
+    max_loaded: _Positive | None = None
+    """How many of them are loaded at the same time, at most."""
+    exclusive: bool = False
+    """Whether no other model is loaded beside one of them, but for pinned ones."""
+
+
 class Host(Strict, frozen=True):
     """How much room local models have together, and how long they stay."""
 
     memory_mb: _Positive | None = None
     """Unset, three quarters of what the machine has."""
+    gpu_memory_mb: _Positive | None = None
+    """Of GPUs with memory of their own; unset, nine tenths of what they have."""
     max_loaded: _Positive = 3
     """How many are loaded at the same time."""
+    groups: dict[str, HostGroup] = {}
     ttl_s: _Seconds = 1800.0
     """How long one stays loaded that nobody uses."""
     collate_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 1.0
@@ -420,9 +458,13 @@ class Host(Strict, frozen=True):
     """How many requests may wait for one model."""
     preload: list[str] = []
     """Targets that are loaded at the start."""
+    validation_s: _Seconds = 5.0
+    """How long it may take to look at a model before it is loaded."""
     load_timeout_s: _Seconds = 300.0
     health_s: _Seconds = 10.0
     """How often those that are loaded are asked whether they are well, and measured."""
+    discovery_s: _Seconds = 30.0
+    """How often folders and local servers are looked at for models."""
 
 
 class Config(Strict, frozen=True):

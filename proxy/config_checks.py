@@ -17,7 +17,7 @@ from proxy.addresses import parse_network
 from proxy.catalog import TierName
 from proxy.config import (
     DEMONSTRATION,
-    LOCAL_SERVERS,
+    LOCAL_PROVIDERS,
     LOCAL_TIER,
     LONGEST_NAME,
     NO_AMOUNTS,
@@ -27,6 +27,7 @@ from proxy.config import (
     Charge,
     Config,
     Expectation,
+    HostGroup,
     Limits,
     Policy,
     Price,
@@ -39,12 +40,17 @@ from proxy.config import (
     Webhook,
     policy_of,
 )
+from proxy.model_host.lookout import is_looked_at
 from proxy.moments import parse_moment
 from proxy.pricing import parse_usd
 from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
-_OF_LOCAL_TARGETS = ("backend", "needs_mb", "concurrency", "pinned")
+_OF_LOCAL_TARGETS = (
+    *("backend", "needs_mb", "needs_gpu_mb", "gpu_layers", "concurrency", "pinned"),
+    "kept_prompts_mb",
+)
+_WITH_LAYERS = (None, "llama_server", "llama_cpp")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -75,6 +81,9 @@ def check(file: YamlFile, config: Config) -> None:
     for i, name in enumerate(config.host.preload):
         if name not in names or not _is_hosted(config, name):
             raise file.error(("host", "preload", i), f"{name!r} is no target with a local model")
+    pinned = {target.target for target in config.targets if target.pinned}
+    for group_name, group in config.host.groups.items():
+        _check_group(file, ("host", "groups", group_name), group, config, names, pinned)
 
 
 def check_rules(file: YamlFile, config: Config) -> None:
@@ -191,7 +200,13 @@ def _check_target(
             raise file.error(path, f"the name {name!r} is taken already")
         names.add(name)
     adapter = config.providers[provider].adapter
-    _check_local_target(file, path, target, is_local=adapter_registry.is_hosted(adapter))
+    is_local = adapter_registry.is_hosted(adapter)
+    _check_local_target(file, path, target, is_local=is_local)
+    if is_local and model == "*" and config.providers[provider].folder is None:
+        # Else every file below the folder that somebody happened to start the server in.
+        raise file.error(
+            ("providers", provider, "folder"), f"is missing: {target.target!r} is what is in it"
+        )
     for i, capability in enumerate(target.capabilities or ()):
         if capability in _ENDPOINTS and capability not in adapter_registry.speaks(adapter):
             raise file.error(
@@ -205,10 +220,42 @@ def _check_target(
 
 def _check_local_target(file: YamlFile, path: Path_, target: Target, *, is_local: bool) -> None:
     for field in _OF_LOCAL_TARGETS:
-        if not is_local and getattr(target, field):
+        given = getattr(target, field)
+        if not is_local and given is not None and given is not False:
             raise file.error((*path, field), "is for targets whose provider has 'adapter: local'")
-    if is_local and target.target.endswith("/*"):
-        raise file.error((*path, "target"), "local models are configured one by one")
+    if target.kept_prompts_mb is not None and target.backend != "mlx":
+        raise file.error((*path, "kept_prompts_mb"), "is for targets with 'backend: mlx'")
+    if target.target.endswith("/*") and target.pinned:
+        raise file.error((*path, "pinned"), "is of one target, and 'provider/*' stands for many")
+    if target.gpu_layers is not None and target.backend not in _WITH_LAYERS:
+        raise file.error(
+            (*path, "gpu_layers"), f"the backend {target.backend!r} has no such number"
+        )
+
+
+def _check_group(
+    file: YamlFile,
+    path: Path_,
+    group: HostGroup,
+    config: Config,
+    names: set[str],
+    pinned: set[str],
+) -> None:
+    _check_name(file, path, str(path[-1]))
+    for i, name in enumerate(group.targets):
+        if name not in names or not _is_hosted(config, name):
+            raise file.error((*path, "targets", i), f"{name!r} is no target with a local model")
+    if group.max_loaded is None and not group.exclusive:
+        raise file.error(path, "forbids nothing; give it 'max_loaded', 'exclusive: true' or both")
+    inside = pinned.intersection(group.targets)
+    if group.exclusive and inside:
+        raise file.error(
+            (*path, "exclusive"), f"{min(inside)!r} is pinned, and would keep all others out"
+        )
+    if group.max_loaded is not None and group.max_loaded <= len(inside) < len(set(group.targets)):
+        raise file.error(
+            (*path, "max_loaded"), "pinned targets leave no place for the others; raise it"
+        )
 
 
 def _is_hosted(config: Config, name: str) -> bool:
@@ -280,7 +327,8 @@ def _check_reference(
         )
     elif slash and provider in config.providers:
         has_any = any(n.startswith(f"{provider}/") and n != f"{provider}/*" for n in names)
-        is_there = has_any if model == "*" else {name, f"{provider}/*"} & names
+        is_found = f"{provider}/*" in names and is_looked_at(config.providers[provider])
+        is_there = has_any or is_found if model == "*" else {name, f"{provider}/*"} & names
         if not is_there:
             raise file.error(path, f"there is no target {name!r}; add it under 'targets'")
     elif slash and name not in names and not (config.discover and provider in _discoverable()):
@@ -305,7 +353,7 @@ def may_be_there(config: Config, kind: str, name: str) -> bool:
 
 
 def _discoverable() -> set[str]:
-    return {*LOCAL_SERVERS, *(provider.id for provider in catalog.load().providers)}
+    return {*LOCAL_PROVIDERS, *(provider.id for provider in catalog.load().providers)}
 
 
 def _check_downgrades(

@@ -75,7 +75,7 @@ class CountTokens:
         request = parse_prompt(await exchange.read_body(self._max_body), exchange.headers)
         if not (caller.may_use("count_tokens") or caller.may_use("messages")):
             raise EndpointForbidden("this API key may not use the endpoint 'count_tokens'")
-        target = self._target(caller, request)
+        target = self._target(caller, exchange, request)
         counted = None
         if target is not None and "count_tokens" in target.speaks:
             counted = await self._ask(exchange, caller, request, target)
@@ -85,11 +85,14 @@ class CountTokens:
         body = msgspec.json.encode({"input_tokens": counted})
         await exchange.reply(200, body, [(TOKEN_COUNT, word)])
 
-    def _target(self, caller: Caller, request: MessagesRequest) -> Target | None:
+    def _target(
+        self, caller: Caller, exchange: Exchange, request: MessagesRequest
+    ) -> Target | None:
         """The first target that would answer; None where none could, which is no reason here."""
-        router = self._engine.router
-        route = router.decide(router.find(caller, request.model), request).outcome
-        return None if isinstance(route, Denial) else router.table.target(route.choices[0].target)
+        engine = self._engine
+        found, _ = engine.aim(caller, exchange, request)
+        route = engine.router.decide(found, request).outcome
+        return None if isinstance(route, Denial) else engine.table.target(route.choices[0].target)
 
     async def _ask(
         self, exchange: Exchange, caller: Caller, request: MessagesRequest, target: Target

@@ -1,11 +1,10 @@
-"""What can be used without configuration: API keys in the environment, servers on this machine.
+"""What can be used without configuration: API keys in the environment, models on this machine.
 
 Everything found is expressed as configuration, so that nothing downstream knows the difference.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,23 +12,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry
-from adapters.base import AdapterError
 from adapters.presets import PRESETS
 from proxy import catalog
-from proxy.config import (
-    DEMONSTRATION,
-    LOCAL_SERVERS,
-    LOCAL_TIER,
-    LONGEST_NAME,
-    Config,
-    Price,
-    Provider,
-    Target,
-)
+from proxy.config import DEMONSTRATION, LOCAL_TIER, Config, Price, Provider, Target
 from proxy.errors import StartError
-from proxy.targets import capabilities_by_name
+from proxy.inventory import FoundModel, Inventory
+from proxy.targets import capabilities_of
 
-_LIST_S = 2.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
 
 
@@ -42,16 +31,9 @@ class Found:
 
 
 def discover(
-    config: Config,
-    known: catalog.Catalog,
-    environ: Mapping[str, str],
-    local_servers: Mapping[str, int] = LOCAL_SERVERS,
+    config: Config, known: catalog.Catalog, environ: Mapping[str, str]
 ) -> tuple[Config, tuple[Found, ...]]:
-    """The configuration with what was found added behind what the operator wrote.
-
-    Asks the local servers for their models: blocks for up to two seconds where one hangs, for
-    nothing where none listens.
-    """
+    """The configuration with the providers of the environment's keys behind the operator's own."""
     providers: dict[str, Provider] = {}
     targets: list[Target] = []
     found: list[Found] = []
@@ -63,17 +45,37 @@ def discover(
         targets += [Target(target=f"{entry.id}/{model.name}") for model in entry.models]
         targets.append(Target(target=f"{entry.id}/*"))
         found.append(Found(provider=entry.id, by=variable))
-    asked = {
-        name: port
-        for name, port in local_servers.items()
-        if name not in config.providers and port != config.server.port
-    }
-    for name, models in asyncio.run(_list_all(asked)).items():
-        if models:
-            providers[name] = _local(name, asked[name])
-            targets += [_local_target(name, model) for model in models]
-            found.append(Found(provider=name, by=f"127.0.0.1:{asked[name]}"))
     return _extend(config, providers, targets), tuple(found)
+
+
+def with_found(
+    config: Config, inventory: Inventory
+) -> tuple[Config, Mapping[str, FoundModel], tuple[Found, ...]]:
+    """The configuration with what is on this machine added last, and what is known of that.
+
+    Of a provider that is configured, those models are added that its `provider/*` stands for.
+    """
+    wildcards = {t.target.removesuffix("/*"): t for t in config.targets if t.target.endswith("/*")}
+    taken = {name for target in config.targets for name in (target.target, *target.alias)}
+    providers: dict[str, Provider] = {}
+    targets: list[Target] = []
+    facts: dict[str, FoundModel] = {}
+    found: list[Found] = []
+    for each in inventory.providers:
+        is_configured = each.name in config.providers
+        if is_configured and each.name not in wildcards:
+            continue
+        usable = {f"{each.name}/{model.name}": model for model in each.models if not model.problem}
+        new = {name: model for name, model in usable.items() if name not in taken}
+        facts |= new
+        template = wildcards.get(each.name, Target(target=f"{each.name}/*", price="free"))
+        targets += [_found_target(template, name, model) for name, model in new.items()]
+        if not is_configured and new:
+            providers[each.name] = Provider(
+                adapter=each.adapter, base_url=each.base_url, folder=each.folder
+            )
+            found.append(Found(provider=each.name, by=each.by))
+    return _extend(config, providers, targets), facts, tuple(found)
 
 
 def with_demonstration(config: Config) -> Config:
@@ -145,44 +147,16 @@ def _is_own(url: str, own_port: int) -> bool:
         return False
 
 
-# What Ollama has at /v1 cuts long prompts in silence, so it is spoken to as it speaks itself.
-_LOCAL_ADAPTERS = {
-    "ollama": ("ollama", ""),
-    "lmstudio": ("lm_studio", "/v1"),
-    "llama-server": ("llama_server", "/v1"),
-}
-
-
-def _local(name: str, port: int) -> Provider:
-    adapter, path = _LOCAL_ADAPTERS.get(name, ("openai_compatible", "/v1"))
-    return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}")
-
-
-def _local_target(provider: str, model: str) -> Target:
-    tiers = [LOCAL_TIER] if "chat" in capabilities_by_name(model) else []
-    return Target(target=f"{provider}/{model}", tiers=tiers, price="free")
-
-
-async def _list_all(ports: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    servers = (_local(name, port) for name, port in ports.items())
-    listed = await asyncio.gather(*map(_list_models, servers))
-    return dict(zip(ports, listed, strict=True))
-
-
-async def _list_models(server: Provider) -> tuple[str, ...]:
-    """The models of a server on this machine; none where there is no such."""
-    settings = registry.Settings(name="local", base_url=server.base_url or "")
-    adapter = registry.make(server.adapter, settings)
-    try:
-        async with asyncio.timeout(_LIST_S):
-            models = await adapter.models()
-    except (AdapterError, TimeoutError):
-        return ()
-    finally:
-        await adapter.aclose()
-    # Whatever listens there is not the operator's word: names that mean more stay out.
-    return tuple(
-        model
-        for model in dict.fromkeys(models)
-        if model not in ("", "*") and model.isprintable() and len(model) < LONGEST_NAME // 2
+def _found_target(template: Target, name: str, model: FoundModel) -> Target:
+    capabilities = template.capabilities
+    if capabilities is None:
+        capabilities = list(capabilities_of(model))
+    # The operator may prefer one of the two that run GGUF files; of all others there is but one.
+    has_choice = model.backend in ("llama_server", "llama_cpp")
+    return msgspec.structs.replace(
+        template,
+        target=name,
+        tiers=[LOCAL_TIER] if "chat" in capabilities else [],
+        model=model.path or None,
+        backend=(template.backend if has_choice else None) or model.backend or None,
     )

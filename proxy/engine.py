@@ -39,12 +39,15 @@ from proxy.figures import Figures
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
+from proxy.measured import Measurements
 from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
 from proxy.routing import Decision, Router, or_else
-from proxy.targets import Target, TargetTable
+from proxy.swaps.core import Swap
+from proxy.swaps.moves import Moves
+from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
 from proxy.wishes import Wishes
@@ -76,6 +79,8 @@ class Considered:
     wishes: Wishes
     tier: str = ""
     """What a spent budget has brought the virtual model down to."""
+    swap: Swap | None = None
+    """What has moved it to where it goes."""
 
 
 class Engine:
@@ -88,6 +93,7 @@ class Engine:
         figures: Figures,
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
+        moves: Moves,
         metrics: Metrics,
         log: RequestLog,
         clock: Clock,
@@ -97,8 +103,11 @@ class Engine:
         self._router = router
         self._adapters = adapters
         self._ledger = ledger
+        self._moves = moves
         self._metrics = metrics
-        self._attempts = Attempts(ledger, metrics, figures, clock)
+        self.measurements = Measurements()
+        """What attempts have shown of their targets."""
+        self._attempts = Attempts(ledger, metrics, figures, clock, self.measurements)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -123,6 +132,7 @@ class Engine:
             request=request,
             request_id=exchange.request_id,
             began_at=exchange.began_at,
+            table=self.table,
         )
         job.scopes = scopes_of(caller, exchange, request.user, request.tags)
         route = await self._route(job)
@@ -157,7 +167,7 @@ class Engine:
 
     async def _route(self, job: Job) -> Route:
         wishes = wish_list.read(job.exchange.headers)
-        considered = await self.consider(job.caller, job.request, job.scopes, wishes)
+        considered = await self.consider(job.caller, job.exchange, job.request, job.scopes, wishes)
         decision = considered.decision
         if isinstance(decision.outcome, Denial):
             raise denied(job.request.model, decision.outcome)
@@ -165,6 +175,7 @@ class Engine:
         job.request = considered.request
         job.keeps_parameters = considered.wishes.requires_parameters
         job.downgrade = considered.tier
+        job.swap = considered.swap
         job.cold_start = decision.cold_start
         job.virtual_model = decision.model
         job.policy = decision.outcome.policy
@@ -172,17 +183,34 @@ class Engine:
         job.decision = decision
         return decision.outcome
 
+    def aim(
+        self, caller: Caller, exchange: Exchange, request: Request
+    ) -> tuple[Target | VirtualModel, Swap | None]:
+        """What a request asks for, and the swap, if any, that has moved it there.
+
+        Raises `UnknownModel`.
+        """
+        found = self._router.find(caller, request.model)
+        if not self._ledger.swaps:
+            return found, None
+        return self._moves.aimed(found, self.table, caller, exchange, request)
+
     async def consider(
-        self, caller: Caller, request: Request, scopes: tuple[str, ...], wishes: Wishes
+        self,
+        caller: Caller,
+        exchange: Exchange,
+        request: Request,
+        scopes: tuple[str, ...],
+        wishes: Wishes,
     ) -> Considered:
         """What would become of a request.
 
         Raises `UnknownModel`, `LedgerDown`, and `InvalidRequest` for wishes that nothing heeds.
         """
-        found = self._router.find(caller, request.model)
+        found, swap = self.aim(caller, exchange, request)
         if isinstance(found, Target):  # its provider may know what the body says besides
             decision = self._router.decide(found, request, wishes, caller_id=caller.key_id)
-            return Considered(decision, request, wishes)
+            return Considered(decision, request, wishes, swap=swap)
         preferred = request.preferences()
         if preferred is not None:
             wishes, request = wishes.and_of(preferred[0]), preferred[1]
@@ -207,7 +235,7 @@ class Engine:
             other = self._router.find(caller, name)
             unweighed = replace(wishes, weights=None)  # the weights were for the model's own
             decision = or_else(decision, decide(other, wishes=unweighed))
-        return Considered(decision, request, wishes, tier)
+        return Considered(decision, request, wishes, tier, swap)
 
     async def budget_left(self, model: str, scopes: tuple[str, ...]) -> float | None:
         """The share of the caller's tightest hard budget that is left; None if there is none.
@@ -238,12 +266,13 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         for choice in route.choices:
-            target = self.table.target(choice.target)
+            # Not of the table of now: what the route names may be gone from it.
+            target = job.table.target(choice.target)
             assert target is not None
             waits = job.cold_start == "wait" or (
                 job.cold_start == "spill" and choice is route.choices[-1]
             )
-            for _ in range(2):
+            for fresh in (False, True):
                 try:
                     tried = await self._attempts.reserve(job, target, choice.reason)
                 except MoneyRefused as error:
@@ -252,7 +281,7 @@ class Engine:
                         raise _last_word(failure, failed, refusal) from None
                     break
                 try:
-                    await self._dispatch(job, tried, respond, waits=waits)
+                    await self._dispatch(job, tried, respond, waits=waits, fresh=fresh)
                 except AdapterError as error:
                     # That one target lacks a parameter says less than that another one failed.
                     if failure is None or not isinstance(error, Unsupported):
@@ -269,11 +298,13 @@ class Engine:
                 break
         raise _last_word(failure, failed, refusal)
 
-    async def _dispatch(self, job: Job, tried: Tried, respond: Responder, *, waits: bool) -> None:
+    async def _dispatch(
+        self, job: Job, tried: Tried, respond: Responder, *, waits: bool, fresh: bool
+    ) -> None:
         """One attempt, settled when this returns or raises."""
         try:
             adapter = self._adapters[tried.target.provider]
-            sent, call = _call(job, tried, waits=waits)
+            sent, call = _call(job, tried, waits=waits, fresh=fresh)
             async with adapter.open(call) as answer:
                 tried.answer_headers = answer.headers
                 tried.dropped = (*sent.dropped, *answer.dropped)
@@ -428,6 +459,8 @@ class Engine:
             headers.append((DECISION_HEADER, job.decision.id.encode()))
         if job.left_nanousd is not None:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
+        if job.swap is not None:
+            headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
         if job.downgrade:
             headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
         if job.cold:
@@ -494,7 +527,7 @@ def _last_word(
     return refusal
 
 
-def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
+def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Call]:
     """What an attempt asks its provider for."""
     target = tried.target
     drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
@@ -522,6 +555,8 @@ def _call(job: Job, tried: Tried, *, waits: bool) -> tuple[Sent, Call]:
         default_max_tokens=tried.default_max or target.max_output_tokens,
         drop_params=drops,
         waits=waits,
+        context_length=target.asked_context,
+        fresh=fresh,
     )
 
 

@@ -39,7 +39,7 @@ class Explain:
             raise EndpointForbidden(f"this API key may not use the endpoint {request.endpoint!r}")
         scopes = scopes_of(caller, exchange, request.user, request.tags)
         wishes = wish_list.read(exchange.headers)
-        considered = await self._engine.consider(caller, request, scopes, wishes)
+        considered = await self._engine.consider(caller, exchange, request, scopes, wishes)
         decision = considered.decision
         shown = explained(request.model, decision, considered.tier)
         if decision.question.budget_left is None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy import catalog, config, config_file, discovery, price_list, tokens
+from proxy.accounts import make_adapter
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
-from proxy.config import Config
+from proxy.config import LOCAL_FOLDER, Config
 from proxy.data_folder import DataFolder
-from proxy.discovery import Found
+from proxy.discovery import Found, with_demonstration
 from proxy.errors import StartError
+from proxy.inventory import FoundModel, Inventory
 from proxy.ledger.protocol import (
     ApplyConfig,
     BudgetSettings,
@@ -33,8 +35,11 @@ from proxy.ledger.protocol import (
 from proxy.ledger.sync import open_ledger
 from proxy.model_host import hosted
 from proxy.model_host.client import HostClient
+from proxy.model_host.lookout import Lookout, lookout
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
+from proxy.swaps.core import Swap
+from proxy.swaps.moves import meaningless
 from proxy.targets import CurrentTable, TargetTable, build_table
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
@@ -79,21 +84,63 @@ def data_path(options: Options, environ: Mapping[str, str]) -> str:
     return named or config_file.load_server(config_file.find(options.config, environ)).data
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A configuration with what was discovered, ready to be served."""
+
+    config: Config
+    """With the providers of the environment's keys."""
+    tables: CurrentTable
+    by_keys: tuple[Found, ...]
+    nearby: tuple[Found, ...]
+    """What was found on this machine."""
+    lookout: Lookout
+    """What looks for models on this machine, and has looked once."""
+    hosted: Callable[[Inventory], Sequence[hosted.HostedModel]]
+    """The local models among what was found."""
+
+
 def resolve(
-    loaded: Config, environ: Mapping[str, str], book: PriceBook, *, revision: int = 0
-) -> tuple[Config, CurrentTable, tuple[Found, ...]]:
-    """The configuration with what was discovered, and its target table, day by day."""
+    loaded: Config,
+    environ: Mapping[str, str],
+    book: PriceBook,
+    *,
+    revision: int = 0,
+    looks: bool = True,
+) -> Resolved:
+    """The configuration with what was discovered, and its target table, day by day.
+
+    Without `looks` nobody is asked, and no folder is read.
+    """
     known = catalog.load()
-    found: tuple[Found, ...] = ()
+    by_keys: tuple[Found, ...] = ()
+    # Of what is written: a provider that a key brings has the catalogue's models.
+    watching = lookout(loaded, environ) if looks else Lookout(servers=[], places=[])
     if loaded.discover:
-        loaded, found = discovery.discover(loaded, known, environ)
-    if not loaded.targets:
-        loaded = discovery.with_demonstration(loaded)
+        loaded, by_keys = discovery.discover(loaded, known, environ)
+    inventory = watching.first()
 
-    def build(today: date) -> TargetTable:
-        return build_table(loaded, known, book, today=today, revision=revision)
+    def extended(inventory: Inventory) -> tuple[Config, Mapping[str, FoundModel]]:
+        found_too, facts, _ = discovery.with_found(loaded, inventory)
+        return found_too if found_too.targets else with_demonstration(found_too), facts
 
-    return loaded, CurrentTable(build, SystemClock()), found
+    def build(today: date, inventory: Inventory) -> TargetTable:
+        config, facts = extended(inventory)
+        return build_table(config, known, book, today=today, revision=revision, found=facts)
+
+    def local_models(inventory: Inventory) -> Sequence[hosted.HostedModel]:
+        config, facts = extended(inventory)
+        table = build(datetime.now(UTC).date(), inventory)
+        return hosted.found(config, table, facts, environ)
+
+    return Resolved(
+        config=loaded,
+        tables=CurrentTable(build, SystemClock(), inventory),
+        by_keys=by_keys,
+        nearby=discovery.with_found(loaded, inventory)[2],
+        lookout=watching,
+        hosted=local_models,
+    )
 
 
 def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
@@ -101,7 +148,9 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     loaded = load_config(options, environ)
     server = loaded.server
     book, problem = price_list.load(Path(server.data))
-    loaded, table, found = resolve(loaded, environ, book)
+    resolved = resolve(loaded, environ, book)
+    loaded, table = resolved.config, resolved.tables
+    found = (*resolved.by_keys, *resolved.nearby)
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
     metrics = _prepare_metrics(data)
@@ -110,8 +159,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     from proxy.supervisor import Supervisor, bind
 
     worker.log_to_stderr()
-    for name, provider in loaded.providers.items():
-        worker.make_adapter(name, provider, HostClient(data.path))
+    for name, provider in table().providers.items():
+        make_adapter(name, provider, HostClient(data.path))
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
@@ -120,14 +169,14 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         secret=data.secret(),
         admin_token=token,
         allow_anonymous=is_loopback(server.host),
-        host=hosted.plan(loaded, table(), environ),
+        host=hosted.plan(loaded, table(), environ, lookout=resolved.lookout, found=resolved.hosted),
     )
     listener = bind(server.host, server.port)
     supervisor = Supervisor(plan, listener)
     supervisor.start_ledger()
     try:
         _remove_old_metrics(data, metrics)
-        has_keys, budgets = _apply_budgets(loaded, data)
+        has_keys, budgets, swaps = _apply_budgets(loaded, data)
         if not has_keys and not plan.allow_anonymous:
             raise StartError(
                 f"{server.host}: is not a loopback address and there are no keys, so anybody could "
@@ -143,9 +192,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
             console, _address(listener), loaded, table(), found, budgets, data, has_keys=has_keys
         )
         today = datetime.now(UTC).date()
-        for warning in filter(
-            None, (problem, price_list.staleness(table().targets.values(), today))
-        ):
+        stale = price_list.staleness(table().targets.values(), today)
+        for warning in filter(None, (problem, stale, *_meaningless(swaps, table()))):
             console.print(warning, style="yellow", soft_wrap=True)
         if is_new_token:
             console.print(f"\nAdmin token (shown once, kept in {data.path}/admin-token):")
@@ -179,8 +227,13 @@ def _remove_old_metrics(data: DataFolder, kept: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[BudgetState, ...]]:
-    """Tell the ledger the configuration's budgets. Anonymous callers always have one."""
+def _apply_budgets(
+    loaded: Config, data: DataFolder
+) -> tuple[bool, tuple[BudgetState, ...], tuple[Swap, ...]]:
+    """Tell the ledger the configuration's budgets. Anonymous callers always have one.
+
+    Returns whether there are keys, all budgets, and the swaps that are open or in force.
+    """
     budgets = [
         ConfigBudget(
             budget.joined_scope,
@@ -202,7 +255,21 @@ def _apply_budgets(loaded: Config, data: DataFolder) -> tuple[bool, tuple[Budget
     with open_ledger(data.path) as ledger:
         percents = loaded.alerts.percents
         ledger.call(ApplyConfig(0, tuple(budgets), limits=_limits(loaded), alert_percents=percents))
-        return bool(ledger.keys()), ledger.budgets()
+        return bool(ledger.keys()), ledger.budgets(), ledger.swaps()
+
+
+def _meaningless(swaps: Iterable[Swap], table: TargetTable) -> Iterator[str]:
+    """A line for each swap in force that moves nothing, now that the configuration is another.
+
+    The newest comes first: in that order they can be rolled back.
+    """
+    for swap in reversed(meaningless(swaps, table)):
+        plan = swap.plan
+        yield (
+            f"swap {swap.swap_id} of {plan.name} has no effect: the configuration leads it from "
+            f"{plan.source} to {plan.target} no more; end it with "
+            f"'tollway swap --rollback {swap.swap_id}'"
+        )
 
 
 def _limits(loaded: Config) -> dict[str, Limits]:
@@ -235,7 +302,7 @@ def _print_overview(
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     by = {f.provider: f.by for f in found}
-    providers = [f"{n} ({by[n]})" if n in by else n for n in loaded.providers]
+    providers = [f"{n} ({by[n]})" if n in by else n for n in table.providers]
     grid.add_row("providers", ", ".join(providers))
     for model in table.models.values():
         targets = " → ".join(target.name for target in model.targets)
@@ -253,7 +320,8 @@ def _print_overview(
     if not table.has_real_targets:
         console.print(
             "No provider was found: a built-in demonstration answers, at made-up prices. "
-            "Set OPENAI_API_KEY or add a provider to router.yaml.",
+            f"Set OPENAI_API_KEY, put a model file into {LOCAL_FOLDER}/, or add a provider to "
+            "router.yaml.",
             style="yellow",
         )
     key = ' -H "Authorization: Bearer $TOLLWAY_KEY"' if has_keys else ""

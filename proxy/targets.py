@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +27,7 @@ from proxy import config as cfg
 from proxy.clock import Clock
 from proxy.errors import InvalidRequest
 from proxy.http import HeaderList
+from proxy.inventory import NOTHING, FoundModel, Inventory
 from proxy.price_book import PriceBook
 from proxy.pricing import AUTO, Price, parse_usd
 
@@ -109,6 +110,14 @@ class Target:
     specialisations: frozenset[str] = frozenset()
     defaults: cfg.Defaults = cfg.NO_DEFAULTS
     """What it is sent where the client leaves it out."""
+    is_hosted: bool = False
+    """Whether the model host loads it."""
+    asked_context: int | None = None
+    """The context length that the operator wants it to be given; None leaves it to the adapter."""
+    tags: frozenset[str] = frozenset()
+    """What else it is good at, by the operator's word, or its own."""
+    profile: cfg.Profile = field(default_factory=cfg.Profile)
+    """How it performs, by the operator's word."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -236,7 +245,7 @@ class Downgrade:
 
 
 class TargetTable:
-    """Every target and virtual model of one configuration."""
+    """Every target and virtual model of one configuration, and the providers of the targets."""
 
     def __init__(
         self,
@@ -245,15 +254,19 @@ class TargetTable:
         aliases: Mapping[str, str],
         models: Mapping[str, VirtualModel],
         wildcards: Mapping[str, _Maker],
+        providers: Mapping[str, cfg.Provider],
         revision: int = 0,
     ) -> None:
         self.targets = targets
         self.models = models
+        self.providers = providers
         self.revision = revision
+        self.tags = frozenset[str]().union(*(target.tags for target in targets.values()))
+        """All words that targets have for what they are good at."""
         self.has_real_targets = bool(wildcards) or any(
             not target.demonstration for target in targets.values()
         )
-        self._aliases = aliases
+        self.aliases = aliases
         self._wildcards = wildcards
         self._remembered: OrderedDict[str, Target] = OrderedDict()
 
@@ -263,7 +276,7 @@ class TargetTable:
 
     def target(self, name: str) -> Target | None:
         """The target of a name: configured, an alias, a bare id, or behind a wildcard."""
-        known = self.targets.get(name) or self.targets.get(self._aliases.get(name, ""))
+        known = self.targets.get(name) or self.targets.get(self.aliases.get(name, ""))
         return known or self._behind_wildcard(name)
 
     def listed(self) -> Iterable[VirtualModel | Target]:
@@ -325,15 +338,23 @@ class _Maker:
         """A target that is configured only by `provider/*`."""
         assert self.wildcard is not None
         target = msgspec.structs.replace(self.wildcard, target=f"{self.name}/{model}")
-        return self.build(target, metric_name=self.wildcard.target)
+        return self.build(target)
 
-    def build(self, target: cfg.Target, *, metric_name: str | None = None) -> Target:
-        """A target from its configuration, with the catalogue and the price book filling in."""
+    def _speaks(self, target: cfg.Target, model: str) -> Set[Endpoint]:
+        if self.provider.endpoints is not None:
+            return self.provider.endpoints.speaks
+        spoken = adapter_registry.speaks(self.provider.adapter, model)
+        # Children of our own take chats alone, and a completion can be told as one.
+        return spoken if target.backend in (None, "llama_server") else spoken - {"completions"}
+
+    def build(self, target: cfg.Target, found: FoundModel | None = None) -> Target:
+        """A target from its configuration; catalogue, price book and its own word fill in."""
         own_name = target.target.partition("/")[2]
         is_hosted = adapter_registry.is_hosted(self.provider.adapter)
         model = own_name if is_hosted else target.model or own_name
         known = self.known.get(model)
-        capabilities = self._capabilities(target, known, model)
+        capabilities = self._capabilities(target, known, model, found)
+        told = found.context_length if found is not None else None
         adapter = adapter_registry.BUILT_IN.get(self.provider.adapter)
         deadlines = self.provider.deadlines
         return Target(
@@ -344,7 +365,7 @@ class _Maker:
             context_length=target.context_length
             or (known.context_length if known else None)
             or self.book.context_length(self.prices, model)
-            or (_HOSTED_CONTEXT if is_hosted and "chat" in capabilities else None),
+            or (_hosted_context(told, capabilities) if is_hosted else told),
             max_output_tokens=target.max_output_tokens
             or (known.max_output_tokens if known else None),
             capabilities=capabilities,
@@ -369,11 +390,10 @@ class _Maker:
                 idle_s=deadlines.idle_s,
             ),
             demonstration=adapter is not None and adapter.demonstration,
-            metric_name=metric_name or target.target,
+            # What stands behind `provider/*` is counted together: clients may ask for anything.
+            metric_name=target.target if self.wildcard is None else self.wildcard.target,
             service_tier=self.provider.service_tier,
-            speaks=self.provider.endpoints.speaks
-            if self.provider.endpoints is not None
-            else adapter_registry.speaks(self.provider.adapter, model),
+            speaks=self._speaks(target, model),
             drop_params=_either(self.provider.drop_params, self.drop_params),
             reports_cost=_either(
                 self.provider.reports_cost,
@@ -392,6 +412,10 @@ class _Maker:
             reliability=target.reliability,
             specialisations=target.specialisations,
             defaults=target.defaults,
+            is_hosted=is_hosted,
+            asked_context=target.context_length,
+            tags=frozenset(target.tags) | (found.tags if found is not None else frozenset()),
+            profile=target.profile,
         )
 
     def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
@@ -416,13 +440,17 @@ class _Maker:
         return self.book.find(self.prices, model, self.today) or _price_of_unpriced(self.unpriced)
 
     def _capabilities(
-        self, target: cfg.Target, known: catalog.Model | None, model: str
+        self,
+        target: cfg.Target,
+        known: catalog.Model | None,
+        model: str,
+        found: FoundModel | None,
     ) -> frozenset[Capability]:
         if target.capabilities is not None:
             return frozenset(target.capabilities)
         if known is not None:
             return frozenset(known.capabilities)
-        return capabilities_by_name(model)
+        return capabilities_by_name(model) if found is None else capabilities_of(found)
 
     def _vector_space(
         self,
@@ -446,6 +474,19 @@ def capabilities_by_name(model: str) -> frozenset[Capability]:
     name = model.lower()
     kind = next((kind for kind, pattern in _KINDS if pattern.search(name)), None)
     return TEXT_CAPABILITIES if kind is None else frozenset({kind})
+
+
+def capabilities_of(model: FoundModel) -> frozenset[Capability]:
+    """What a model does that was found, by its own word if it has one."""
+    if model.capabilities is None:
+        return capabilities_by_name(model.name)
+    return model.capabilities
+
+
+def _hosted_context(told: int | None, capabilities: frozenset[Capability]) -> int | None:
+    if "chat" not in capabilities:
+        return None
+    return min(told or _HOSTED_CONTEXT, _HOSTED_CONTEXT)
 
 
 def _tiers(known: catalog.Model | None) -> frozenset[str]:
@@ -481,8 +522,12 @@ def build_table(
     *,
     today: date,
     revision: int = 0,
+    found: Mapping[str, FoundModel] = {},
 ) -> TargetTable:
-    """The table of a configuration as of a day (prices have dates)."""
+    """The table of a configuration as of a day (prices have dates).
+
+    `found` are those of the targets that nobody wrote down.
+    """
     catalogued = {
         provider.price_provider: {model.name: model for model in provider.models}
         for provider in known.providers
@@ -510,8 +555,14 @@ def build_table(
         provider, _, model = entry.target.partition("/")
         if model == "*":
             wildcards[provider] = replace(makers[provider], wildcard=entry)
+    for entry in config.targets:
+        provider, _, model = entry.target.partition("/")
+        if model == "*":
             continue
-        target = targets[entry.target] = makers[provider].build(entry)
+        facts = found.get(entry.target)
+        # Only what was found may stand behind a `provider/*`: what is written down is itself.
+        maker = makers[provider] if facts is None else wildcards.get(provider, makers[provider])
+        target = targets[entry.target] = maker.build(entry, facts)
         for alias in entry.alias:
             aliases[alias] = target.name
     for target in targets.values():
@@ -519,9 +570,21 @@ def build_table(
         prefix, slash, _ = target.model.partition("/")
         if not slash or prefix not in config.providers:
             aliases.setdefault(target.model, target.name)
-    table = TargetTable(
-        targets=targets, aliases=aliases, models={}, wildcards=wildcards, revision=revision
+    # The files of a local provider are all that its `provider/*` stands for.
+    open_ended = {
+        name: maker
+        for name, maker in wildcards.items()
+        if not adapter_registry.is_hosted(maker.provider.adapter)
+    }
+    make = partial(
+        TargetTable,
+        targets=targets,
+        aliases=aliases,
+        wildcards=open_ended,
+        providers=config.providers,
+        revision=revision,
     )
+    table = make(models={})
     models = {
         name: _with_downgrades(
             _with_rules(
@@ -541,22 +604,36 @@ def build_table(
         )
         for name, model in config.models.items()
     }
-    return TargetTable(
-        targets=targets, aliases=aliases, models=models, wildcards=wildcards, revision=revision
-    )
+    return make(models=models)
 
 
 class CurrentTable:
-    """The target table of the day: made anew on the first look after a UTC day has begun.
+    """The target table of the moment.
 
-    Prices have dates, and a server may run for months. Targets do not change, so that an attempt
-    which goes on past midnight settles at the price that it was held at.
+    It is made anew on the first look after a UTC day has begun, since prices have dates and a
+    server may run for months; and when other models are found. Targets do not change, so that an
+    attempt which goes on past that settles at the price that it was held at.
     """
 
-    def __init__(self, build: Callable[[date], TargetTable], clock: Clock) -> None:
+    def __init__(
+        self,
+        build: Callable[[date, Inventory], TargetTable],
+        clock: Clock,
+        inventory: Inventory = NOTHING,
+    ) -> None:
         self._build = build
         self._clock = clock
+        self.inventory = inventory
+        """What was found on this machine."""
         self._table = self._begin(clock.time())
+
+    def find(self, inventory: Inventory) -> bool:
+        """Take over what was found; whether there is another table for it. Blocks like a call."""
+        before, self.inventory = self.inventory, inventory
+        if before.providers == inventory.providers:
+            return False
+        self._table = self._begin(self._clock.time())
+        return True
 
     def __call__(self) -> TargetTable:
         """The table; blocks for milliseconds once a day."""
@@ -569,7 +646,7 @@ class CurrentTable:
         today = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         self._begins = today.timestamp()
         self._ends = (today + timedelta(days=1)).timestamp()
-        return self._build(today.date())
+        return self._build(today.date(), self.inventory)
 
 
 def _with_rules(model: VirtualModel, rules: Iterable[Rule], table: TargetTable) -> VirtualModel:

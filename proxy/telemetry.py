@@ -58,9 +58,12 @@ def reserve_space(targets: int) -> None:
 
 
 class Metrics:
-    """Every metric of the product. Labels hold configured names only: their number is bounded."""
+    """Every metric of the product. Labels hold configured names only: their number is bounded.
 
-    def __init__(self) -> None:
+    Beyond `most_targets` what is new is counted with its provider's others, as `provider/*`.
+    """
+
+    def __init__(self, *, most_targets: int = 10_000) -> None:
         # A registry of its own: the default one would also count the interpreter's own garbage.
         own = CollectorRegistry()
         self.requests = Counter(
@@ -131,11 +134,15 @@ class Metrics:
             registry=own,
             buckets=_OVERHEAD,
         )
+        self._most_targets = most_targets
         self._targets: dict[str, TargetMetrics] = {}
 
     def target(self, name: str) -> TargetMetrics:
         """The metrics of one target, their labels bound once."""
         bound = self._targets.get(name)
+        if bound is None and len(self._targets) >= self._most_targets:
+            name = f"{name.partition('/')[0]}/*"
+            bound = self._targets.get(name)
         if bound is None:
             bound = self._targets[name] = TargetMetrics(self, name)
         return bound

@@ -15,13 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 
-from adapters import registry
 from adapters.base import Adapter
-from adapters.leases import Lessor
+from proxy.accounts import make_adapter
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
@@ -32,17 +30,19 @@ from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
-from proxy.config import Config, Provider
+from proxy.config import Config
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
-from proxy.errors import StartError
+from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.figures import Figures
 from proxy.http import Exchange
 from proxy.inference import Inference
+from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
+from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
@@ -51,6 +51,9 @@ from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
 from proxy.routing import Router
+from proxy.swaps.asking import ask
+from proxy.swaps.moves import Moves
+from proxy.swaps.preparing import Preparations
 from proxy.targets import CurrentTable
 from proxy.telemetry import Metrics, RequestLog, exposition, reserve_space
 from proxy.webhooks import Webhook, signing_key
@@ -76,6 +79,9 @@ except ImportError:  # no uvloop on this platform; asyncio's own loop serves too
     new_event_loop = asyncio.new_event_loop
 
 
+# As many models that are found later are counted each by itself.
+FOUND_LATER = 32
+
 # How long a stopping worker waits for its last requests to end, and for the ledger to have it all.
 LAST_SETTLEMENTS_S = 5.0
 
@@ -92,6 +98,8 @@ class Plan:
     allow_anonymous: bool
     host: HostPlan | None = None
     """What local models there are, if any."""
+    by_keys: Mapping[str, str] = field(default_factory=dict)
+    """By provider, the environment's variable that brought it."""
 
 
 def run(plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int) -> None:
@@ -112,8 +120,9 @@ async def _serve(
     plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int
 ) -> None:
     server_settings = plan.config.server
-    reserve_space(len(plan.table().targets))
-    metrics = Metrics()
+    most_targets = len(plan.table().targets) + (FOUND_LATER if plan.host is not None else 0)
+    reserve_space(most_targets)
+    metrics = Metrics(most_targets=most_targets)
     # One for the whole server: an alert is sent once, not by every worker.
     alerts = make_alerts(plan.config.alerts, metrics) if number == 0 else None
     ledger = LedgerClient(
@@ -126,11 +135,36 @@ async def _serve(
         else None
     )
     host = HostClient(plan.data.path)
-    adapters = {
-        name: make_adapter(name, provider, host) for name, provider in plan.config.providers.items()
-    }
+    adapters: dict[str, Adapter] = {}
+    finder = _Finder(plan.table, adapters, host)
+    finder.make_adapters()
+    watching = asyncio.create_task(host.watch(finder.find)) if plan.host is not None else None
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
+    moves = Moves(ledger, plan.secret)
+    clock = SystemClock()
+    figures = Figures(clock)
+    engine = Engine(
+        router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
+        figures=figures,
+        adapters=adapters,
+        ledger=ledger,
+        moves=moves,
+        metrics=metrics,
+        log=log,
+        clock=SystemClock(),
+        first_payload_s=server_settings.first_payload_s,
+        hear_out_s=server_settings.hear_out_s,
+    )
+    preparations = Preparations(
+        ledger=ledger,
+        moves=moves,
+        table=plan.table,
+        models=host,
+        ask=partial(ask, engine),
+    )
+    if number == 0:
+        preparations.start()
     tidying = (
         asyncio.create_task(store.tidy_always(_warn_of_store))
         if store is not None and number == 0
@@ -138,7 +172,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, host, adapters, metrics, log, store),
+            build_app(plan, ledger, host, adapters, engine, moves, metrics, store),
             http="httptools",
             ws="none",
             lifespan="off",
@@ -162,8 +196,9 @@ async def _serve(
         await server.serve(sockets=[listener])
     finally:
         await server.end_tasks()
+        await preparations.aclose()
         log.flush()
-        for task in (delivering, tidying):
+        for task in (delivering, tidying, watching):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -177,6 +212,33 @@ async def _serve(
             await alerts.aclose()
         if store is not None:
             store.close()
+
+
+class _Finder:
+    """Brings what the model host finds into the target table, and makes the adapters for it.
+
+    Requests that are under way keep the targets that they have, and adapters stay where providers
+    go: they may come back.
+    """
+
+    def __init__(self, table: CurrentTable, adapters: dict[str, Adapter], host: HostClient) -> None:
+        self._table = table
+        self._adapters = adapters
+        self._host = host
+
+    def make_adapters(self) -> None:
+        """An adapter for each provider that has none yet; raises `StartError`."""
+        for name, provider in self._table().providers.items():
+            if name not in self._adapters:
+                self._adapters[name] = make_adapter(name, provider, self._host)
+
+    def find(self, inventory: Inventory) -> None:
+        """Take over what was found; never raises."""
+        try:
+            if self._table.find(inventory):
+                self.make_adapters()
+        except Exception:  # what was found before goes on to be served
+            _logger.exception("what was found on this machine cannot be served")
 
 
 def say_ready(descriptor: int) -> None:
@@ -218,8 +280,9 @@ def build_app(
     ledger: LedgerClient,
     host: HostClient,
     adapters: Mapping[str, Adapter],
+    engine: Engine,
+    moves: Moves,
     metrics: Metrics,
-    log: RequestLog,
     store: ResponseStore | None,
 ) -> App:
     """Put the parts together."""
@@ -234,35 +297,34 @@ def build_app(
         hosts=frozenset(server.hosts),
         trusted_proxies=tuple(map(parse_network, server.trusted_proxies)),
     )
-    figures = Figures(SystemClock())
-    engine = Engine(
-        router=Router(table=table, figures=figures, secret=plan.secret, clock=SystemClock()),
-        figures=figures,
-        adapters=adapters,
-        ledger=ledger,
-        metrics=metrics,
-        log=log,
-        clock=SystemClock(),
-        first_payload_s=server.first_payload_s,
-        hear_out_s=server.hear_out_s,
-    )
     books = Books(
         ledger=ledger,
         database=plan.data.path / "ledger.db",
         secret=plan.secret,
         table=table,
-        providers=frozenset(plan.config.providers),
+        providers=adapters,
         clock=SystemClock(),
     )
     models_api = ModelsApi(host if plan.host is not None else None)
-    admin = AdminApi(books, models_api, token=plan.admin_token)
+    admin = AdminApi(books, models_api, moves, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
-    models = Models(auth=auth, table=table, created=int(time.time()))
+    began_at = time.time()
+    entries = Entries(
+        tables=table,
+        measurements=engine.measurements,
+        host=host if plan.host is not None else None,
+        by_keys=plan.by_keys,
+        configured_at=began_at,
+    )
+    models = Models(auth=auth, table=table, moves=moves, entries=entries, created=int(began_at))
 
     async def show_metrics(exchange: Exchange) -> None:
         if not server.open_metrics:
             admin.check_token(exchange.header(b"authorization"))
         text, kind = await asyncio.to_thread(exposition)
+        if plan.host is not None:
+            with contextlib.suppress(OSError):  # it is being started again
+                text += host_metrics.exposition(await host.look())
         await exchange.reply(200, text, content_type=kind.encode())
 
     def problem() -> str:
@@ -322,33 +384,6 @@ def inference_routes(
         "/v1/rerank": {"POST": ranked.post},
         "/v2/rerank": {"POST": ranked.post},
     }
-
-
-def make_adapter(name: str, provider: Provider, lessor: Lessor) -> Adapter:
-    """The adapter of a configured provider; raises `StartError`."""
-    settings = registry.Settings(
-        name=name,
-        base_url=provider.base_url or "",
-        api_key=provider.api_key,
-        headers=provider.headers,
-        proxy=provider.proxy,
-        http2=provider.http2,
-        ca_bundle=Path(provider.ca_bundle) if provider.ca_bundle else None,
-        api_version=provider.api_version,
-        region=provider.region,
-        profile=provider.profile,
-        project=provider.project,
-        credentials_file=(
-            Path(provider.credentials_file).expanduser() if provider.credentials_file else None
-        ),
-        endpoints=provider.endpoints,
-        script=Path(provider.script) if provider.script else None,
-        lessor=lessor,
-    )
-    try:
-        return registry.make(provider.adapter, settings)
-    except (ValueError, OSError, ImportError) as error:
-        raise StartError(f"providers.{name}: {error}") from None
 
 
 def make_store(plan: Plan) -> ResponseStore | None:

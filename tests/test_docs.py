@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import plistlib
 import re
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from proxy.invoices import FORMATS
 from proxy.ledger import protocol
 from proxy.ledger.export import COLUMNS
 from proxy.ledger.reports import Dimension
+from proxy.model_host import metrics as host_metrics
+from proxy.model_host import protocol as host_protocol
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,6 +59,7 @@ def _section(text: str, heading: str) -> str:
         ("`alerts.webhooks[]`", config.Webhook),
         ("`responses`", config.Responses),
         ("`host`", config.Host),
+        ("`host`", config.HostGroup),
     ],
 )
 def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct]) -> None:
@@ -118,6 +122,18 @@ def test_metrics_table_is_the_code() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     actual = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    nothing = host_protocol.Shown(
+        seq=0,
+        memory_bytes=0,
+        taken_bytes=0,
+        gpu_memory_bytes=0,
+        taken_gpu_bytes=0,
+        max_loaded=0,
+        models=(),
+    )
+    for family in host_metrics.families(nothing):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        actual[name] = sorted(family._labelnames)
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*)\|", (DOCS / "metrics.md").read_text(), re.M)
     assert {
         name: sorted(filter(None, labels.strip().split(", "))) for name, labels in rows
@@ -139,7 +155,8 @@ def _commands(command: object, prefix: str = "") -> list[tuple[str, set[str]]]:
     for name, inner in getattr(command, "commands", {}).items():
         if getattr(inner, "commands", None):
             found += _commands(inner, f"{prefix}{name} ")
-            continue
+            if not inner.invoke_without_command:
+                continue
         named = {option for p in inner.params for option in (*p.opts, *p.secondary_opts)}
         options = {option for option in named if option.startswith("--")}
         found.append((prefix + name, options - {"--help"}))
@@ -191,3 +208,13 @@ def test_every_capability_and_endpoint_is_documented() -> None:
     assert not [name for name in get_args(Capability) if f"`{name}`" not in configuration]
     admin = (DOCS / "admin.md").read_text()
     assert not [name for name in get_args(Endpoint) if f"`{name}`" not in admin]
+
+
+def test_the_launchd_unit_starts_a_command_of_ours() -> None:
+    with (ROOT / "deploy" / "launchd" / "io.tollway.plist").open("rb") as file:
+        unit = plistlib.load(file)
+    program, command, *options = unit["ProgramArguments"]
+    known = dict(_commands(typer.main.get_command(cli.app)))
+    assert program.endswith("/.venv/bin/tollway")
+    assert set(options[::2]) <= known[command]
+    assert unit["ExitTimeOut"] > config.Server().drain_s

@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from adapters.base import BadRequest, ContextExceeded
-from adapters.children.generating import Engine, Likely, Prompt, Sampling, Token
+from adapters.children.generating import Engine, Form, Likely, Prompt, Sampling, Token
 from adapters.children.serving import EVENTS, Endpoint, Reply
 from adapters.children.stops import Text
 from adapters.children.thinking import Kind, Thoughts
@@ -112,18 +112,18 @@ def endpoint(engine: Engine, thread: ModelThread) -> Endpoint:
 
 
 def _stream(engine: Engine, asked: Asked) -> Iterator[bytes]:
-    head = _head(asked, "chat.completion.chunk")
+    chunks = _Chunks(_head(asked, "chat.completion.chunk"))
     speaker = _Speaker(engine, asked)
     for index in range(asked.n or 1):
         role: Delta = {"role": "assistant", "content": ""}
         for said in speaker.speak(index):
-            if role:
-                yield _chunk(head, index, role)
-                role = {}
-            yield _chunk(head, index, said.delta, said.logprobs)
-        yield _chunk(head, index, role, finish=speaker.finish)
+            # Together with the first words: a piece of its own would keep those waiting.
+            begun = chunks.of(index, role) if role else b""
+            yield begun + chunks.of(index, said.delta, said.logprobs)
+            role = {}
+        yield chunks.of(index, role, finish=speaker.finish)
     if asked.stream_options and asked.stream_options.include_usage:
-        yield _event({**head, "choices": [], "usage": speaker.usage()})
+        yield chunks.of_usage(speaker.usage())
     yield b"data: [DONE]\n\n"
 
 
@@ -171,20 +171,27 @@ def _head(asked: Asked, kind: str) -> Mapping[str, Any]:
     }
 
 
-def _chunk(
-    head: Mapping[str, Any],
-    index: int,
-    delta: Delta,
-    logprobs: list[Mapping[str, Any]] | None = None,
-    finish: str | None = None,
-) -> bytes:
-    told = {"content": logprobs, "refusal": None} if logprobs else None
-    choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish}
-    return _event({**head, "choices": [choice]})
+class _Chunks:
+    """The events of a stream, which all begin the same."""
 
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        self._beginning = b"data: %b," % msgspec.json.encode(head).removesuffix(b"}")
 
-def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: %b\n\n" % msgspec.json.encode(chunk)
+    def of(
+        self,
+        index: int,
+        delta: Delta,
+        logprobs: list[Mapping[str, Any]] | None = None,
+        finish: str | None = None,
+    ) -> bytes:
+        """A part of a choice."""
+        told = {"content": logprobs, "refusal": None} if logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish}
+        return b'%b"choices":[%b]}\n\n' % (self._beginning, msgspec.json.encode(choice))
+
+    def of_usage(self, usage: Mapping[str, Any]) -> bytes:
+        """What all choices took."""
+        return b'%b"choices":[],"usage":%b}\n\n' % (self._beginning, msgspec.json.encode(usage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,9 +347,9 @@ class _Speaker:
             raise invalid("response_format", "a local model cannot have it together with 'tools'")
         try:
             if self._must_call:
-                reader = Forced(self._functions, self._engine.template)
-                return reader.grammar(self._engine.grammar_of)
-            return None if schema is None else self._engine.grammar_of(schema)
+                calls = Forced(self._functions, self._engine.template).forms()
+                return self._engine.grammar_of(calls)
+            return None if schema is None else self._engine.grammar_of([Form(schema=schema)])
         except ValueError as error:
             raise self._unfit(error) from None
 

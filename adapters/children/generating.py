@@ -11,9 +11,9 @@ from typing import Any, Protocol
 class Sampling:
     """How tokens are drawn; None stands for what the model's runtime does by itself.
 
-    `grammar` is GBNF that the text must follow. With `top_logprobs` each token tells its
-    probability and that of so many others. `shows_control` gives control tokens as text, which
-    some models begin a tool call with.
+    `grammar` is one of the engine's, that the text must follow. With `top_logprobs` each token
+    tells its probability and that of so many others. `shows_control` gives control tokens as text,
+    which some models begin a tool call with.
     """
 
     temperature: float | None = None
@@ -47,12 +47,28 @@ class Token:
     others: Sequence[Likely] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """A text that may be said: JSON of a schema, between two fixed texts."""
+
+    before: str = ""
+    schema: Mapping[str, Any]
+    after: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt's tokens; with `is_thinking` it ends in the middle of what the model thinks."""
 
     tokens: Sequence[int]
     is_thinking: bool = False
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""For models that come without a template: the format that most small ones were taught."""
 
 
 class Engine(Protocol):
@@ -73,11 +89,11 @@ class Engine(Protocol):
     def template(self) -> str:
         """The source of the template that messages are put into."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> Prompt:
         """The prompt for messages; raises `ValueError` where the template refuses them."""
 
-    def grammar_of(self, schema: Mapping[str, Any]) -> str:
-        """GBNF for the JSON of a schema; raises `ValueError` where it is none."""
+    def grammar_of(self, forms: Sequence[Form]) -> str:
+        """The grammar of texts in one of these forms; raises `ValueError` where there is none."""
 
     def read(self, prompt: Sequence[int]) -> int:
         """Take in a prompt; how many of its tokens were known from the last one."""

@@ -13,7 +13,9 @@ from adapters.children.turns import ModelThread
 
 def load(command_line: Sequence[str]) -> tuple[Model, int]:
     """The model that the command line names, and the port to serve it on."""
-    asked = arguments("Serves a GGUF file through llama-cpp-python.").parse_args(command_line)
+    parser = arguments("Serves a GGUF file through llama-cpp-python.")
+    parser.add_argument("--gpu-layers", type=int, default=-1, help="on the GPU; -1: all")
+    asked = parser.parse_args(command_line)
     # Without it a crash starts a debugger, which may hang for good.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     if not os.path.isfile(asked.model):
@@ -21,7 +23,11 @@ def load(command_line: Sequence[str]) -> tuple[Model, int]:
     # The library takes a third of a second, and must see the environment set here.
     engines = import_module("adapters.children.llama_engine")
     thread = ModelThread()
-    settings = {"context": asked.context, "threads": asked.threads}
+    settings = {
+        "context": asked.context,
+        "threads": asked.threads,
+        "gpu_layers": asked.gpu_layers,
+    }
     if asked.embeddings:
         encoder = engines.LlamaVectors(asked.model, thread, **settings)
         endpoints = {"/v1/embeddings": vectors.endpoint(encoder, thread)}

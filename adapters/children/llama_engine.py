@@ -7,7 +7,6 @@ llama-cpp-python's API reference, "Llama".
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -16,18 +15,13 @@ import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from adapters.children import schemas, thinking
-from adapters.children.generating import Likely, Prompt, Sampling, Token
+from adapters.children import llama_grammar, thinking
+from adapters.children.generating import CHATML, Form, Prompt, Sampling, Token
+from adapters.children.likeliest import likeliest
 from adapters.children.llama_drawing import Drawing
 from adapters.children.turns import Abandoned, ModelThread
 
-# For models that come without: the format that most small ones were taught.
-_CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 # The room for a context is taken when a model is loaded; what newer ones were trained for is more
 # than most machines have.
 _CONTEXT = 8192
@@ -42,7 +36,13 @@ class LlamaEngine:
     """A loaded GGUF file; see `generating.Engine`."""
 
     def __init__(
-        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+        self,
+        path: str,
+        thread: ModelThread,
+        *,
+        context: int | None,
+        threads: int | None,
+        gpu_layers: int = -1,
     ) -> None:
         """Raises `ValueError` for what is no model, or does not fit into memory."""
         self._thread = thread
@@ -52,7 +52,7 @@ class LlamaEngine:
             n_batch=_BATCH,
             n_threads=threads,
             n_threads_batch=threads,
-            n_gpu_layers=-1,
+            n_gpu_layers=gpu_layers,
             verbose=False,
         )
         trained = llama_cpp.llama_model_n_ctx_train(self._llm.model)
@@ -61,7 +61,10 @@ class LlamaEngine:
         self._vocab = llama_cpp.llama_model_get_vocab(self._llm.model)
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
         self._piece = ctypes.create_string_buffer(64)
-        self.template: str = self._llm.metadata.get("tokenizer.chat_template", _CHATML)
+        self._drawn = (llama_cpp.llama_token * 1)()
+        # Its position is the one behind those that the context has.
+        self._next = llama_cpp.llama_batch_get_one(self._drawn, 1)
+        self.template: str = self._llm.metadata.get("tokenizer.chat_template", CHATML)
         self._bos = self._special(self._llm.token_bos())
         self._formatter = _formatter(self.template, self._bos, self._special(self._llm.token_eos()))
         self._abort = llama_cpp.ggml_abort_callback(lambda _: self._thread.is_abandoned)
@@ -82,7 +85,7 @@ class LlamaEngine:
             return self._bytes(token, shows_control=shows_control)
         return self._piece.raw[:size]
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> Prompt:
         """See `generating.Engine`."""
         try:
             prompt: str = self._formatter(messages=messages, **variables).prompt
@@ -94,15 +97,9 @@ class LlamaEngine:
         tokens = self._llm.tokenize(text, add_bos=not is_begun, special=True)
         return Prompt(tokens, thinking.is_begun(prompt))
 
-    def grammar_of(self, schema: Mapping[str, Any]) -> str:
+    def grammar_of(self, forms: Sequence[Form]) -> str:
         """See `generating.Engine`; bounds of numbers are not kept to, nor very great lengths."""
-        try:
-            grammar: str = json_schema_to_gbnf(json.dumps(schemas.bounded(schema)))
-        except Exception as error:  # it asserts, indexes and recurses on whatever it is given
-            raise ValueError(f"no grammar can be made of the schema: {error!r}") from None
-        if len(grammar) > schemas.LARGEST_GRAMMAR:
-            raise ValueError("the grammar of the schema would be too large")
-        return grammar
+        return llama_grammar.grammar_of(forms)
 
     def read(self, prompt: Sequence[int]) -> int:
         """See `generating.Engine`."""
@@ -141,6 +138,16 @@ class LlamaEngine:
                 raise Abandoned from None
             raise
 
+    def _take_in(self, drawn: int) -> None:
+        """What `Llama.eval` does, without most of what it does around it for a single token."""
+        llm = self._llm
+        self._drawn[0] = drawn
+        if code := llama_cpp.llama_decode(llm.ctx, self._next):
+            self._keep(0)
+            raise RuntimeError(f"llama_decode returned {code}")
+        llm.input_ids[llm.n_tokens] = drawn
+        llm.n_tokens += 1
+
     def generate(self, sampling: Sampling) -> Iterator[Token]:
         """See `generating.Engine`."""
         drawing = Drawing(self._llm.ctx, self._vocab, self.vocabulary, sampling)
@@ -154,19 +161,18 @@ class LlamaEngine:
                 if llama_cpp.llama_vocab_is_eog(self._vocab, drawn):
                     return
                 yield self._token(drawn, sampling)
-                self._evaluate([drawn])
+                self._take_in(drawn)
 
     def _token(self, drawn: int, sampling: Sampling) -> Token:
         text = self._bytes(drawn, shows_control=sampling.shows_control)
         if sampling.top_logprobs is None:
             return Token(text)
         logprobs = self._logprobs()
-        likeliest = _likeliest(logprobs, sampling.top_logprobs)
-        others = [
-            Likely(self._bytes(token, shows_control=True), float(logprobs[token]))
-            for token in likeliest
-        ]
+        others = likeliest(logprobs, sampling.top_logprobs, self._shown)
         return Token(text, float(logprobs[drawn]), others)
+
+    def _shown(self, token: int) -> bytes:
+        return self._bytes(token, shows_control=True)
 
     def _logprobs(self) -> Any:
         pointer = llama_cpp.llama_get_logits_ith(self._llm.ctx, -1)
@@ -182,14 +188,6 @@ def _common(known: Any, prompt: Sequence[int]) -> int:
     return int(differs[0]) if len(differs) else max(length, 0)
 
 
-def _likeliest(logprobs: Any, count: int) -> list[int]:
-    if count == 0:
-        return []
-    found = np.argpartition(logprobs, -count)[-count:]
-    ordered: list[int] = found[np.argsort(-logprobs[found])].tolist()
-    return ordered
-
-
 def _formatter(template: str, bos: str, eos: str) -> Any:
     try:
         return Jinja2ChatFormatter(template=template, bos_token=bos, eos_token=eos)
@@ -201,14 +199,20 @@ class LlamaVectors:
     """A GGUF file that makes vectors of texts; see `vectors.Encoder`."""
 
     def __init__(
-        self, path: str, thread: ModelThread, *, context: int | None, threads: int | None
+        self,
+        path: str,
+        thread: ModelThread,
+        *,
+        context: int | None,
+        threads: int | None,
+        gpu_layers: int = -1,
     ) -> None:
         """Raises `ValueError` for what is no model, or does not fit into memory."""
         self._thread = thread
         trained, pooling = _made_for(path)
         # A text is read in one piece: its last token may change what the first one means.
         self.context = min(trained, context or _VECTOR_CONTEXT)
-        self._llm = _vector_model(path, self.context, threads, pooling)
+        self._llm = _vector_model(path, self.context, threads, pooling, gpu_layers)
         self.dimensions: int = self._llm.n_embd()
         self.vocabulary: int = self._llm.n_vocab()
         self._memory = llama_cpp.llama_get_memory(self._llm.ctx)
@@ -264,7 +268,9 @@ def _one_text(length: int) -> Any:
     return batch
 
 
-def _vector_model(path: str, context: int, threads: int | None, pooling: int) -> Any:
+def _vector_model(
+    path: str, context: int, threads: int | None, pooling: int, gpu_layers: int
+) -> Any:
     return llama_cpp.Llama(
         path,
         n_ctx=context,
@@ -272,7 +278,7 @@ def _vector_model(path: str, context: int, threads: int | None, pooling: int) ->
         n_ubatch=context,
         n_threads=threads,
         n_threads_batch=threads,
-        n_gpu_layers=-1,
+        n_gpu_layers=gpu_layers,
         embedding=True,
         pooling_type=pooling,
         verbose=False,
@@ -281,7 +287,7 @@ def _vector_model(path: str, context: int, threads: int | None, pooling: int) ->
 
 def _made_for(path: str) -> tuple[int, int]:
     """The longest text that a model was made for, and how it makes one vector of many."""
-    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED)
+    model = _vector_model(path, 64, 1, llama_cpp.LLAMA_POOLING_TYPE_UNSPECIFIED, 0)
     trained: int = llama_cpp.llama_model_n_ctx_train(model.model)
     pooling: int = model.pooling_type()
     model.close()

@@ -54,7 +54,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=0, help="of each request; 0: the model's")
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--gpu-layers", type=int)
     parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--projector", help="the file that turns images into what it reads")
     return parser.parse_args()
 
 
@@ -66,6 +68,10 @@ def _command(asked: argparse.Namespace) -> list[str]:
     command += ["--ctx-size", str(asked.context * asked.parallel)]
     if asked.threads is not None:
         command += ["--threads", str(asked.threads)]
+    if asked.gpu_layers is not None:
+        command += ["--n-gpu-layers", str(asked.gpu_layers)]
+    if asked.projector is not None:
+        command += ["--mmproj", asked.projector]
     if asked.embeddings:
         command.append("--embeddings")
         if not tells_pooling(Path(asked.model)):

@@ -62,12 +62,14 @@ What it raises, and what the first piece raises, is answered with the error's st
 class Model:
     """What one process serves: a model under its name, and what can be asked of it.
 
-    `endpoints` has, by its path, each that this model has; `about` is told when it is ready.
+    `endpoints` has, by its path, each that this model has; `about` is told when it is ready, and
+    `memory`, where the runtime knows of bytes that the system does not count, by `GET /health`.
     """
 
     name: str
     endpoints: Mapping[str, Endpoint]
     about: Mapping[str, Any]
+    memory: Callable[[], Mapping[str, int]] | None = None
 
 
 class Child:
@@ -107,12 +109,16 @@ class Child:
             await exchange.answer(self._model.endpoints[path](body))
         elif path == "/health":
             _allow(method, "GET")
-            await exchange.send_json({"status": "ok"})
+            await exchange.send_json(self._health())
         elif path == "/v1/models":
             _allow(method, "GET")
             await exchange.send_json({"object": "list", "data": [self._entry()]})
         else:
             raise BadRequest(f"this model has no {path!r}", status=404, code="unknown_url")
+
+    def _health(self) -> Mapping[str, Any]:
+        memory = self._model.memory
+        return {"status": "ok"} if memory is None else {"status": "ok", "memory": memory()}
 
     def _entry(self) -> Mapping[str, Any]:
         entry = {"id": self._model.name, "object": "model", "created": self._created}
@@ -258,12 +264,13 @@ def arguments(description: str) -> argparse.ArgumentParser:
 def main(load: Callable[[Sequence[str]], tuple[Model, int]]) -> NoReturn:
     """Load a model and serve it on the port asked for, until the parent has enough of it."""
     told = _take_standard_output()
+    parent = _Parent()
     try:
         model, port = load(sys.argv[1:])
         listener = socket.create_server(("127.0.0.1", port), backlog=128)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         sys.exit(" ".join(f"cannot serve: {error}".split()))
-    _serve(model, listener, told)
+    _serve(model, listener, told, parent)
     told.flush()
     sys.stderr.flush()
     # A native model may still be at work in its thread, and must not be torn down under it.
@@ -277,7 +284,22 @@ def _take_standard_output() -> TextIO:
     return told
 
 
-def _serve(model: Model, listener: socket.socket, told: TextIO) -> None:
+class _Parent:
+    """Whoever holds our standard input open; once that is over, `on_gone` is called."""
+
+    def __init__(self) -> None:
+        # While a model loads there is nothing that could be ended in good order.
+        self.on_gone: Callable[[], object] = lambda: os._exit(0)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        with suppress(OSError):
+            while os.read(0, 1 << 16):
+                pass
+        self.on_gone()
+
+
+def _serve(model: Model, listener: socket.socket, told: TextIO, parent: _Parent) -> None:
     server = _Server(
         uvicorn.Config(
             Child(model),
@@ -293,7 +315,7 @@ def _serve(model: Model, listener: socket.socket, told: TextIO) -> None:
             timeout_graceful_shutdown=_GRACE_S,
         )
     )
-    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    parent.on_gone = server.leave
     about = msgspec.json.encode(model.about).decode()
     told.write(f"ready {listener.getsockname()[1]} {about}\n")
     server.run(sockets=[listener])
@@ -306,9 +328,6 @@ class _Server(uvicorn.Server):
         if sig != signal.SIGINT:
             super().handle_exit(sig, frame)
 
-
-def _end_with_parent(server: uvicorn.Server) -> None:
-    with suppress(OSError):
-        while os.read(0, 1 << 16):
-            pass
-    server.should_exit = True
+    def leave(self) -> None:
+        """End, once what is being answered is, or a while has passed."""
+        self.should_exit = True

@@ -1,4 +1,4 @@
-"""Calls of functions in what a model says: the grammar that makes it call, and how to read calls.
+"""Calls of functions in what a model says: the forms of those it must make, and how to read calls.
 
 Sources: the chat templates of Hermes and Qwen (`<tool_call>`), Mistral (`[TOOL_CALLS]`) and
 Llama 3 (bare JSON) as their model cards have them.
@@ -7,13 +7,13 @@ Llama 3 (bare JSON) as their model cards have them.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 
+from adapters.children.generating import Form
 from adapters.children.stops import overlap
 from adapters.wire.chat_request import Declaration, json_object
 
@@ -22,8 +22,6 @@ Delta = dict[str, Any]
 _OPENING, _CLOSING = "<tool_call>", "</tool_call>"
 _LIST = "[TOOL_CALLS]"
 _PYTHON = "<|python_tag|>"
-# Texts, sets of characters and counts; or else the name of a rule.
-_GBNF_PIECE = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|([a-zA-Z0-9-]+)')
 # A model without any schema for its arguments may say any object.
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -61,16 +59,12 @@ class Forced:
         self._text = ""
         self._is_open = False
 
-    def grammar(self, grammar_of: Callable[[Mapping[str, Any]], str]) -> str:
-        """The GBNF of such a call; raises `ValueError` for parameters that are no schema."""
-        choices, rules = [], []
-        for number, (function, opening) in enumerate(
-            zip(self._functions, self._openings, strict=True)
-        ):
-            arguments = grammar_of(function.parameters or _ANY_OBJECT)
-            rules.append(_renamed(arguments, f"f{number}-"))
-            choices.append(f"{_quoted(opening)} f{number}-root {_quoted(self._closing)}")
-        return "\n".join([f"root ::= {' | '.join(choices)}", *rules])
+    def forms(self) -> list[Form]:
+        """What such a call looks like, for each function."""
+        return [
+            Form(before=opening, schema=function.parameters or _ANY_OBJECT, after=self._closing)
+            for function, opening in zip(self._functions, self._openings, strict=True)
+        ]
 
     def feed(self, text: str) -> Iterator[Delta]:
         """The call as far as it is known; its arguments as they come."""
@@ -198,10 +192,4 @@ def _continued(index: int, arguments: str) -> Delta:
 
 
 def _quoted(text: str) -> str:
-    """A text as JSON has it, and GBNF too."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _renamed(grammar: str, prefix: str) -> str:
-    """A grammar whose rules have names that begin with `prefix`."""
-    return _GBNF_PIECE.sub(lambda found: prefix + found[1] if found[1] else found[0], grammar)

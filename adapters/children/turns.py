@@ -5,32 +5,78 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Abandoned(Exception):
     """Whoever asked is gone: the turn ends where it is."""
 
 
+# Pieces that come faster are handed on together: to wake the loop and to write to a socket take
+# longer than a small model takes for a token.
+_PAUSE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None
+
+
 class _Turn:
-    """A request's place in the queue; `post` may be called from the model's thread only."""
+    """A request's place in the queue; `post` and `end` are called from the model's thread only."""
 
     def __init__(self, work: Callable[[], Iterable[bytes]]) -> None:
         self.work = work
         self.is_abandoned = False
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+        self._posted: deque[bytes] = deque()
+        self._end: _End | None = None
+        self._is_awake = asyncio.Event()
+        self._is_told = False
+        """Whether the loop will look at what is posted without being told again."""
 
-    def post(self, piece: bytes | BaseException | None) -> None:
+    def post(self, piece: bytes) -> None:
+        self._posted.append(piece)
+        if not self._is_told:
+            self._wake()
+
+    def end(self, error: BaseException | None = None) -> None:
+        self._end = _End(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._is_told = True
         if not self.is_abandoned:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+            self._loop.call_soon_threadsafe(self._is_awake.set)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        while (piece := await self._pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        while True:
+            await self._is_awake.wait()
+            self._is_awake.clear()
+            pieces = list(self._taken())
+            if pieces:
+                yield b"".join(pieces)
+            if self._end is not None and not self._posted:
+                if self._end.error is not None:
+                    raise self._end.error
+                return
+            if pieces:
+                self._loop.call_later(_PAUSE_S, self._is_awake.set)
+                continue
+            self._is_told = False
+            if self._posted:  # before it could see that
+                self._is_awake.set()
+
+    def _taken(self) -> Iterator[bytes]:
+        while self._posted:
+            yield self._posted.popleft()
 
 
 class ModelThread:
@@ -41,7 +87,7 @@ class ModelThread:
     """
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Turn | Callable[[], None]] = queue.SimpleQueue()
         self._current: _Turn | None = None
         threading.Thread(target=self._take_turns, name="model", daemon=True).start()
 
@@ -56,9 +102,27 @@ class ModelThread:
         if self.is_abandoned:
             raise Abandoned
 
+    def call(self, work: Callable[[], T]) -> T:
+        """Do `work` in the thread and wait for it; some runtimes must load a model where it runs.
+
+        What it raises is raised here.
+        """
+        done: Future[T] = Future()
+
+        def errand() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # it is for whoever waits
+                done.set_exception(error)
+
+        self._waiting.put(errand)
+        return done.result()
+
     @asynccontextmanager
     async def run(self, work: Callable[[], Iterable[bytes]]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The pieces that `work` gives when its turn has come; leaving abandons it.
+        """The pieces that `work` gives when its turn has come, some of them joined.
+
+        Leaving abandons it.
 
         What it raises is raised where the pieces are read.
         """
@@ -71,7 +135,11 @@ class ModelThread:
 
     def _take_turns(self) -> None:
         while True:
-            self._current = turn = self._waiting.get()
+            turn = self._waiting.get()
+            if not isinstance(turn, _Turn):
+                turn()
+                continue
+            self._current = turn
             if not turn.is_abandoned:
                 self._take(turn)
             self._current = None
@@ -81,8 +149,8 @@ class ModelThread:
             for piece in turn.work():
                 self.check()
                 turn.post(piece)
-            turn.post(None)
+            turn.end()
         except Abandoned:
             pass
         except Exception as error:  # it is for whoever reads the pieces
-            turn.post(error)
+            turn.end(error)

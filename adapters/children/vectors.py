@@ -23,7 +23,8 @@ from adapters.wire.losses import invalid
 MAX_INPUTS = 2048
 
 _TokenId = Annotated[int, msgspec.Meta(ge=0)]
-_CARRIED = frozenset({"model", "user", "encoding_format", "input", "dimensions", "truncate"})
+# Members that are read, besides hints.
+CARRIED = frozenset({"model", "user", "encoding_format", "input", "dimensions", "truncate"})
 
 
 class Encoder(Protocol):
@@ -71,7 +72,7 @@ def read(body: bytes) -> Asked:
     """The request in a body; raises `BadRequest` for all that cannot be done."""
     asked = chat_request.decode(_asked, body)
     for name in chat_request.names(body):
-        if name not in _CARRIED:
+        if name not in CARRIED:
             raise invalid(name, "a local model has no such parameter")
     return asked
 

@@ -82,11 +82,17 @@ class Http1Transport:
         self._closed = False
 
     async def post(
-        self, path: str, headers: Mapping[str, str], body: bytes, deadlines: Deadlines
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadlines: Deadlines,
+        *,
+        fresh: bool = False,
     ) -> Http1Response:
         """See `Transport.post`."""
         head = self._head("POST", path, headers, f"content-length: {len(body)}\r\n")
-        return await self._exchange(head, body, deadlines)
+        return await self._exchange(head, body, deadlines, fresh=fresh)
 
     async def get(
         self, path: str, headers: Mapping[str, str], deadlines: Deadlines
@@ -101,8 +107,11 @@ class Http1Transport:
         for closed in [c.watch_close() for c in self._connections if c.is_closing]:
             await closed.wait()
 
-    async def _exchange(self, head: bytes, body: bytes, deadlines: Deadlines) -> Http1Response:
-        connection = self._take_idle() or await self._connect(deadlines.connect_s)
+    async def _exchange(
+        self, head: bytes, body: bytes, deadlines: Deadlines, *, fresh: bool = False
+    ) -> Http1Response:
+        idle = None if fresh else self._take_idle()
+        connection = idle or await self._connect(deadlines.connect_s)
         return await connection.exchange(head, body, deadlines)
 
     def _head(self, method: str, path: str, headers: Mapping[str, str], length_line: str) -> bytes:

@@ -104,7 +104,13 @@ class HttpxTransport:
         self._closed = False
 
     async def post(
-        self, path: str, headers: Mapping[str, str], body: bytes, deadlines: Deadlines
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadlines: Deadlines,
+        *,
+        fresh: bool = False,
     ) -> HttpxResponse:
         """See `Transport.post`."""
         return await self._exchange("POST", path, headers, body, deadlines)

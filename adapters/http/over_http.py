@@ -239,7 +239,9 @@ class _Opened:
         call = self._call
         dispatch = await self._adapter.prepare(call)
         headers = {"content-type": call.content_type, **dispatch.headers}
-        response = await self._transport.post(dispatch.path, headers, dispatch.body, call.deadlines)
+        response = await self._transport.post(
+            dispatch.path, headers, dispatch.body, call.deadlines, fresh=call.fresh
+        )
         self._response = response
         try:
             await self._adapter.check(response)

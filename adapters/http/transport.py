@@ -59,9 +59,18 @@ class Transport(Protocol):
     """
 
     async def post(
-        self, path: str, headers: Mapping[str, str], body: bytes, deadlines: Deadlines
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        deadlines: Deadlines,
+        *,
+        fresh: bool = False,
     ) -> Response:
-        """Send a POST request and return when the head of its answer has arrived."""
+        """Send a POST request and return when the head of its answer has arrived.
+
+        A `fresh` one goes over a new connection, where connections are the transport's own.
+        """
 
     async def get(self, path: str, headers: Mapping[str, str], deadlines: Deadlines) -> Response:
         """Send a GET request and return when the head of its answer has arrived."""

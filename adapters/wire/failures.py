@@ -29,6 +29,10 @@ _CONTEXT = re.compile(
     r"|maximum prompt length|prompt is too long|reduce the length|max_new_tokens. must be <=",
     re.IGNORECASE,
 )
+# What llama.cpp's server refuses a request for, as if it had failed.
+_LLAMA_REFUSAL = re.compile(
+    r"(?P<long>input \(\d+ tokens\) is (too large|larger))|(image|audio) input is not supported"
+)
 _CONTENT = re.compile(
     r"content[ _](filter|policy|management)|moderation|flagged|usage guidelines", re.IGNORECASE
 )
@@ -131,7 +135,7 @@ def upstream_error(
         message = "the provider refused the credentials that are configured for it"
     return kind(
         message,
-        status=status,
+        status=400 if status >= 500 and issubclass(kind, BadRequest) else status,
         type=said.type,
         code=said.code,
         param=said.param,
@@ -143,6 +147,8 @@ def error_family(status: int, message: str, code: str | None, type: str | None =
     """Which of our errors an HTTP status and the words of an OpenAI-like error stand for."""
     if status in (402, 429) or code in _LIMIT_CODES:
         return RateLimited
+    if status == 500 and (refused := _LLAMA_REFUSAL.match(message)):
+        return ContextExceeded if refused["long"] else BadRequest
     if status in (408, 498) or status >= 500:
         return Overloaded
     if code in _MODEL_FAILED:

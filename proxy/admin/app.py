@@ -21,8 +21,10 @@ from proxy.admin.models import ModelsApi
 from proxy.admin.openapi import document
 from proxy.admin.operations import Operation, json_response
 from proxy.admin.spend import SpendApi
+from proxy.admin.swaps import SwapsApi
 from proxy.errors import ApiError, Internal, MissingKey, NotFound, WrongKey, WrongMethod
 from proxy.http import new_request_id
+from proxy.swaps.moves import Moves
 
 PREFIXES = ("/admin/", *LITELLM_PREFIXES)
 OPENAPI_PATH = "/admin/v1/openapi.json"
@@ -31,9 +33,9 @@ OPENAPI_PATH = "/admin/v1/openapi.json"
 class AdminApi:
     """All operations, and who may ask for them."""
 
-    def __init__(self, books: Books, models: ModelsApi, *, token: str) -> None:
+    def __init__(self, books: Books, models: ModelsApi, moves: Moves, *, token: str) -> None:
         self._token = token.encode()
-        self._operations = all_operations(books, models)
+        self._operations = all_operations(books, models, moves)
 
     def application(self) -> Starlette:
         """The routes, each behind the token."""
@@ -84,7 +86,7 @@ class AdminApi:
         return json_response(document(self._operations))
 
 
-def all_operations(books: Books, models: ModelsApi) -> list[Operation]:
+def all_operations(books: Books, models: ModelsApi, moves: Moves) -> list[Operation]:
     """Every operation there is."""
     return [
         *KeysApi(books).operations(),
@@ -92,6 +94,7 @@ def all_operations(books: Books, models: ModelsApi) -> list[Operation]:
         *BudgetsApi(books).operations(),
         *SpendApi(books).operations(),
         *models.operations(),
+        *SwapsApi(books, moves).operations(),
         *LiteLlmApi(books).operations(),
     ]
 

@@ -24,6 +24,8 @@ _MODULES = {
     "check": "checking",
     "route": "routing",
     "models": "models",
+    "swap": "swapping",
+    "swaps": "swaps",
     "keys": "keys",
     "teams": "teams",
     "organisations": "organisations",

@@ -26,7 +26,7 @@ def check(
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
     loaded = config_file.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
-    _, tables, _ = serve.resolve(loaded, os.environ, PriceBook.load())
+    tables = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False).tables
     table = tables()
     problems = unmet(loaded.expect, tables, SystemClock())
     for problem in problems:

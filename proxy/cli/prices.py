@@ -45,7 +45,7 @@ def prices(
     if problem:
         note(f"tollway: {problem}")
     loaded = serve.load_config(serve.Options(config=config, data=data), os.environ)
-    _, tables, _ = serve.resolve(loaded, os.environ, book)
+    tables = serve.resolve(loaded, os.environ, book).tables
     rows = price_list.rows(tables().targets.values(), today)
     if json:
         print_json(rows)

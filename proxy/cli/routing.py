@@ -96,7 +96,7 @@ def _decided(
     """What a server without any figures and budgets would do. Raises `StartError`."""
     loaded = serve.load_config(options, os.environ)
     book, _ = price_list.load(Path(loaded.server.data))
-    _, table, _ = serve.resolve(loaded, os.environ, book)
+    table = serve.resolve(loaded, os.environ, book).tables
     router = Router(table=table, figures=Figures(SystemClock()), secret=b"", clock=SystemClock())
     try:
         request = parse(msgspec.json.encode(body))

@@ -33,7 +33,9 @@ from proxy.ledger.protocol import (
     AlertRaised,
     AlertsDelivered,
     Attempt,
+    BeginConversations,
     Budgets,
+    ConversationsBegan,
     Done,
     Extend,
     Failed,
@@ -53,9 +55,11 @@ from proxy.ledger.protocol import (
     Settled,
     Settlement,
     Standing,
+    SwapChanged,
     Usage,
     Welcome,
 )
+from proxy.swaps.core import MOST_CONVERSATIONS, Swap
 
 T = TypeVar("T")
 
@@ -115,6 +119,10 @@ class LedgerClient:
         self._keys_by_id: dict[str, KeyRecord] = {}
         self._groups: dict[str, GroupRecord] = {}
         self._alerts: dict[int, Alert] = {}
+        self._swaps: Mapping[int, Swap] = {}
+        self._on_swap: Callable[[Swap], None] | None = None
+        # By swap, in the order in which they began.
+        self._conversations: dict[int, dict[int, None]] = {}
         self.hard_scopes = HardScopes()
         self._session = 0
         self._counter = 0
@@ -208,6 +216,31 @@ class LedgerClient:
     def alerts(self) -> Mapping[int, Alert]:
         """Alerts that are not delivered, by id, as far as this client was told."""
         return MappingProxyType(self._alerts)
+
+    @property
+    def swaps(self) -> Mapping[int, Swap]:
+        """Every swap that is open or in force, by its id; another object after each change."""
+        return self._swaps
+
+    def watch_swaps(self, on_swap: Callable[[Swap], None]) -> None:
+        """Call `on_swap` with each swap that is open or in force: now, and whenever it changes.
+
+        Also with one that ended, and after every new connection with all there are.
+        """
+        self._on_swap = on_swap
+        for swap in self._swaps.values():
+            on_swap(swap)
+
+    def began_moved(self, swap_id: int, conversation: int) -> bool:
+        """Whether a conversation began at the new target of an open swap, at any worker."""
+        return conversation in self._conversations.get(swap_id, ())
+
+    def begin_conversation(self, swap_id: int, conversation: int) -> None:
+        """Let every worker know that it did. Never waits."""
+        known = self._conversations.setdefault(swap_id, {})
+        if conversation not in known:
+            self._keep_conversation(known, conversation)
+            self._send(self._encoded(BeginConversations(swap_id, (conversation,))))
 
     # --- money ----------------------------------------------------------------------------------
 
@@ -374,6 +407,11 @@ class LedgerClient:
             case AlertRaised():
                 self._put_alert(reply.alert)
                 _resolve(self._calling, reply.seq, reply)
+            case SwapChanged():
+                self._put_swap(reply.swap)
+                _resolve(self._calling, reply.seq, reply)
+            case ConversationsBegan():
+                self._put_conversations(reply)
             case Budgets() | Standing() | Done():
                 _resolve(self._calling, reply.seq, reply)
             case Failed():
@@ -415,6 +453,41 @@ class LedgerClient:
         self._alerts[alert.alert_id] = alert
         if self._on_alert is not None:
             self._on_alert(alert)
+
+    def _put_swap(self, swap: Swap) -> None:
+        swaps = {**self._swaps, swap.swap_id: swap}
+        if not swap.is_open:
+            self._conversations.pop(swap.swap_id, None)
+        if not swap.is_open and not swap.is_in_force:
+            del swaps[swap.swap_id]
+        self._swaps = swaps
+        if self._on_swap is not None:
+            self._on_swap(swap)
+
+    def _put_conversations(self, began: ConversationsBegan) -> None:
+        known = self._conversations.setdefault(began.swap_id, {})
+        for conversation in began.conversations:
+            self._keep_conversation(known, conversation)
+
+    def _keep_conversation(self, known: dict[int, None], conversation: int) -> None:
+        known[conversation] = None
+        if len(known) > MOST_CONVERSATIONS:
+            del known[next(iter(known))]
+
+    def _welcome_swaps(self, reply: Welcome) -> None:
+        """Take over what the ledger knows, and tell it what a new one cannot know."""
+        told = {began.swap_id: set(began.conversations) for began in reply.conversations}
+        self._swaps = {swap.swap_id: swap for swap in reply.swaps}
+        for swap_id, known in list(self._conversations.items()):
+            if swap_id not in self._swaps or not self._swaps[swap_id].is_open:
+                del self._conversations[swap_id]
+            elif missing := tuple(known.keys() - told.get(swap_id, set())):
+                self._send(self._encoded(BeginConversations(swap_id, missing)))
+        for began in reply.conversations:
+            self._put_conversations(began)
+        if self._on_swap is not None:
+            for swap in reply.swaps:
+                self._on_swap(swap)
 
     def _failed(self, reply: Failed) -> None:
         if reply.seq in self._unsettled:
@@ -527,6 +600,7 @@ class LedgerClient:
         for alert in reply.alerts:
             self._put_alert(alert)
         self._link = link
+        self._welcome_swaps(reply)
         link.welcomed.set_result(None)
         if not self._connected.done():
             self._connected.set_result(None)

@@ -29,7 +29,9 @@ from proxy.ledger.protocol import (
     ApplyConfig,
     Ask,
     Attempt,
+    BeginConversations,
     Budgets,
+    ConversationsBegan,
     Correct,
     CreateBudget,
     CreateGroup,
@@ -46,7 +48,9 @@ from proxy.ledger.protocol import (
     KeyRecord,
     Limits,
     ListBudgets,
+    MoveSwap,
     Op,
+    OpenSwap,
     Progress,
     Prune,
     RaiseAlert,
@@ -60,6 +64,7 @@ from proxy.ledger.protocol import (
     Settled,
     Settlement,
     Standing,
+    SwapChanged,
     UpdateBudget,
     UpdateGroup,
     UpdateKey,
@@ -75,6 +80,7 @@ from proxy.ledger.store import (
     start_error,
     to_json,
 )
+from proxy.ledger.swaps import SwapBook
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +88,7 @@ _log = logging.getLogger(__name__)
 _YOUNGEST_FORGOTTEN_S = 86_400
 _PPM = 1_000_000
 
-News = HardScope | AlertRaised
+News = HardScope | AlertRaised | SwapChanged | ConversationsBegan
 """What every worker is told, though none asked."""
 
 
@@ -98,7 +104,12 @@ class ReleaseExpired:
     """Release the remainders of attempts whose deadline has passed. No reply."""
 
 
-Step = Op | CloseSession | ReleaseExpired
+@dataclass(frozen=True, slots=True)
+class AdvanceSwaps:
+    """Take every swap as far as its time has come. No reply."""
+
+
+Step = Op | CloseSession | ReleaseExpired | AdvanceSwaps
 
 
 class Ledger:
@@ -134,6 +145,10 @@ class Ledger:
             Prune: _answering_faults(self._prune),
             RaiseAlert: self._raise_alert,
             AlertsDelivered: self._alerts_delivered,
+            OpenSwap: _answering_faults(self._open_swap),
+            MoveSwap: _answering_faults(self._move_swap),
+            BeginConversations: self._begin_conversations,
+            AdvanceSwaps: self._advance_swaps,
             CloseSession: self._close_session,
             ReleaseExpired: self._release_expired,
         }
@@ -204,9 +219,10 @@ class Ledger:
 
     def take_news(self) -> list[News]:
         """What has come up since it was last asked, for everybody to hear."""
-        if not self._book.news and not self._notices.news:
+        swaps = self._swaps.take_news()
+        if not self._book.news and not self._notices.news and not swaps:
             return []
-        news: list[News] = [*self._book.news, *self._notices.news]
+        news: list[News] = [*self._book.news, *self._notices.news, *swaps]
         self._book.news.clear()
         self._notices.news.clear()
         return news
@@ -223,6 +239,10 @@ class Ledger:
     def has_expired(self, now: float) -> bool:
         """Whether `ReleaseExpired` has something to do."""
         return any(hold.deadline <= now for hold in self._remainders.values())
+
+    def has_due_swaps(self, now: float) -> bool:
+        """Whether `AdvanceSwaps` has something to do."""
+        return self._swaps.is_due(now)
 
     # --- sessions -------------------------------------------------------------------------------
 
@@ -244,6 +264,8 @@ class Ledger:
             groups=tuple(self._directory.groups.values()),
             hard_scopes=self._book.hard_scopes(),
             alerts=tuple(self._notices.undelivered.values()),
+            swaps=tuple(self._swaps.swaps.values()),
+            conversations=self._swaps.conversations(),
         )
 
     def _close_session(self, op: CloseSession) -> None:
@@ -296,6 +318,8 @@ class Ledger:
             )
         if not attempt.priced:
             self._notices.unpriced(attempt.target, self._now)
+        if self._swaps.watches:
+            self._swaps.admitted(number, attempt.scopes)
         if number > newest:
             self._attached[number >> ATTEMPT_BITS] = number
         held = None if amount == attempt.hold_nanousd else amount
@@ -430,6 +454,8 @@ class Ledger:
         )
         if overrun:
             self._overran(number, overrun)
+        if self._swaps.attempts:
+            self._swaps.settled(settlement, self._clock)
 
     def _move(self, legs: Sequence[Balance], spent: int, held: int, overrun: int = 0) -> None:
         """Move money in every balance of an attempt, and look whether somebody must hear of it."""
@@ -517,6 +543,7 @@ class Ledger:
         )
         if hold.counted is not None:
             hold.counted.settle(0)
+        self._swaps.attempts.pop(number, None)
         if remainder:
             self._keep(number, remainder, hold)
         else:
@@ -652,6 +679,20 @@ class Ledger:
     def _alerts_delivered(self, op: AlertsDelivered) -> Done:
         return Done(op.seq, self._notices.delivered(op.alert_ids, self._now))
 
+    # --- swaps ----------------------------------------------------------------------------------
+
+    def _open_swap(self, op: OpenSwap) -> SwapChanged:
+        return SwapChanged(self._swaps.open(op, self._now), op.seq)
+
+    def _move_swap(self, op: MoveSwap) -> SwapChanged:
+        return SwapChanged(self._swaps.move(op, self._now), op.seq)
+
+    def _begin_conversations(self, op: BeginConversations) -> None:
+        self._swaps.begin_conversations(op.swap_id, op.conversations)
+
+    def _advance_swaps(self, op: AdvanceSwaps) -> None:
+        self._swaps.advance(self._now)
+
     # --- the file -------------------------------------------------------------------------------
 
     def _load(self) -> None:
@@ -664,6 +705,7 @@ class Ledger:
         self._notices = Notices(
             store, msgspec.json.decode(applied.alert_percents, type=tuple[int, ...])
         )
+        self._swaps = SwapBook(store, self._notices)
         self._holds: dict[int, Hold] = {}
         self._remainders: dict[int, Hold] = {}
         for held in store.read_holds():
@@ -680,6 +722,7 @@ class Ledger:
     def _load_rates(self) -> None:
         """Count again what was counted before, as of now."""
         self._is_counting = True
+        self._swaps.recall(self._clock)
         self._rates.replace({}, self._configured)
         for key in self._directory.keys.values():
             self._rates.set(f"key:{key.key_id}", key.settings.limits)
@@ -802,7 +845,7 @@ def _answering_faults(apply: Callable[[Any], Reply]) -> Callable[[Any], Reply]:
 
 
 def _unavailable(op: Step, error: sqlite3.Error) -> Failed | None:
-    if isinstance(op, Progress):
+    if isinstance(op, Progress | BeginConversations):
         return None
-    seq = 0 if isinstance(op, Hello | CloseSession | ReleaseExpired) else op.seq
+    seq = 0 if isinstance(op, Hello | CloseSession | ReleaseExpired | AdvanceSwaps) else op.seq
     return Failed(seq, "unavailable", f"the ledger could not write: {error}")

@@ -25,7 +25,7 @@ from typing import cast
 import msgspec
 
 from proxy.clock import Clock, SystemClock
-from proxy.ledger.core import CloseSession, Ledger, ReleaseExpired, Step
+from proxy.ledger.core import AdvanceSwaps, CloseSession, Ledger, ReleaseExpired, Step
 from proxy.ledger.folder import LedgerLock, OwnSocket, ledger_file
 from proxy.ledger.frames import MalformedFrame, frames, op_reader
 from proxy.ledger.protocol import (
@@ -288,7 +288,7 @@ class _Daemon:
 
     # --- batches --------------------------------------------------------------------------------
 
-    def _own_step(self, step: CloseSession | ReleaseExpired) -> None:
+    def _own_step(self, step: CloseSession | ReleaseExpired | AdvanceSwaps) -> None:
         self._batch.append(_Frame((step,)))
         self._schedule(is_urgent=True)
 
@@ -419,6 +419,8 @@ class _Daemon:
             self._commit()  # what was lost from memory may be what is due now
         if self._ledger.has_expired(self._clock.time()):
             self._own_step(ReleaseExpired())
+        if self._ledger.has_due_swaps(self._clock.time()):
+            self._own_step(AdvanceSwaps())
         # Of workers that did not come back, and those a failing disk kept us from closing.
         if self._loop.time() >= self._resume_until:
             for session in self._ledger.open_sessions() - self._owners.keys():

@@ -14,6 +14,7 @@ from proxy.ledger.book import Book, Budget
 from proxy.ledger.protocol import Alert, AlertRaised, RaiseAlert
 from proxy.ledger.store import AlertRow, Store, to_json
 from proxy.pricing import format_usd
+from proxy.swaps.core import Swap
 
 _DAY_S = 86_400
 # Occasions of this day that are remembered, so that each is looked up in the file once.
@@ -85,6 +86,19 @@ class Notices:
             kind="unpriced",
             subject=target,
             text=f"{target} is used, but has no price: what it costs is not counted",
+        )
+
+    def swap(self, swap: Swap) -> None:
+        """A swap did not come to its end."""
+        plan = swap.plan
+        what = "was rolled back" if swap.state == "rolled_back" else "failed"
+        self._raise(
+            f"swap:{swap.swap_id}:{swap.state}",
+            now=swap.since,
+            kind="swap",
+            subject=plan.name,
+            text=f"swap {swap.swap_id} of {plan.name} from {plan.source} to {plan.target} "
+            f"{what}: {swap.reason}",
         )
 
     def asked(self, op: RaiseAlert, now: int) -> Alert | None:

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from proxy.swaps.core import Plan, Swap
+
 ATTEMPT_BITS = 32
 
 MAX_FRAME_BYTES = 1 << 26
@@ -63,7 +65,7 @@ metered stream when no more can be held. `finish` holds every request's maximum 
 """
 
 
-AlertKind = Literal["budget", "overrun", "unpriced", "drift"]
+AlertKind = Literal["budget", "overrun", "unpriced", "drift", "swap"]
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -435,6 +437,32 @@ class AlertsDelivered(msgspec.Struct, frozen=True, array_like=True, tag=19):
     alert_ids: tuple[Count, ...]
 
 
+class OpenSwap(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """Begin to move a virtual model or an alias; a `conflict` where its name is being moved."""
+
+    seq: Count
+    plan: Plan
+
+
+class MoveSwap(msgspec.Struct, frozen=True, array_like=True, tag=31):
+    """Say what becomes of a swap; a `conflict` where its state does not allow it.
+
+    `prepared` and `failed` are for the worker that prepares it.
+    """
+
+    seq: Count
+    swap_id: Count
+    to: Literal["prepared", "failed", "cancelled", "rolled_back"]
+    reason: Annotated[str, msgspec.Meta(max_length=10_000)] = ""
+
+
+class BeginConversations(msgspec.Struct, frozen=True, array_like=True, tag=32):
+    """These conversations began at the new target of a swap. Not acknowledged."""
+
+    swap_id: Count
+    conversations: tuple[Count, ...]
+
+
 AdminOp = (
     CreateKey
     | UpdateKey
@@ -451,10 +479,12 @@ AdminOp = (
     | Prune
     | RaiseAlert
     | AlertsDelivered
+    | OpenSwap
+    | MoveSwap
 )
 """What is asked and answered once, by an `AdminReply` or `Failed`."""
 
-Op = Hello | Reserve | Extend | Settle | Progress | AdminOp
+Op = Hello | Reserve | Extend | Settle | Progress | BeginConversations | AdminOp
 
 
 # --- from the ledger ---------------------------------------------------------------------------
@@ -518,7 +548,7 @@ class Alert(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     kind: AlertKind
     raised_at: int
     subject: str
-    """The budget's scope, or the target, or the provider."""
+    """The budget's scope, or the target, or the provider, or the name that is swapped."""
     text: str
     """One sentence for people."""
     percent: int = 0
@@ -526,6 +556,15 @@ class Alert(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     amount_nanousd: int = 0
     """Spent of the budget; billed above the hold; or the drift."""
     budget: BudgetState | None = None
+
+
+class ConversationsBegan(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Pushed to every connection: these conversations began at the new target of a swap."""
+
+    swap_id: int
+    conversations: tuple[int, ...]
+    seq: int = 0
+    """Answers nobody."""
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -538,6 +577,9 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """Every scope with a hard budget."""
     alerts: tuple[Alert, ...] = ()
     """Those that are not delivered."""
+    swaps: tuple[Swap, ...] = ()
+    """Those that are open or in force."""
+    conversations: tuple[ConversationsBegan, ...] = ()
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):
@@ -665,6 +707,15 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag=11):
     count: int = 0
 
 
-AdminReply = KeyChanged | GroupChanged | Budgets | AlertRaised | Standing | Done
+class SwapChanged(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Pushed to every connection when a swap began, moved or ended; `seq` answers whoever asked."""
 
-Reply = Welcome | Reserved | Refused | Settled | AdminReply | HardScope | Failed
+    swap: Swap
+    seq: int = 0
+
+
+AdminReply = KeyChanged | GroupChanged | Budgets | AlertRaised | Standing | Done | SwapChanged
+
+Reply = (
+    Welcome | Reserved | Refused | Settled | AdminReply | HardScope | ConversationsBegan | Failed
+)

@@ -20,6 +20,9 @@ import msgspec
 from proxy.budgets import time_zone
 from proxy.ledger.protocol import Alert
 from proxy.ledger.reading import reading
+from proxy.ledger.store import SWAPS, SwapRow
+from proxy.ledger.swaps import swap_of
+from proxy.swaps.core import State, Swap
 
 Dimension = Literal[
     "day",
@@ -286,3 +289,35 @@ def last_alerts(path: Path, limit: int) -> list[tuple[Alert, int | None]]:
             "SELECT alert, delivered_at FROM alerts ORDER BY id DESC LIMIT ?", (limit,)
         ).fetchall()
     return [(msgspec.json.decode(alert, type=Alert), delivered) for alert, delivered in rows]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwapHistory:
+    """A swap, and all that became of it: when, its state, the percent moved, and why."""
+
+    swap: Swap
+    events: tuple[tuple[int, State, int, str], ...]
+
+
+def last_swaps(path: Path, limit: int) -> list[SwapHistory]:
+    """The swaps begun last, newest first. Raises `LedgerUnavailable`."""
+    with reading(path) as db:
+        db.execute("BEGIN")
+        rows = db.execute(f"{SWAPS} ORDER BY s.id DESC LIMIT ?", (limit,)).fetchall()
+        return [_history(db, SwapRow._make(row)) for row in rows]
+
+
+def one_swap(path: Path, swap_id: int) -> SwapHistory | None:
+    """One swap; None where there is none of that number. Raises `LedgerUnavailable`."""
+    with reading(path) as db:
+        db.execute("BEGIN")
+        row = db.execute(f"{SWAPS} WHERE s.id = ?", (swap_id,)).fetchone()
+        return None if row is None else _history(db, SwapRow._make(row))
+
+
+def _history(db: sqlite3.Connection, row: SwapRow) -> SwapHistory:
+    events = db.execute(
+        "SELECT at, state, percent, reason FROM swap_events WHERE swap = ? ORDER BY id",
+        (row.swap_id,),
+    )
+    return SwapHistory(swap=swap_of(row), events=tuple(events))

@@ -329,19 +329,6 @@ def teams_and_windows(db: Database) -> None:
     db.execute("PRAGMA user_version = 2")
 
 
-@migrations(name="0003_decisions")
-def decisions(db: Database) -> None:
-    """Which decision an attempt was routed by."""
-    db.executescript(
-        """
-        ALTER TABLE attempts ADD COLUMN decision TEXT NOT NULL DEFAULT '';
-        DROP VIEW spend;
-        """
-    )
-    db.create_view("spend", _SPEND_BY_DECISION)
-    db.execute("PRAGMA user_version = 3")
-
-
 # One row for each attempt with what it finally cost: the last correction's words, all their sums.
 # Overrun is what was billed above the money that was held for it at that moment. `scopes` is a
 # JSON list: "team:t_1", "user:someone", "tag:nightly" … are found in it.
@@ -393,3 +380,47 @@ _SPEND = """
     LEFT JOIN corrections AS c ON c.id = d.id
 """
 _SPEND_BY_DECISION = _SPEND.replace("a.route_reason,", "a.route_reason,\n        a.decision,")
+
+
+@migrations(name="0003_swaps")
+def swaps(db: Database) -> None:
+    """What operators moved from one target to another: what they wanted, and all that came of it.
+
+    A swap is in the state of its last event.
+    """
+    db.executescript(
+        """
+        CREATE TABLE swaps (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL,
+            plan TEXT NOT NULL CHECK (json_valid(plan)),
+            created_at INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE swap_events (
+            id INTEGER PRIMARY KEY,
+            swap INTEGER NOT NULL REFERENCES swaps (id),
+            at INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            percent INTEGER NOT NULL,
+            reason TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX events_of_swaps ON swap_events (swap);
+        """
+    )
+    for table in ("swaps", "swap_events"):
+        _refuse_changes(db, table)
+    db.execute("PRAGMA user_version = 3")
+
+
+@migrations(name="0004_decisions")
+def decisions(db: Database) -> None:
+    """Which decision an attempt was routed by."""
+    db.executescript(
+        """
+        ALTER TABLE attempts ADD COLUMN decision TEXT NOT NULL DEFAULT '';
+        DROP VIEW spend;
+        """
+    )
+    db.create_view("spend", _SPEND_BY_DECISION)
+    db.execute("PRAGMA user_version = 4")

@@ -26,7 +26,7 @@ from proxy.ledger.protocol import ATTEMPT_BITS, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x746F6C6C  # "toll"
 
 # Nothing else writes the file; a stranger's lock must not block the loop for long.
@@ -38,7 +38,7 @@ BUSY_TIMEOUT_S = 0.25
 CHECKPOINT_PAGES = 2_000
 
 # What admission rests on, checked page by page at start. The tables of rows may have any size.
-_SMALL_TABLES = ("sessions", "keys", "groups", "budgets", "balances", "holds")
+_SMALL_TABLES = ("sessions", "keys", "groups", "budgets", "balances", "holds", "swaps")
 
 
 class KeyRow(NamedTuple):
@@ -139,6 +139,38 @@ class OldRow(NamedTuple):
     overrun: int
 
 
+class SwapRow(NamedTuple):
+    """A row of `swaps` with the last of its `swap_events`, and when all requests were moved."""
+
+    swap_id: int
+    plan: str
+    created_at: int
+    since: int
+    state: str
+    percent: int
+    reason: str
+    full_at: int | None
+
+
+class EndedRow(NamedTuple):
+    """How an attempt ended, as far as its target is to be judged by it."""
+
+    settled_at: int
+    outcome: str
+    status: int
+    first_token_us: int | None
+    total_us: int
+    error: str
+
+
+SWAPS = (
+    "SELECT s.id, s.plan, s.created_at, e.at, e.state, e.percent, e.reason, "
+    "(SELECT min(at) FROM swap_events WHERE swap = s.id AND state = 'draining') "
+    "FROM swaps AS s JOIN swap_events AS e "
+    "ON e.id = (SELECT max(id) FROM swap_events WHERE swap = s.id)"
+)
+"""The rows of `SwapRow`."""
+_OF_SCOPE = "EXISTS (SELECT 1 FROM json_each(a.scopes) WHERE value = ?)"
 _INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_SETTLEMENT = "INSERT INTO settlements VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_CORRECTION = "INSERT INTO corrections VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
@@ -248,6 +280,37 @@ class Store:
             (since,),
         )
         return [CountedRow._make(row) for row in rows]
+
+    def read_swaps(self, *states: Iterable[str]) -> list[SwapRow]:
+        """Swaps in any of these states, oldest first."""
+        wanted = sorted({state for some in states for state in some})
+        marks = ",".join("?" * len(wanted))
+        rows = self._db.execute(f"{SWAPS} WHERE e.state IN ({marks}) ORDER BY s.id", wanted)
+        return [SwapRow._make(row) for row in rows]
+
+    def read_swap(self, swap_id: int) -> SwapRow | None:
+        """One swap, whatever its state."""
+        row = self._db.execute(f"{SWAPS} WHERE s.id = ?", (swap_id,)).fetchone()
+        return SwapRow._make(row) if row is not None else None
+
+    def read_ended(self, scope: str, since: float, *, began_since: float) -> list[EndedRow]:
+        """Attempts of a scope that were settled since then, oldest first."""
+        rows = self._db.execute(
+            "SELECT s.settled_at, s.outcome, s.status, s.first_token_us, s.total_us, s.error "
+            "FROM attempts AS a JOIN settlements AS s ON s.attempt = a.id "
+            f"WHERE a.started_at >= ? AND s.settled_at >= ? AND {_OF_SCOPE} ORDER BY s.settled_at",
+            (began_since, since, scope),
+        )
+        return [EndedRow._make(row) for row in rows]
+
+    def read_open(self, scope: str) -> list[int]:
+        """Attempts of a scope that are not settled."""
+        rows = self._db.execute(
+            "SELECT a.id FROM holds AS h JOIN attempts AS a ON a.id = h.attempt "
+            f"WHERE NOT EXISTS (SELECT 1 FROM settlements WHERE attempt = a.id) AND {_OF_SCOPE}",
+            (scope,),
+        )
+        return [attempt for (attempt,) in rows]
 
     def read_holds(self) -> list[HoldRow]:
         """Every hold, also the remainders of orphans."""
@@ -399,6 +462,21 @@ class Store:
         self._db.executemany("DELETE FROM invoice_lines WHERE provider = ? AND day = ?", days)
         self._db.executemany(
             "INSERT OR REPLACE INTO invoice_lines VALUES (?,?,?,?,?,?,?,?,?)", rows
+        )
+
+    def add_swap(self, name: str, plan: str, now: int) -> int:
+        """Append a swap and return its id."""
+        return _new_id(
+            self._db.execute(
+                "INSERT INTO swaps (name, plan, created_at) VALUES (?,?,?)", (name, plan, now)
+            )
+        )
+
+    def add_swap_event(self, swap_id: int, at: int, state: str, percent: int, reason: str) -> None:
+        """Append what has become of a swap."""
+        self._db.execute(
+            "INSERT INTO swap_events (swap, at, state, percent, reason) VALUES (?,?,?,?,?)",
+            (swap_id, at, state, percent, reason),
         )
 
     # --- alerts --------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from proxy.ledger.protocol import (
     Reply,
     Welcome,
 )
+from proxy.swaps.core import Swap
 
 _SEQ = 1
 _READ_BYTES = 1 << 16
@@ -41,9 +42,11 @@ Exchange = Callable[[Op], Reply]
 class SyncLedger:
     """Blocking access to a ledger, one op at a time. Close it, or use it as a context manager."""
 
-    def __init__(self, exchange: Exchange, close: Callable[[], None]) -> None:
+    def __init__(self, exchange: Exchange, close: Callable[[], None], *, is_served: bool) -> None:
+        """`is_served` says whether it goes through the ledger of a running server."""
         self._exchange = exchange
         self._close = close
+        self.is_served = is_served
 
     def call(self, op: AdminOp) -> AdminReply:
         """Carry out an op. Raises `LedgerRefusal` or `LedgerUnavailable`."""
@@ -59,6 +62,10 @@ class SyncLedger:
     def keys(self) -> tuple[KeyRecord, ...]:
         """Every key, revoked ones too. Raises `LedgerUnavailable`."""
         return self._welcome().keys
+
+    def swaps(self) -> tuple[Swap, ...]:
+        """Every swap that is open or in force. Raises `LedgerUnavailable`."""
+        return self._welcome().swaps
 
     def groups(self) -> tuple[GroupRecord, ...]:
         """Every team and organisation, deleted ones too. Raises `LedgerUnavailable`."""
@@ -109,7 +116,7 @@ def open_ledger(
         except LedgerLocked:
             line = _Line(data_dir, timeout_s)
             if line.is_answered():
-                return SyncLedger(line.exchange, lambda: None)
+                return SyncLedger(line.exchange, lambda: None, is_served=True)
             if time.monotonic() >= until:
                 raise
             time.sleep(_RETRY_S)
@@ -135,7 +142,7 @@ def _direct(data_dir: Path, lock: LedgerLock, clock: Clock) -> SyncLedger:
         finally:
             lock.close()
 
-    return SyncLedger(exchange, close)
+    return SyncLedger(exchange, close, is_served=False)
 
 
 class _Line:

@@ -5,29 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, TypeVar, cast
 
 import msgspec
 
 from adapters.base import NotLoaded, Unavailable
 from adapters.leases import Served
 from proxy.errors import StartError
+from proxy.inventory import Inventory
 from proxy.ledger.folder import socket_path
 from proxy.ledger.frames import MalformedFrame, frames
 from proxy.model_host.protocol import (
     SOCKET,
     Ask,
     Done,
+    Found,
     Granted,
     Look,
     Op,
+    Pull,
+    Pulled,
     Refused,
     Reply,
+    Retire,
     Shown,
+    Watch,
     reply_reader,
 )
+
+T = TypeVar("T")
 
 _LOOK_S = 5.0
 # Between two attempts to reach a host that is being started anew.
@@ -44,6 +52,8 @@ class HostClient:
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._seq = 0
+        self._spoken: dict[str, tuple[int, float]] = {}
+        """The tokens and seconds of answers that the host is still to be told of."""
 
     @contextlib.asynccontextmanager
     async def lease(self, model: str, *, waits: bool = True) -> AsyncIterator[Served]:
@@ -55,9 +65,15 @@ class HostClient:
         """
         link, seq, answer = await self._granted(model, waits)
         try:
-            yield Served(answer.url, answer.key)
+            yield Served(answer.url, answer.key, answer.backend)
         finally:
-            link.send(Done(seq))
+            tokens, seconds = self._spoken.pop(model, (0, 0.0))
+            link.send(Done(seq, tokens, seconds))
+
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        """See `adapters.leases.Lessor`; told with the next lease that ends."""
+        before = self._spoken.get(model, (0, 0.0))
+        self._spoken[model] = (before[0] + tokens, before[1] + seconds)
 
     async def look(self) -> Shown:
         """How the models stand; raises `OSError` where the host cannot be reached in time."""
@@ -65,6 +81,37 @@ class HostClient:
             link = await self._connected()
             reply = await link.asked(Look(self._next_seq()))
         if not isinstance(reply, Shown):
+            raise ConnectionError("the model host went away")
+        return reply
+
+    async def retire(self, model: str) -> None:
+        """Have a model unloaded as soon as nobody uses it; raises `OSError` where no host is."""
+        async with asyncio.timeout(_LOOK_S):
+            link = await self._connected()
+        link.send(Retire(model))
+
+    async def watch(self, on_found: Callable[[Inventory], None]) -> NoReturn:
+        """Hear of what is found on this machine, from whichever host there is; until cancelled."""
+        while True:
+            try:
+                link = await self._connected()
+            except OSError:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            link.on_found = on_found
+            link.send(Watch(self._next_seq()))
+            await link.ended.wait()
+            await asyncio.sleep(_RETRY_S)
+
+    async def pull(self, provider: str, model: str) -> Pulled:
+        """Have a server fetch a model; raises `OSError` where the host cannot be reached in time.
+
+        Asked again while it does, how far it is.
+        """
+        async with asyncio.timeout(_LOOK_S):
+            link = await self._connected()
+            reply = await link.asked(Pull(self._next_seq(), provider, model))
+        if not isinstance(reply, Pulled):
             raise ConnectionError("the model host went away")
         return reply
 
@@ -118,6 +165,9 @@ class _Link(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._asked: dict[int, asyncio.Future[Reply | None]] = {}
         self.is_closed = False
+        self.ended = asyncio.Event()
+        """Set once nothing will come over it any more."""
+        self.on_found: Callable[[Inventory], None] = lambda inventory: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember the way out."""
@@ -132,16 +182,20 @@ class _Link(asyncio.Protocol):
             return
         for replies in arrived:
             for reply in replies:
-                self._answer(reply.seq, reply)
+                if isinstance(reply, Found):
+                    self.on_found(reply.inventory)
+                else:
+                    self._answer(reply.seq, reply)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Nobody will answer any more."""
         self.is_closed = True
+        self.ended.set()
         self._transport = None
         for seq in list(self._asked):
             self._answer(seq, None)
 
-    async def asked(self, op: Ask | Look) -> Reply | None:
+    async def asked(self, op: Ask | Look | Pull) -> Reply | None:
         """The answer to an op; None where the connection ended before it."""
         if self.is_closed:
             return None
@@ -170,22 +224,53 @@ class _Link(asyncio.Protocol):
             answer.set_result(reply)
 
 
+class Viewer:
+    """A command's line to the model host of a running server, closed with the block."""
+
+    def __init__(self, data_dir: Path) -> None:
+        """Raises `StartError` where no server runs."""
+        self._data_dir = data_dir
+        self._reader = reply_reader()
+        self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._link.settimeout(_LOOK_S)
+            self._link.connect(socket_path(data_dir, SOCKET))
+        except OSError:
+            self._link.close()
+            raise self._nobody() from None
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._link.close()
+
+    def look(self) -> Shown:
+        """How the models stand; raises `StartError`. Blocks for seconds at most."""
+        return self._asked(Look(1), Shown)
+
+    def pull(self, provider: str, model: str) -> Pulled:
+        """Have a server fetch a model, or see how far it is; raises `StartError`."""
+        return self._asked(Pull(1, provider, model), Pulled)
+
+    def _asked(self, op: Look | Pull, kind: type[T]) -> T:
+        with contextlib.suppress(OSError, MalformedFrame):
+            self._link.sendall(frames([_encode(op)]))
+            while data := self._link.recv(65_536):
+                for replies in self._reader.feed(data):
+                    for reply in replies:
+                        if isinstance(reply, kind):
+                            return reply
+        raise self._nobody()
+
+    def _nobody(self) -> StartError:
+        return StartError(
+            f"{self._data_dir}: no server with local models runs there; start one with "
+            "'tollway serve', or name its data folder with --data"
+        )
+
+
 def look(data_dir: Path) -> Shown:
     """How the models of a running server stand; raises `StartError`. Blocks for seconds at most."""
-    reader = reply_reader()
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(_LOOK_S)
-            link.connect(socket_path(data_dir, SOCKET))
-            link.sendall(frames([_encode(Look(1))]))
-            while data := link.recv(65_536):
-                for replies in reader.feed(data):
-                    for reply in replies:
-                        if isinstance(reply, Shown):
-                            return reply
-    except (OSError, MalformedFrame):
-        pass
-    raise StartError(
-        f"{data_dir}: no server with local models runs there; start one with 'tollway serve', "
-        "or name its data folder with --data"
-    )
+    with Viewer(data_dir) as viewer:
+        return viewer.look()

@@ -18,23 +18,32 @@ from typing import cast
 
 import msgspec
 
+from proxy.inventory import NOTHING, Inventory
 from proxy.ledger.frames import MalformedFrame, frames
-from proxy.model_host import memory
-from proxy.model_host.children import Child, ChildFailed, running
+from proxy.model_host import gpu, validation
+from proxy.model_host.children import Child, running
 from proxy.model_host.core import Core, Effect, Grant, Load, Refuse, Rules, Unload
-from proxy.model_host.hosted import HostPlan
+from proxy.model_host.hosted import HostedModel, HostPlan
+from proxy.model_host.lookout import Lookout
 from proxy.model_host.protocol import (
     Ask,
     Done,
+    Found,
     Granted,
     Look,
     ModelState,
     Op,
+    Pull,
+    Pulled,
     Refused,
     Reply,
+    Retire,
     Shown,
+    Watch,
     op_reader,
 )
+from proxy.model_host.pulls import Pulls
+from proxy.model_host.speed import Speed
 
 # A child that does not answer this often in a row is ended.
 _MISSED_CHECKS = 3
@@ -79,14 +88,18 @@ async def _serve(
     host = Host(plan, os.environ)
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     loop.add_reader(lifeline, read_lifeline)
-    # Never closed here: the supervisor listens on for the host that it starts next.
-    await loop.create_unix_server(lambda: Connection(host), sock=listening)
     host.start()
+    # Whoever asks for a file that was found before gets it from a host that was started anew, too.
+    await host.look_into_folders()
+    # Kept, since uvloop stops a server that nobody holds once garbage is collected. Never closed
+    # here: the supervisor listens on for the host that it starts next.
+    kept = await loop.create_unix_server(lambda: Connection(host), sock=listening)
     ready()
     try:
         await stopped.wait()
     finally:
         await host.aclose()
+        del kept
 
 
 class Connection(asyncio.Protocol):
@@ -138,6 +151,7 @@ class Connection(asyncio.Protocol):
 class _Asker:
     connection: Connection
     seq: int
+    model: str
 
 
 class Host:
@@ -149,6 +163,8 @@ class Host:
         self._models = {model.name: model for model in plan.models}
         self._rules = Rules(
             memory_bytes=plan.memory_bytes,
+            gpu_memory_bytes=plan.gpu_memory_bytes,
+            groups=plan.groups,
             max_loaded=plan.max_loaded,
             ttl_s=plan.ttl_s,
             collate_s=plan.collate_s,
@@ -161,8 +177,15 @@ class Host:
         self._last_ticket = 0
         self._lives: dict[str, asyncio.Task[str]] = {}
         self._children: dict[str, Child] = {}
+        self._speeds: dict[str, Speed] = {}
         self._due: asyncio.TimerHandle | None = None
         self._checking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._watchers: dict[Connection, int] = {}
+        """Who wants to know what is found, by the number that they asked with."""
+        self._found: tuple[int, Inventory] | None = None
+        """With its revision; None before everybody has answered, or never will."""
+        self._pulls = Pulls(self._plan.lookout)
         self._is_closing = False
 
     def start(self) -> None:
@@ -170,6 +193,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._carry_out(self._core.preload(self._plan.preload, self._loop.time()))
         self._checking = self._loop.create_task(self._check_always())
+        if self._plan.lookout is not None:
+            self._looking = self._loop.create_task(self._look_always(self._plan.lookout))
 
     async def aclose(self) -> None:
         """End every model's process; whoever waits may ask the next host."""
@@ -178,10 +203,11 @@ class Host:
             connection.abort()
         if self._due is not None:
             self._due.cancel()
-        tasks = [*self._lives.values(), *filter(None, [self._checking])]
+        tasks = [*self._lives.values(), *filter(None, [self._checking, self._looking])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pulls.aclose()
 
     def when_alone(self, act: Callable[[], None]) -> None:
         """Act once nobody is connected any more, or now."""
@@ -192,8 +218,22 @@ class Host:
     def disconnected(self, connection: Connection) -> None:
         """A worker is gone."""
         self.connections.discard(connection)
+        self._watchers.pop(connection, None)
         if not self.connections:
             self._on_alone()
+
+    def set_models(self, models: Sequence[HostedModel]) -> None:
+        """Serve these models from now on.
+
+        One that is gone, or is to be started in another way, is ended once nobody uses it.
+        """
+        now = self._loop.time()
+        before = {name: model for name, model in self._models.items() if name in self._lives}
+        self._models = before | {model.name: model for model in models}
+        for name, model in before.items():
+            if model.arguments != self._models[name].arguments:
+                self._carry_out(self._core.retire(name, now))
+        self._carry_out(self._core.configure([model.need for model in models], now))
 
     # --- those who ask ----------------------------------------------------------------------
 
@@ -208,13 +248,21 @@ class Host:
                     return
                 self._last_ticket += 1
                 ticket = connection.tickets[seq] = self._last_ticket
-                self._askers[ticket] = _Asker(connection, seq)
+                self._askers[ticket] = _Asker(connection, seq, model)
                 self._carry_out(self._core.lease(ticket, model, now, waits=waits))
-            case Done(seq=seq):
+            case Done(seq=seq, tokens=tokens, seconds=seconds):
                 done = connection.tickets.pop(seq, None)
                 if done is not None:
-                    self._askers.pop(done, None)
+                    model = self._askers.pop(done).model
+                    self._speeds.setdefault(model, Speed()).add(tokens, seconds)
                     self._carry_out(self._core.give_back(done, now))
+            case Retire(model=model):
+                self._carry_out(self._core.retire(model, now))
+            case Watch(seq=seq):
+                self._watchers[connection] = seq
+                self._tell([connection])
+            case Pull(seq=seq, provider=provider, model=model):
+                connection.send(self._pull(seq, provider, model))
             case Look(seq=seq):
                 connection.send(self._shown(seq))
 
@@ -229,6 +277,7 @@ class Host:
                     backend=model.backend,
                     state=standing.phase,
                     bytes=standing.bytes,
+                    gpu_bytes=standing.gpu_bytes,
                     pinned=standing.pinned,
                     concurrency=model.need.concurrency,
                     users=standing.users,
@@ -237,15 +286,66 @@ class Host:
                     load_s=standing.load_s,
                     pid=child.pid if child is not None else 0,
                     problem=standing.problem,
+                    tokens_per_s=self._speeds.get(standing.name, Speed()).tokens_per_s,
                 )
             )
         return Shown(
             seq=seq,
             memory_bytes=self._rules.memory_bytes,
             taken_bytes=self._core.taken_bytes,
+            gpu_memory_bytes=self._rules.gpu_memory_bytes,
+            taken_gpu_bytes=self._core.taken_gpu_bytes,
             max_loaded=self._rules.max_loaded,
             models=tuple(states),
+            inventory=NOTHING if self._plan.lookout is None else self._plan.lookout.inventory,
+            pulls=self._pulls.shown(),
         )
+
+    # --- what is found ----------------------------------------------------------------------
+
+    async def look_into_folders(self) -> None:
+        """Find the models that can be loaded, within seconds."""
+        lookout = self._plan.lookout
+        if lookout is not None:
+            await lookout.look_into_folders()
+            self._take_over(lookout.inventory)
+
+    async def _look_always(self, lookout: Lookout) -> None:
+        try:
+            while True:
+                try:
+                    await self._look(lookout)
+                except Exception:  # what was found before goes on to be served
+                    _log.exception("the model host could not look for models")
+                await self._pulls.any_done(self._plan.discovery_s)
+        finally:
+            await lookout.aclose()
+
+    async def _look(self, lookout: Lookout) -> None:
+        inventory = await lookout.look()
+        if self._found is not None and self._found[1] == inventory:
+            return
+        self._take_over(inventory)
+        # The host before this one may have told of a server that is late just now.
+        if self._found is not None or lookout.is_sure:
+            self._found = (self._found[0] if self._found else 0) + 1, inventory
+            self._tell(list(self._watchers))
+
+    def _take_over(self, inventory: Inventory) -> None:
+        configured = {model.name: model for model in self._plan.models}
+        found = {model.name: model for model in self._plan.found(inventory)}
+        self.set_models(tuple((found | configured).values()))
+
+    def _tell(self, watchers: Sequence[Connection]) -> None:
+        for watcher in watchers:
+            if self._found is not None:
+                watcher.send(Found(self._watchers[watcher], *self._found))
+
+    def _pull(self, seq: int, provider: str, model: str) -> Pulled:
+        try:
+            return Pulled(seq, "", self._pulls.begin(provider, model))
+        except ValueError as error:
+            return Pulled(seq, str(error))
 
     # --- what the core decides --------------------------------------------------------------
 
@@ -260,7 +360,8 @@ class Host:
                 case Grant(ticket=ticket, model=model):
                     asker = self._askers[ticket]
                     child = self._children[model]
-                    asker.connection.send(Granted(asker.seq, child.url, child.key))
+                    backend = self._models[model].backend
+                    asker.connection.send(Granted(asker.seq, child.url, child.key, backend))
                 case Refuse(ticket=ticket, reason=reason, message=message, retry_s=retry_s):
                     asker = self._askers.pop(ticket)
                     asker.connection.tickets.pop(asker.seq, None)
@@ -297,30 +398,39 @@ class Host:
     async def _live(self, name: str) -> str:
         """A model's process, from its start to its end, and how that came; cancelled to end it."""
         model = self._models[name]
-        available = memory.available_bytes()
-        if available is not None and model.need.bytes > available:
-            raise ChildFailed(
-                f"it needs {model.need.bytes >> 20} MB, and the machine has "
-                f"{available >> 20} MB of memory left"
-            )
+        try:
+            async with asyncio.timeout(self._plan.validation_s):
+                await asyncio.to_thread(validation.check, model)
+        except TimeoutError:
+            raise validation.Unfit(
+                f"its files could not be looked at within {self._plan.validation_s:g} s"
+            ) from None
         async with running(
             model.arguments, self._environ, load_timeout_s=self._plan.load_timeout_s
         ) as child:
             self._children[name] = child
             self._carry_out(self._core.loaded(name, self._loop.time()))
-            self._measure(name, child)
+            self._measure(name, child, await self._gpu_bytes())
             return await child.ended()
 
     # --- looking after them -----------------------------------------------------------------
 
-    def _measure(self, name: str, child: Child) -> None:
-        size = child.resident_bytes
-        self._carry_out(self._core.measured(name, size, self._loop.time()))
+    async def _gpu_bytes(self) -> Mapping[int, int]:
+        """By process group, where GPUs have memory of their own."""
+        if not self._rules.gpu_memory_bytes:
+            return {}
+        return await asyncio.to_thread(gpu.used_bytes)
+
+    def _measure(self, name: str, child: Child, gpu_bytes: Mapping[int, int]) -> None:
+        gpu_size = gpu_bytes.get(child.pid, 0)
+        now = self._loop.time()
+        self._carry_out(self._core.measured(name, child.resident_bytes, gpu_size, now))
 
     async def _check_always(self) -> None:
         missed: dict[int, int] = {}
         while True:
             await asyncio.sleep(self._plan.health_s)
+            gpu_bytes = await self._gpu_bytes()
             for name, child in list(self._children.items()):
                 if await child.is_well():
                     missed.pop(child.pid, None)
@@ -331,4 +441,4 @@ class Host:
                     del missed[child.pid]
                     child.kill()
                 elif self._children.get(name) is child:
-                    self._measure(name, child)
+                    self._measure(name, child, gpu_bytes)

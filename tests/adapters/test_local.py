@@ -6,16 +6,25 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from adapters.base import AdapterError, BadRequest, Call, ConnectFailed, Deadlines, Unavailable
+from adapters.base import (
+    AdapterError,
+    BadRequest,
+    Call,
+    ConnectFailed,
+    Deadlines,
+    Unavailable,
+    Unsupported,
+)
 from adapters.leases import Served
 from adapters.local import Local
 from tests.adapters.servers import Peer, ScriptedServer
-from tests.adapters.wire import whole
+from tests.adapters.wire import END, frame, framed, piece, stream_head, whole
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -23,10 +32,15 @@ MESSAGES = [{"role": "user", "content": "Hello"}]
 class Landlord:
     """A lessor that remembers who has what."""
 
-    def __init__(self, *urls: str) -> None:
+    def __init__(self, *urls: str, backend: str = "llama_server") -> None:
+        self._backend = backend
         self._urls = list(urls)
         self.leased: list[str] = []
         self.given_back = 0
+        self.told: list[tuple[str, int, float]] = []
+
+    def spoke(self, model: str, tokens: int, seconds: float) -> None:
+        self.told.append((model, tokens, seconds))
 
     @contextlib.asynccontextmanager
     async def lease(self, model: str, *, waits: bool) -> AsyncIterator[Served]:
@@ -35,7 +49,7 @@ class Landlord:
         self.leased.append(model)
         try:
             url = self._urls[0] if len(self._urls) == 1 else self._urls.pop(0)
-            yield Served(url, "key-of-the-process")
+            yield Served(url, "key-of-the-process", self._backend)
         finally:
             self.given_back += 1
 
@@ -77,6 +91,33 @@ async def answered(adapter: Local) -> str:
         return said
 
 
+def test_what_our_children_do_not_read_is_refused_or_dropped() -> None:
+    def asking(**more: Any) -> Call:
+        plain = call()
+        body = {**json.loads(plain.body), "seed": 1, "user": "u", "prediction": {}, "n": 1}
+        return replace(plain, body=json.dumps(body).encode(), **more)
+
+    async def play(adapter: Local) -> Sequence[str]:
+        with pytest.raises(Unsupported, match="prediction"):
+            async with adapter.open(asking()):
+                pass
+        async with adapter.open(asking(drop_params=True)) as answer:
+            await answer.body()
+            return answer.dropped
+
+    def hear(peer: Peer) -> None:
+        while asked := peer.read_request():
+            bodies.append(json.loads(asked.body))
+            peer.send(whole({}))
+
+    bodies: list[Any] = []
+    with ScriptedServer(hear) as server:
+        landlord = Landlord(server.url, backend="llama_cpp")
+        assert run(landlord, play) == ("prediction",)
+        assert landlord.given_back == 2
+    assert bodies == [{"model": "tiny", "messages": MESSAGES, "stream": False, "seed": 1, "n": 1}]
+
+
 def test_the_lease_lasts_as_long_as_the_answer() -> None:
     async def play(adapter: Local) -> None:
         async with adapter.open(call()) as answer:
@@ -97,6 +138,39 @@ def test_each_call_goes_where_its_model_is_now() -> None:
     with ScriptedServer(says("one")) as one, ScriptedServer(says("two")) as two:
         assert run(Landlord(one.url, two.url), play) == ["one", "two", "two"]
         assert two.connections == 1  # kept for the third
+
+
+def test_how_fast_an_answer_was_is_told_before_its_lease_ends() -> None:
+    async def play(adapter: Local) -> None:
+        async with adapter.open(call()) as answer:
+            await answer.body()
+        async with adapter.open(call(stream=True)) as answer:
+            while await answer.payloads():
+                first.set()
+        async with adapter.open(call(stream=True)) as answer:
+            await answer.payloads()
+
+    def speak(peer: Peer) -> None:
+        usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 7}}
+        peer.read_request()
+        peer.send(whole(usage))
+        peer.read_request()
+        peer.send(stream_head("text/event-stream"))
+        peer.send(piece(framed({"choices": [{"index": 0, "delta": {"content": "a"}}]})))
+        assert first.wait(10)
+        peer.send(piece(framed({"choices": [], **usage}) + frame(b"[DONE]")) + END)
+        peer.read_request()
+        peer.send(stream_head("text/event-stream") + piece(framed({"choices": []})))
+        assert peer.is_gone()
+
+    first = threading.Event()
+    with ScriptedServer(speak) as server:
+        landlord = Landlord(server.url)
+        run(landlord, play)
+    body, stream, left = landlord.told
+    assert body[:2] == stream[:2] == ("local/tiny", 7)
+    assert body[2] > 0 < stream[2]
+    assert left == ("local/tiny", 0, 0.0)
 
 
 @pytest.mark.parametrize("status", [400, 503])
@@ -124,7 +198,16 @@ def test_a_process_that_is_gone_gives_its_lease_back() -> None:
     with ScriptedServer(lambda peer: None) as server:
         landlord = Landlord(server.url)
     run(landlord, play)
-    assert landlord.given_back == 1
+    assert landlord.given_back == len(landlord.leased) > 1
+
+
+def test_a_process_that_ended_a_moment_ago_is_not_asked_for_good() -> None:
+    with ScriptedServer(lambda peer: None) as gone:
+        pass
+    with ScriptedServer(says("here again")) as server:
+        landlord = Landlord(gone.url, gone.url, server.url)
+        assert run(landlord, answered) == "here again"
+    assert landlord.given_back == len(landlord.leased) == 3
 
 
 def test_a_caller_that_leaves_gives_its_lease_back() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
+from adapters.listing import Progress
 from adapters.ollama import Ollama, Shown
 from adapters.wire.lines import LineDecoder
 from adapters.wire.ollama_answer import ChatReader, CompletionReader, EmbeddingsReader
@@ -359,3 +361,72 @@ def test_a_list_of_models_that_is_none_is_malformed(said: object) -> None:
 
     with pytest.raises(base.MalformedAnswer):
         talk(answer, Ollama.models)
+
+
+def test_the_operators_context_length_is_always_asked_for() -> None:
+    seen: list[Json] = []
+    said = whole({"message": {"content": "a"}, **DONE})
+    for size in (1, 30_000):
+        asked = replace(call(size=size), context_length=12_288)
+        talk(serving(said, seen=seen, ps=loaded(4096)), open_and(body_of, asked))
+    own = {"messages": [{"role": "user", "content": "x"}], "num_ctx": 512}
+    asked = replace(call(body=own), context_length=12_288)
+    talk(serving(said, seen=seen), open_and(body_of, asked))
+    assert [each["options"]["num_ctx"] for each in seen] == [12_288, 12_288, 512]
+
+
+# --- fetching models ------------------------------------------------------------------------------
+
+
+def pulling(*lines: Json | bytes) -> Callable[[Peer], None]:
+    def answer(peer: Peer) -> None:
+        request = peer.read_request()
+        assert request.line == "POST /api/pull HTTP/1.1"
+        assert json.loads(request.body) == {"model": "m", "stream": True}
+        text = b"".join(
+            line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines
+        )
+        peer.send(whole(text, content_type="application/x-ndjson"))
+
+    return answer
+
+
+async def _pull(adapter: Ollama) -> list[Progress]:
+    return [progress async for progress in adapter.pull("m")]
+
+
+def test_a_pull_tells_how_far_it_is() -> None:
+    steps = talk(
+        pulling(
+            {"status": "pulling manifest"},
+            {"status": "pulling aa", "digest": "aa", "total": 100},
+            {"status": "pulling aa", "digest": "aa", "total": 100, "completed": 40},
+            {"status": "pulling bb", "digest": "bb", "total": 10, "completed": 10},
+            {"status": "success"},
+        ),
+        _pull,
+    )
+    assert [(step.done_bytes, step.total_bytes) for step in steps] == [
+        (0, 0),
+        (0, 100),
+        (40, 100),
+        (50, 110),
+        (50, 110),
+    ]
+    assert steps[-1].status == "success"
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "says"),
+    [
+        ([{"error": "pull model manifest: file does not exist"}], base.UpstreamError, "not exist"),
+        ([{"status": "pulling manifest"}], base.MalformedAnswer, "middle"),
+        ([], base.MalformedAnswer, "middle"),
+        ([b"<html>\n"], base.MalformedAnswer, "JSON"),
+    ],
+)
+def test_a_pull_that_fails_says_why(
+    lines: list[Json | bytes], kind: type[base.AdapterError], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        talk(pulling(*lines), _pull)

@@ -881,6 +881,20 @@ def test_any_ranking_is_read_or_passed_on(answer: bytes) -> None:
             base.ModelNotFound,
             "voyage-9",
         ),
+        (
+            "llama_server",
+            500,
+            {"error": {"code": 500, "message": "input (16000 tokens) is too large to process."}},
+            base.ContextExceeded,
+            "16000",
+        ),
+        (
+            "llama_server",
+            500,
+            {"error": {"code": 500, "message": "image input is not supported - hint: mmproj"}},
+            base.BadRequest,
+            "image",
+        ),
     ],
 )
 def test_a_providers_own_error_is_read(

@@ -1161,6 +1161,28 @@ def test_after_a_stale_connection_the_next_one_is_new(client: Client) -> None:
         assert server.connections == 4
 
 
+def test_a_fresh_request_goes_over_a_new_connection(client: Client) -> None:
+    """Idle ones may have come back since one of them was found closed."""
+    if client is HTTPX:
+        pytest.skip("httpx2 keeps its own pool")
+
+    def script(peer: Peer) -> None:
+        while peer.read_request():
+            peer.send(LENGTH)
+
+    with ScriptedServer(script) as server:
+
+        async def scenario() -> None:
+            async with client.opened(server.url) as transport:
+                for expected, fresh in ((1, False), (1, False), (2, True), (2, False)):
+                    response = await transport.post("/x", {}, b"{}", PATIENT, fresh=fresh)
+                    assert await response.read_all(LIMIT) == BODY
+                    response.close()
+                    assert server.connections == expected
+
+        client.run(scenario())
+
+
 def test_a_kept_connection_that_closes_inside_the_answer_is_not_stale(client: Client) -> None:
     def script(peer: Peer) -> None:
         peer.read_request()

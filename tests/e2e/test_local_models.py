@@ -17,14 +17,13 @@ import httpx2
 import psutil
 import pytest
 
-from tests.e2e.test_llama_server import BINARY, MODEL
-from tests.e2e.tollway import Tollway, events, serving
-from tests.proxy.model_host.stand_in import ENDLESS
+from tests.e2e.test_llama_server import BINARY
+from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, serving
+from tests.models import make_gguf
+from tests.proxy.model_host.stand_in import ENDLESS, NO_TENSORS
 
 PATIENCE_S = 20.0
-REAL = pytest.mark.skipif(
-    BINARY is None or MODEL is None, reason="no llama-server with a tiny model at hand"
-)
+REAL = pytest.mark.skipif(BINARY is None, reason="no llama-server at hand; LLAMA_SERVER names it")
 
 
 class Machine:
@@ -42,7 +41,8 @@ class Machine:
         self.program.chmod(0o755)
 
     def model(self, name: str, **script: Any) -> str:
-        (self.folder / name).write_text(json.dumps({"log": str(self.log), **script}))
+        said = json.dumps({"log": str(self.log), **script}).encode()
+        (self.folder / name).write_bytes(NO_TENSORS + said)
         return name
 
     def config(self, *targets: dict[str, Any], **host: Any) -> dict[str, Any]:
@@ -99,6 +99,13 @@ def states(tollway: Tollway) -> dict[str, dict[str, Any]]:
     return {model["name"]: model for model in tollway.admin("GET", "/models")["data"]}
 
 
+def metrics_of(tollway: Tollway) -> dict[str, float]:
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    text = httpx2.get(f"{tollway.url}/metrics", headers=headers, timeout=PATIENCE_S).text
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
 @contextlib.contextmanager
 def streaming(tollway: Tollway, model: str, said: str = ENDLESS) -> Iterator[Iterator[str]]:
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": said}]}
@@ -119,6 +126,12 @@ def test_two_workers_load_a_model_once_and_it_goes_when_unused(
         assert {reply.status_code for reply in replies} == {200}
         assert machine.loads == ["a"]
         assert "local/a" in tollway.cli("models").stdout
+        until(lambda: states(tollway)["local/a"]["tokens_per_s"] > 0)
+        metrics = metrics_of(tollway)
+        assert metrics['tollway_local_loaded{target="local/a"}'] == 1
+        assert metrics['tollway_local_loads_total{target="local/a"}'] == 1
+        assert metrics['tollway_local_tokens_per_second{target="local/a"}'] > 0
+        assert metrics['tollway_local_bytes{target="local/a"}'] > 1 << 20
         until(lambda: states(tollway)["local/a"]["state"] == "absent")
         until(lambda: not machine.alive())
         assert tollway.chat("local").status_code == 200
@@ -226,17 +239,40 @@ def test_a_killed_host_takes_its_models_along_and_is_started_again(
     target = {"target": "local/a", "model": machine.model("a.gguf")}
     with serving(tmp_path, machine.config(target), "--workers", "2") as tollway:
         assert tollway.chat("local").status_code == 200
-        host = next(
-            child
-            for child in tollway.children()
-            if machine.pids[0] in {below.pid for below in child.children(recursive=True)}
-        )
-        host.kill()
+        host_of(tollway, machine.pids[0]).kill()
         until(lambda: not machine.alive())
         reply = tollway.chat("local")
         assert reply.status_code == 200, reply.text
         assert machine.loads == ["a", "a"]
     assert not machine.alive()
+
+
+def test_a_host_killed_in_a_load_ends_it_and_whoever_waits_is_served(
+    machine: Machine, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    target = {"target": "local/a", "model": machine.model("a.gguf", gate=str(gate))}
+    config = machine.config(target)
+    config["models"]["spill"] = {"targets": ["local/a"], "cold_start": "refuse"}
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(tollway.chat, "local")
+        until(lambda: bool(machine.pids))
+        host_of(tollway, machine.pids[0]).kill()
+        until(lambda: machine.pids[0] not in machine.alive())
+        refused = tollway.chat("spill")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        gate.touch()
+        assert waiting.result(PATIENCE_S).status_code == 200
+        assert tollway.chat("spill").status_code == 200
+
+
+def host_of(tollway: Tollway, pid: int) -> psutil.Process:
+    """The process that has started a model's."""
+    return next(
+        child
+        for child in tollway.children()
+        if pid in {below.pid for below in child.children(recursive=True)}
+    )
 
 
 def test_a_killed_supervisor_leaves_no_model_behind(machine: Machine, tmp_path: Path) -> None:
@@ -296,25 +332,32 @@ def test_what_is_missing_is_said_at_the_start(machine: Machine, tmp_path: Path) 
 
 @REAL
 def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
-    assert MODEL is not None
+    model = make_gguf.babbling(tmp_path / "tiny.gguf")
     config = {
         "providers": {
-            "local": {"adapter": "local", "folder": str(MODEL.parent), "llama_server": BINARY}
+            "local": {"adapter": "local", "folder": str(tmp_path), "llama_server": BINARY}
         },
         "targets": [
-            {"target": "local/tiny", "model": MODEL.name, "context_length": 512},
-            {"target": "local/embed", "model": MODEL.name, "capabilities": ["embeddings"]},
+            {
+                "target": "local/tiny",
+                "model": model.name,
+                "context_length": 512,
+                "gpu_layers": 0,
+            },
+            {"target": "local/embed", "model": model.name, "capabilities": ["embeddings"]},
         ],
         "models": {"local": {"targets": ["tier:local"]}},
     }
     with serving(tmp_path, config, "--workers", "2") as tollway:
-        body = {"temperature": 0, "seed": 1, "max_tokens": 20}
+        never_ends = {str(token): -100 for token in range(3)}
+        body = {"temperature": 0, "seed": 1, "max_tokens": 20, "logit_bias": never_ends}
         reply = tollway.chat("local", **body)
         assert reply.status_code == 200, reply.text
         text = reply.json()["choices"][0]["message"]["content"]
         streamed = events(tollway.chat("local", **body, stream=True).text)[:-1]
         parts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in streamed]
         assert "".join(parts) == text
+        until(lambda: states(tollway)["local/tiny"]["tokens_per_s"] > 0)
         embedded = tollway.post("/v1/embeddings", {"model": "local/embed", "input": ["a", "b"]})
         first, second = (item["embedding"] for item in embedded.json()["data"])
         assert len(first) == len(second)

@@ -16,6 +16,11 @@ providers:
 targets:
   - target: up/m
 """
+LOCAL = """\
+providers: {l: {adapter: local}}
+targets:
+  - target: l/a
+"""
 SIGNED = "a-secret-of-24-bytes-or-more"
 
 
@@ -47,15 +52,50 @@ def _build(text: str, **environ: str) -> config.Config:
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/m, backend: onnx}]",
             "targets[0].backend:",
-            "llama_server, llama_cpp, minilm",
+            "llama_server, llama_cpp, mlx, minilm",
+        ),
+        (f"{HEAD}    kept_prompts_mb: 5", "targets[0].kept_prompts_mb:", "adapter: local"),
+        (
+            "providers: {l: {adapter: local}}\ntargets: [{target: l/m, kept_prompts_mb: 0}]",
+            "targets[0].kept_prompts_mb:",
+            "backend: mlx",
         ),
         (
             "providers: {l: {adapter: local}}\ntargets: [{target: l/*}]",
-            "targets[0].target:",
-            "one by one",
+            "providers.l.folder:",
+            "what is in it",
         ),
         (f"{HEAD}host: {{preload: [up/m]}}", "host.preload[0]:", "no target with a local model"),
+        (f"{HEAD}    tags: [Two Words]", "targets[0].tags[0]:", ""),
+        (f"{HEAD}    profile: {{tokens_per_second: 0}}", "profile.tokens_per_second:", "> 0"),
+        (f"{HEAD}    profile: {{speed: 9}}", "targets[0].profile.speed:", "tokens_per_second"),
+        ("host: {discovery_s: 0}", "host.discovery_s:", "> 0"),
+        (
+            "providers: {l: {adapter: local, folder: m}}\ntargets: [{target: l/*, pinned: true}]",
+            "targets[0].pinned:",
+            "stands for many",
+        ),
         ("host: {memory_mb: 0}", "host.memory_mb:", ">= 1"),
+        (f"{HEAD}host: {{groups: {{g: {{targets: [up/m]}}}}}}", "groups.g.targets[0]:", "local"),
+        (f"{HEAD}    gpu_layers: 0", "targets[0].gpu_layers:", "adapter: local"),
+        (
+            f"{LOCAL}    backend: minilm\n    gpu_layers: 1",
+            "targets[0].gpu_layers:",
+            "no such number",
+        ),
+        (f"{LOCAL}host: {{groups: {{g: {{targets: [l/a]}}}}}}", "host.groups.g:", "max_loaded"),
+        (
+            f"{LOCAL}    pinned: true\n"
+            "host: {groups: {g: {targets: [l/a], exclusive: true}}}",
+            "host.groups.g.exclusive:",
+            "'l/a' is pinned",
+        ),
+        (
+            f"{LOCAL}    pinned: true\n  - target: l/b\n"
+            "host: {groups: {g: {targets: [l/a, l/b], max_loaded: 1}}}",
+            "host.groups.g.max_loaded:",
+            "raise it",
+        ),
         ("host: {ttl: 5}", "host.ttl:", "ttl_s"),
         ("server: {idle: 1}", "server.idle:", "keep_alive_s"),
         ("server: {drain_s: .inf}", "server.drain_s:", "86400"),

@@ -4,16 +4,18 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from adapters import registry
-from proxy import catalog
+from proxy import catalog, discovery
 from proxy.config import Config, Provider, Server
-from proxy.discovery import Found, discover
+from proxy.discovery import Found
 from proxy.errors import StartError
+from proxy.model_host.lookout import lookout
 from tests.adapters.servers import Peer, ScriptedServer
 from tests.adapters.wire import whole
 
@@ -38,6 +40,19 @@ def port() -> Iterator[int]:
         yield server.server_port
         server.shutdown()
         thread.join()
+
+
+def discover(
+    config: Config,
+    known: catalog.Catalog,
+    environ: Mapping[str, str],
+    local_servers: Mapping[str, int] = {},
+) -> tuple[Config, tuple[Found, ...]]:
+    """What the start of a server finds; as the configuration that it makes of it."""
+    config, by_keys = discovery.discover(config, known, environ)
+    looking = lookout(config, environ, local_servers=local_servers, folder=Path("no-such-folder"))
+    config, _, found = discovery.with_found(config, looking.first())
+    return config, (*by_keys, *found)
 
 
 def _config(**fields: object) -> Config:

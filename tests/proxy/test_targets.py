@@ -316,7 +316,7 @@ class _Clock:
 
 def test_a_running_server_takes_a_price_up_on_its_day() -> None:
     clock = _Clock(2026, 11, 30, 23, 59, 59)
-    tables = CurrentTable(lambda today: _table(DATED, today), clock)
+    tables = CurrentTable(lambda today, _: _table(DATED, today), clock)
 
     def price() -> int:
         found = _target(tables(), "a/mine").price

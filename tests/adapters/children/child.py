@@ -61,6 +61,7 @@ class Child:
 
 
 LLAMA_CPP = "adapters.children.llama_cpp"
+MLX = "adapters.children.mlx"
 MINILM = "adapters.children.minilm"
 STAND_IN = "tests.adapters.children.stand_in"
 HELLO = [{"role": "user", "content": "Hello"}]

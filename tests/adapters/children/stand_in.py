@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.children import chat
-from adapters.children.generating import Likely, Prompt, Sampling, Token
+from adapters.children.generating import Form, Likely, Prompt, Sampling, Token
 from adapters.children.serving import Model, arguments, main
 from adapters.children.turns import Abandoned, ModelThread
 
@@ -43,15 +43,15 @@ class Recital:
             self.template = told.get("template", "")
             self.is_thinking = told.get("is_thinking", False)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> Prompt:
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> Prompt:
         self.load()
         if any(message["role"] == "wizard" for message in messages):
             raise ValueError("no wizards")
         said = " ".join(json.dumps(message) for message in messages)
         return Prompt([1 for _ in said.split(" ")], self.is_thinking)
 
-    def grammar_of(self, schema: Mapping[str, Any]) -> str:
-        if schema.get("type") == "nonsense":
+    def grammar_of(self, forms: Sequence[Form]) -> str:
+        if any(form.schema.get("type") == "nonsense" for form in forms):
             raise ValueError("nonsense")
         return "root ::= [a-z]"
 

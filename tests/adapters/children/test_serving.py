@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,17 @@ def test_ends_with_its_parent_even_while_it_answers(tmp_path: Path) -> None:
         child.process.stdin.close()
         assert child.process.wait(PATIENCE_S) == 0
         assert asked.exception(PATIENCE_S) is not None or asked.result().status_code >= 500
+
+
+def test_ends_with_its_parent_even_while_it_loads(tmp_path: Path) -> None:
+    never = tmp_path / "never"
+    os.mkfifo(never)
+    with start(STAND_IN, "--model", str(never), "--name", "x") as process:
+        writing = never.open("wb")  # it is being read now
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
+        writing.close()
 
 
 def test_ends_when_it_is_told_to(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from proxy.clock import SystemClock
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AdminOp, AdminReply, Settlement, Usage
 from proxy.price_book import PriceBook
+from proxy.swaps.moves import Moves
 from proxy.targets import build_table
 from proxy.yaml_file import YamlFile
 from tests.proxy.ledger.making import an_attempt
@@ -56,7 +57,9 @@ class Desk:
             providers=frozenset(built.providers),
             clock=SystemClock(),
         )
-        self.app = AdminApi(self.books, ModelsApi(None), token=TOKEN).application()
+        self.app = AdminApi(
+            self.books, ModelsApi(None), Moves(self.ledger, SECRET), token=TOKEN
+        ).application()
         self.run(self.ledger.connect())
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """A model's process that a model is not needed for: what it does stands in its model file.
 
-The file is JSON: `log` (a file that gets a line at each start), `gate` (a file that must be there
-before it serves), `fails` (why it does not start), `megabytes` (that it takes), `deaf` (whether
-`/health` is left unanswered once the file of that name is there).
+The file is JSON, maybe after the beginning of a GGUF file: `log` (a file that gets a line at
+each start), `gate` (a file that must be there before it serves), `fails` (why it does not start),
+`megabytes` (that it takes), `deaf` (whether `/health` is left unanswered once the file of that name
+is there).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import struct
 import sys
 import threading
 import time
@@ -19,6 +21,9 @@ from typing import Any
 
 ENDLESS = "endless"
 """What a request says that is answered until its client leaves."""
+
+NO_TENSORS = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
+"""The beginning of a GGUF file without anything in it."""
 
 
 def child() -> None:
@@ -53,7 +58,7 @@ def _leave_with_parent() -> None:
 
 
 def _load(asked: argparse.Namespace) -> ThreadingHTTPServer:
-    script = json.loads(asked.model.read_text())
+    script = json.loads(asked.model.read_bytes().removeprefix(NO_TENSORS))
     if "log" in script:
         with Path(script["log"]).open("a") as log:
             log.write(f"{asked.name} {os.getpid()}\n")

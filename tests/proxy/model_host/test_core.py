@@ -8,9 +8,9 @@ from itertools import count
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.model_host.core import Core, Effect, Grant, Load, Need, Refuse, Rules, Unload
+from proxy.model_host.core import Core, Effect, Grant, Group, Load, Need, Refuse, Rules, Unload
 
 MB = 2**20
 
@@ -27,14 +27,30 @@ class World:
         self.rules = rules
         self.core = Core(self.models.values(), rules)
         self.now = 0.0
-        self.bytes = {name: need.bytes for name, need in self.models.items()}
+        self.measured_bytes = dict.fromkeys(self.models, 0)
+        self.measured_gpu_bytes = dict.fromkeys(self.models, 0)
         self.phases = dict.fromkeys(self.models, "absent")
+        self.configured = set(self.models)
+        self.retiring: set[str] = set()
         self.waiting: dict[int, str] = {}
         self.using: dict[int, str] = {}
         self.refused: dict[int, Refuse] = {}
         self.loads: list[str] = []
         self.unloads: list[str] = []
         self._tickets = count(1)
+
+    def bytes(self, model: str) -> int:
+        return max(self.models[model].bytes, self.measured_bytes[model])
+
+    def gpu_bytes(self, model: str) -> int:
+        return max(self.models[model].gpu_bytes, self.measured_gpu_bytes[model])
+
+    def forget_measures(self, model: str) -> None:
+        self.measured_bytes[model] = self.measured_gpu_bytes[model] = 0
+
+    @property
+    def there(self) -> list[str]:
+        return [name for name, phase in self.phases.items() if phase != "absent"]
 
     # --- events -----------------------------------------------------------------------------
 
@@ -60,12 +76,36 @@ class World:
 
     def ended(self, model: str, problem: str = "") -> None:
         self.phases[model] = "absent"
+        self.retiring.discard(model)
+        if model not in self.configured:
+            self.forget_measures(model)
         self.using = {t: name for t, name in self.using.items() if name != model}
         self.carry_out(self.core.ended(model, problem, self.now))
 
-    def measured(self, model: str, size: int) -> None:
-        self.bytes[model] = max(self.bytes[model], size)
-        self.carry_out(self.core.measured(model, size, self.now))
+    def measured(self, model: str, size: int, gpu_size: int = 0) -> None:
+        self.measured_bytes[model] = max(self.measured_bytes[model], size)
+        self.measured_gpu_bytes[model] = max(self.measured_gpu_bytes[model], gpu_size)
+        self.carry_out(self.core.measured(model, size, gpu_size, self.now))
+
+    def configure(self, models: Iterable[Need]) -> None:
+        configured = {need.name: need for need in models}
+        gone = self.configured - configured.keys()
+        self.configured = set(configured)
+        self.retiring |= gone & set(self.there)
+        for model in gone - set(self.there):
+            self.forget_measures(model)
+        self.models |= configured
+        self.measured_bytes = dict.fromkeys(configured, 0) | self.measured_bytes
+        self.measured_gpu_bytes = dict.fromkeys(configured, 0) | self.measured_gpu_bytes
+        self.phases = dict.fromkeys(configured, "absent") | self.phases
+        self.carry_out(self.core.configure(configured.values(), self.now))
+        assert not gone & set(self.waiting.values())
+
+    def retire(self, model: str) -> None:
+        if model in self.there:
+            self.retiring.add(model)
+        self.carry_out(self.core.retire(model, self.now))
+        assert self.phases[model] in ("absent", "leaving") or model in self.using.values()
 
     def pass_time(self, seconds: float) -> None:
         """Time passes, and the core is called when it asked to be."""
@@ -91,13 +131,13 @@ class World:
                     assert self.phases[model] == "absent"
                     self.phases[model] = "loading"
                     self.loads.append(model)
-                    there = [name for name, phase in self.phases.items() if phase != "absent"]
-                    assert sum(self.bytes[name] for name in there) <= self.rules.memory_bytes
-                    assert len(there) <= self.rules.max_loaded
+                    self.check_room()
                 case Unload(model=model):
                     assert self.phases[model] in ("loading", "loaded")
                     assert model not in self.using.values(), "a model in use was evicted"
-                    if self.phases[model] == "loaded":
+                    if model in self.retiring:
+                        pass
+                    elif self.phases[model] == "loaded":
                         assert not self.models[model].pinned
                     else:
                         assert model not in self.waiting.values(), "somebody waits for this load"
@@ -106,12 +146,24 @@ class World:
                 case Grant(ticket=ticket, model=model):
                     assert self.waiting.pop(ticket) == model
                     assert self.phases[model] == "loaded"
+                    assert model not in self.retiring
                     self.using[ticket] = model
                     users = list(self.using.values()).count(model)
                     assert users <= self.models[model].concurrency
                 case Refuse(ticket=ticket):
                     del self.waiting[ticket]
                     self.refused[ticket] = effect
+
+    def check_room(self) -> None:
+        there = self.there
+        assert sum(map(self.bytes, there)) <= self.rules.memory_bytes
+        assert sum(map(self.gpu_bytes, there)) <= self.rules.gpu_memory_bytes
+        assert len(there) <= self.rules.max_loaded
+        for group in self.rules.groups:
+            inside = group.models & set(there)
+            assert group.max_loaded is None or len(inside) <= group.max_loaded
+            if group.exclusive and inside:
+                assert all(self.models[name].pinned for name in set(there) - inside)
 
     def settle(self) -> None:
         """Whatever is under way comes to its end, until nobody waits."""
@@ -123,6 +175,7 @@ class World:
                     self.ended(model)
             for ticket in list(self.using):
                 self.give_back(ticket)
+            assert not self.retiring - {m for m in self.there if self.phases[m] == "leaving"}
             busy = any(phase in ("loading", "leaving") for phase in self.phases.values())
             if not (busy or self.using or self.waiting):
                 return
@@ -134,20 +187,44 @@ class World:
 
 
 NAMES = ("a", "b", "c", "d", "pinned")
+SIZES_MB = dict(zip(NAMES, (40, 30, 60, 90, 20), strict=True))  # four fit, and three may
+
+
+def need(name: str, *, more_mb: int = 0) -> Need:
+    return Need(
+        name=name,
+        bytes=(SIZES_MB[name] + more_mb) * MB,
+        gpu_bytes=(SIZES_MB[name] + more_mb) // 2 * MB if name in "abd" else 0,
+        concurrency=1 + (SIZES_MB[name] + more_mb) // 10 % 2,
+        pinned=name == "pinned",
+    )
+
+
+NOT_BOTH = Group(models=frozenset("ab"), max_loaded=1)
+ALONE = Group(models=frozenset("bc"), exclusive=True)
 
 
 class Races(RuleBasedStateMachine):
     """Callers, processes and time, in any order."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = (40, 30, 60, 90, 20)  # four fit, and three may
+    world: World
+
+    @initialize(
+        gpu_memory_mb=st.sampled_from([1000, 60, 30]),
+        groups=st.sampled_from([(), (NOT_BOTH,), (ALONE,), (NOT_BOTH, ALONE)]),
+    )
+    def begin(self, gpu_memory_mb: int, groups: tuple[Group, ...]) -> None:
         self.world = World(
-            [
-                Need(name=name, bytes=size * MB, concurrency=1 + i % 2, pinned=name == "pinned")
-                for i, (name, size) in enumerate(zip(NAMES, sizes, strict=True))
-            ],
-            Rules(memory_bytes=150 * MB, max_loaded=3, ttl_s=50.0, collate_s=2.0, queue=4),
+            map(need, NAMES),
+            Rules(
+                memory_bytes=150 * MB,
+                gpu_memory_bytes=gpu_memory_mb * MB,
+                max_loaded=3,
+                groups=groups,
+                ttl_s=50.0,
+                collate_s=2.0,
+                queue=4,
+            ),
         )
 
     def _in(self, *phases: str) -> list[str]:
@@ -158,6 +235,8 @@ class Races(RuleBasedStateMachine):
         is_loaded = self.world.phases[model] == "loaded"
         ticket = self.world.ask(model, waits=waits)
         assert waits or is_loaded or ticket in self.world.refused
+        if model not in self.world.configured:
+            assert self.world.refused[ticket].reason == "unknown"
 
     @precondition(lambda self: self.world.using or self.world.waiting)
     @rule(data=st.data())
@@ -176,14 +255,27 @@ class Races(RuleBasedStateMachine):
         self.world.ended(data.draw(st.sampled_from(self._in("loading", "loaded", "leaving"))), "x")
 
     @precondition(lambda self: self._in("loaded"))
-    @rule(data=st.data(), more=st.integers(1, 40))
-    def measured(self, data: st.DataObject, more: int) -> None:
+    @rule(data=st.data(), more=st.integers(0, 40), more_gpu=st.integers(0, 20))
+    def measured(self, data: st.DataObject, more: int, more_gpu: int) -> None:
         model = data.draw(st.sampled_from(self._in("loaded")))
-        self.world.measured(model, self.world.bytes[model] + more * MB)
+        size, gpu_size = self.world.bytes(model), self.world.gpu_bytes(model)
+        self.world.measured(model, size + more * MB, gpu_size + more_gpu * MB)
+
+    @precondition(lambda self: self.world.configured)
+    @rule(data=st.data())
+    def preload(self, data: st.DataObject) -> None:
+        self.world.preload(data.draw(st.sampled_from(sorted(self.world.configured))))
 
     @rule(model=st.sampled_from(NAMES))
-    def preload(self, model: str) -> None:
-        self.world.preload(model)
+    def retire(self, model: str) -> None:
+        self.world.retire(model)
+
+    @rule(
+        models=st.lists(st.sampled_from(NAMES), unique=True),
+        more_mb=st.sampled_from([0, 0, 10, 40]),
+    )
+    def configure(self, models: list[str], more_mb: int) -> None:
+        self.world.configure(need(name, more_mb=more_mb) for name in models)
 
     @rule(seconds=st.floats(0.0, 60.0))
     def pass_time(self, seconds: float) -> None:
@@ -196,6 +288,7 @@ class Races(RuleBasedStateMachine):
     @invariant()
     def nobody_is_lost(self) -> None:
         standings = {standing.name: standing for standing in self.world.core.standings()}
+        assert standings.keys() == self.world.configured | set(self.world.there)
         for name, standing in standings.items():
             assert standing.waiting == list(self.world.waiting.values()).count(name)
             assert standing.users == list(self.world.using.values()).count(name)
@@ -268,6 +361,66 @@ def test_a_model_in_constant_use_does_not_starve_another() -> None:
     arrivals = [(n / 2, "A") for n in range(120)]
     serve(world, [*arrivals, (10.0, "B")], load_s=1.0)
     assert world.loads == ["A", "B", "A"]
+
+
+def test_a_model_that_is_no_longer_configured_serves_those_it_has() -> None:
+    world = World(needs("a", "b"), Rules(memory_bytes=100 * MB))
+    user = world.ask("a")
+    world.loaded("a")
+    waiter = world.ask("a")
+    world.configure(needs("b"))
+    assert world.refused[waiter].reason == "unknown"
+    assert world.refused[world.ask("a")].reason == "unknown"
+    assert world.using == {user: "a"}
+    assert world.unloads == []
+    world.give_back(user)
+    assert world.unloads == ["a"]
+    world.ended("a")
+    assert [standing.name for standing in world.core.standings()] == ["b"]
+
+
+def test_a_pinned_model_that_is_no_longer_configured_goes_too() -> None:
+    world = World(needs("p", pinned=True), Rules(memory_bytes=15 * MB))
+    world.ask("p")
+    world.settle()
+    world.configure(needs("a"))
+    world.ended("p")
+    world.ask("a")
+    assert world.loads == ["p", "a"]
+
+
+def test_a_changed_need_counts_at_once() -> None:
+    world = World(needs("a", "b"), Rules(memory_bytes=30 * MB))
+    for model in "ab":
+        world.ask(model)
+        world.settle()
+        world.pass_time(5.0)
+    world.configure([*needs("a"), *needs("b", megabytes=25)])
+    assert world.unloads == ["a"]
+    assert world.core.taken_bytes == 35 * MB  # until a is gone
+
+
+def test_a_retired_model_is_loaded_again_for_those_who_wait() -> None:
+    world = World(needs("a"), Rules(memory_bytes=100 * MB))
+    user = world.ask("a")
+    world.loaded("a")
+    world.retire("a")
+    waiter = world.ask("a")
+    assert waiter in world.waiting  # though there is room for one more user
+    assert world.refused[world.ask("a", waits=False)].reason == "not_loaded"
+    world.give_back(user)
+    world.ended("a")
+    world.loaded("a")
+    assert world.loads == ["a", "a"]
+    assert world.using == {waiter: "a"}
+
+
+def test_a_pinned_model_can_be_retired() -> None:
+    world = World(needs("p", pinned=True), Rules(memory_bytes=100 * MB))
+    world.ask("p")
+    world.settle()
+    world.retire("p")
+    assert world.unloads == ["p"]
 
 
 def test_least_recently_used_goes_first() -> None:
@@ -345,6 +498,54 @@ def test_a_model_that_can_never_fit_is_refused_at_once() -> None:
     assert world.refused[other].reason == "unknown"
 
 
+def test_models_of_a_group_take_turns_though_there_is_room() -> None:
+    rules = Rules(
+        memory_bytes=100 * MB, groups=[Group(models=frozenset("ab"), max_loaded=1)], collate_s=1.0
+    )
+    world = World(needs("a", "b", "c"), rules)
+    for model in "cab":
+        world.ask(model)
+        world.settle()
+        world.pass_time(5.0)
+    assert world.unloads == ["a"]  # though c was not used for longer
+    assert world.phases == {"a": "absent", "b": "loaded", "c": "loaded"}
+
+
+def test_an_exclusive_group_is_alone_but_for_pinned_models() -> None:
+    rules = Rules(memory_bytes=100 * MB, groups=[Group(models=frozenset("ab"), exclusive=True)])
+    world = World([*needs("a", "b", "c"), *needs("p", pinned=True)], rules)
+
+    def ask_for(*models: str) -> list[str]:
+        for model in models:
+            world.ask(model)
+            world.settle()
+            world.pass_time(5.0)
+        return sorted(world.there)
+
+    assert ask_for("p", "c") == ["c", "p"]
+    assert ask_for("a") == ["a", "p"]
+    assert ask_for("b") == ["a", "b", "p"]
+    assert ask_for("c") == ["c", "p"]
+
+
+def test_the_memory_of_a_gpu_is_a_second_budget() -> None:
+    small = Need(name="cpu", bytes=10 * MB)
+    others = [Need(name=name, bytes=MB, gpu_bytes=30 * MB) for name in ("x", "y", "z")]
+    huge = Need(name="huge", bytes=MB, gpu_bytes=80 * MB)
+    world = World([small, *others, huge], Rules(memory_bytes=100 * MB, gpu_memory_bytes=60 * MB))
+    for model in ("cpu", "x", "y"):
+        world.ask(model)
+        world.settle()
+        world.pass_time(5.0)
+    assert world.unloads == []
+    refused = world.refused[world.ask("huge")]
+    assert refused.reason == "no_room"
+    assert "80 MB of GPU memory, and local models may take 60 MB" in refused.message
+    world.measured("x", 0, 40 * MB)
+    assert world.unloads == ["x"]  # what it takes with the other is too much
+    assert world.core.taken_gpu_bytes == 70 * MB
+
+
 def test_a_full_queue_refuses() -> None:
     world = World(needs("a"), Rules(memory_bytes=100 * MB, queue=2))
     *_, last = (world.ask("a") for _ in range(3))
@@ -374,6 +575,32 @@ def test_a_process_that_dies_is_started_again_for_those_who_wait() -> None:
     assert world.loads == ["a", "a"]
     world.loaded("a")
     assert world.using == {waiter: "a"}
+
+
+def test_a_process_that_dies_again_and_again_is_not_started_each_time() -> None:
+    world = World(needs("a"), Rules(memory_bytes=100 * MB))
+
+    def die(after_s: float) -> int:
+        ticket = world.ask("a")
+        if world.phases["a"] == "loading":
+            world.loaded("a")
+            world.pass_time(after_s)
+            world.give_back(ticket)
+            world.ended("a", "SIGSEGV")
+        return ticket
+
+    for after_s in (1.0, 1.0, 31.0, 1.0, 1.0, 1.0):
+        die(after_s)
+    refused = world.refused[world.ask("a")]
+    assert refused.reason == "failed"
+    assert "it died 3 times in a row soon after it was loaded: SIGSEGV" in refused.message
+    assert len(world.loads) == 6
+    world.pass_time(refused.retry_s)
+    die(1.0)
+    assert world.refused[world.ask("a")].retry_s == 2 * refused.retry_s
+    world.pass_time(10.0)
+    die(31.0)
+    assert world.ask("a") in world.waiting
 
 
 def test_measured_figures_count_and_are_never_lowered() -> None:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,14 @@ class Place:
             **{
                 "models": self._models,
                 "memory_bytes": 1000 * MB,
+                "gpu_memory_bytes": 0,
                 "max_loaded": 3,
+                "groups": (),
                 "ttl_s": 600.0,
                 "collate_s": 0.0,
                 "queue": 10,
                 "preload": (),
+                "validation_s": PATIENCE_S,
                 "load_timeout_s": PATIENCE_S,
                 "health_s": 600.0,
                 **settings,
@@ -99,6 +104,12 @@ class Place:
     async def until_state(self, name: str, state: str) -> None:
         await until_true(lambda: self._is(name, state))
 
+    async def until_waiting(self, name: str) -> None:
+        await until_true(lambda: self._is_waiting(name))
+
+    async def _is_waiting(self, name: str) -> bool:
+        return (await self.state(name)).waiting == 1
+
     async def _is(self, name: str, state: str) -> bool:
         return (await self.state(name)).state == state
 
@@ -123,9 +134,9 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def run(scene: Coroutine[Any, Any, None]) -> None:
+def run(scene: Coroutine[Any, Any, None], *, patience_s: float = 4 * PATIENCE_S) -> None:
     async def within() -> None:
-        async with asyncio.timeout(4 * PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             await scene
 
     asyncio.run(within())
@@ -203,14 +214,11 @@ def test_a_model_makes_room_for_another(place: Place) -> None:
         async with place.hosting(memory_bytes=150 * MB), client(place.folder) as worker:
             async with worker.lease("local/a"):
                 waiting = asyncio.create_task(use(worker, "local/b"))
-                await until_true(lambda: is_waiting("b"))
+                await place.until_waiting("b")
                 assert place.loads == ["a"]
             await waiting
             assert (await place.state("a")).state == "absent"
             assert not psutil.pid_exists(place.pids[0])
-
-    async def is_waiting(name: str) -> bool:
-        return (await place.state(name)).waiting == 1
 
     run(scene())
 
@@ -263,6 +271,49 @@ def test_a_killed_process_is_started_again(place: Place) -> None:
     run(scene())
 
 
+def test_models_come_change_and_go_while_others_are_used(place: Place) -> None:
+    first, changed = place.model("a"), place.model("b")
+    new = place.model("c")
+
+    async def scene() -> None:
+        async with place.hosting(models=[first, changed]) as host, client(place.folder) as worker:
+            await use(worker, "local/b")
+            async with worker.lease("local/a"):
+                other = replace(changed, arguments=[*changed.arguments, "--other"])
+                host.set_models([other, new])
+                assert (await place.state("a")).users == 1
+                with pytest.raises(Unavailable, match="no local model 'local/a'"):
+                    await use(worker, "local/a")
+            await use(worker, "local/c")
+            await use(worker, "local/b")
+            await until_true(lambda: is_there(worker, {"local/b", "local/c"}))
+        assert place.loads == ["b", "a", "c", "b"]
+
+    async def is_there(worker: HostClient, names: set[str]) -> bool:
+        return {model.name for model in (await worker.look()).models} == names
+
+    run(scene())
+
+
+def test_a_retired_model_goes_when_it_is_no_longer_used(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            async with worker.lease("local/a"):
+                await worker.retire("local/a")
+                again = asyncio.create_task(use(worker, "local/a"))
+                await place.until_waiting("a")
+                assert place.loads == ["a"]
+            await again
+            await worker.retire("local/a")
+            await worker.retire("local/nonsense")
+            await place.until_state("a", "absent")
+        assert place.loads == ["a", "a"]
+
+    run(scene())
+
+
 def test_a_process_that_does_not_answer_is_ended(place: Place) -> None:
     deaf = place.folder / "deaf"
     place.model("a", deaf=str(deaf))
@@ -299,6 +350,117 @@ def test_what_the_machine_has_not_left_is_not_tried(place: Place) -> None:
             with pytest.raises(Unavailable, match="MB of memory left"):
                 await use(worker, "local/a")
         assert place.loads == []
+
+    run(scene())
+
+
+def test_what_is_wrong_with_its_files_is_told_without_a_load(place: Place) -> None:
+    broken = place.folder / "broken.gguf"
+    broken.write_bytes(b"GGML")
+    model = place.model("a")
+
+    async def scene() -> None:
+        unfit = [replace(model, files=[broken])]
+        async with place.hosting(models=unfit), client(place.folder) as worker:
+            with pytest.raises(Unavailable, match=r"broken\.gguf: is no GGUF file"):
+                await use(worker, "local/a")
+        assert place.loads == []
+
+    run(scene())
+
+
+def test_files_that_cannot_be_looked_at_in_time_are_no_load(place: Place) -> None:
+    never = place.folder / "never"
+    os.mkfifo(never)  # as on a disk that does not answer
+    model = replace(place.model("a"), files=[never])
+
+    async def scene() -> None:
+        async with place.hosting(models=[model], validation_s=0.2), client(place.folder) as worker:
+            with pytest.raises(Unavailable, match=r"looked at within 0\.2 s"):
+                await use(worker, "local/a")
+        assert place.loads == []
+        never.open("wb").close()  # lets the thread go that still waits for it
+
+    run(scene())
+
+
+def test_the_memory_of_a_gpu_is_measured_by_process(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = place.model("a")
+    small, large = (
+        replace(model, need=replace(model.need, gpu_bytes=size * MB)) for size in (50, 900)
+    )
+    # What the stand-in's log says is its process: the last line's is the one that runs.
+    table = f"""\
+case "$1" in
+  --query-gpu=memory.free) echo 400; echo "[N/A]" ;;
+  --query-compute-apps=*) echo "999999, 7"; echo "$(tail -n 1 {place.log} | cut -d' ' -f2), 123" ;;
+esac
+"""
+    stand_in_nvidia_smi(place.folder, table, monkeypatch)
+
+    async def scene() -> None:
+        async with (
+            place.hosting(models=[small], gpu_memory_bytes=1000 * MB) as host,
+            client(place.folder) as worker,
+        ):
+            await use(worker, "local/a")
+            await until_true(lambda: is_measured(worker))
+            host.set_models([large])
+            await worker.retire("local/a")
+            with pytest.raises(Unavailable, match="900 MB of GPU memory, and 400 MB are left"):
+                await use(worker, "local/a")
+
+    async def is_measured(worker: HostClient) -> bool:
+        shown = await worker.look()
+        return shown.taken_gpu_bytes == shown.models[0].gpu_bytes == 123 * MB
+
+    run(scene())
+
+
+def stand_in_nvidia_smi(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+def test_a_model_says_how_fast_it_was(place: Place) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            for tokens, seconds in ((100, 2.0), (0, 0.0), (200, 1.0)):
+                async with worker.lease("local/a"):
+                    worker.spoke("local/a", tokens, seconds)
+            await until_true(lambda: is_as_fast(100.0))
+
+    async def is_as_fast(tokens_per_s: float) -> bool:
+        return (await place.state("a")).tokens_per_s == tokens_per_s
+
+    run(scene())
+
+
+def test_without_a_file_descriptor_left_a_load_fails_and_the_next_one_does_not(
+    place: Place,
+) -> None:
+    place.model("a")
+
+    async def scene() -> None:
+        async with place.hosting(), client(place.folder) as worker:
+            await worker.look()  # it is connected
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            os.close(lowest := os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                with pytest.raises(Unavailable, match="Too many open files") as caught:
+                    await use(worker, "local/a")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await asyncio.sleep(caught.value.retry_s)
+            await use(worker, "local/a")
 
     run(scene())
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from proxy import catalog, config, config_file
+from proxy.discovery import with_found
 from proxy.errors import StartError
+from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.model_host import hosted, memory
+from proxy.model_host.core import Group
 from proxy.price_book import PriceBook
 from proxy.targets import TargetTable, build_table
 from proxy.yaml_file import YamlFile
@@ -55,6 +58,8 @@ targets:
     assert embed.is_free
     assert chat.tiers == {"local"}
     assert embed.tiers == set()
+    assert "completions" in chat.speaks  # llama-server has them
+    assert "completions" not in embed.speaks
     assert chat.model == "chat"  # what callers see is the name, not the file
     serving, embedding = planned(text).models
     assert serving.name == "here/chat"
@@ -88,21 +93,37 @@ host: {{memory_mb: 2000, max_loaded: 2, ttl_s: 60, preload: [here/a]}}
     assert plan.preload == ("here/a",)
 
 
+def test_mlx_is_told_what_it_may_keep(folder: Path) -> None:
+    (folder / "mlx").mkdir()
+    (folder / "mlx" / "model.safetensors").write_bytes(bytes(8 * MB))
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}"}}}}
+targets: [{{target: here/m, model: mlx, backend: mlx, kept_prompts_mb: 0}}]
+"""
+    (model,) = planned(text).models
+    assert model.arguments[0] == "adapters.children.mlx"
+    assert model.arguments[-2:] == ["--kept-prompts-mb", "0"]
+    assert (model.need.bytes, model.need.concurrency) == ((8 + 2 + 128) * MB, 1)
+
+
 def test_a_model_of_several_files_takes_all_of_them(folder: Path) -> None:
     for part in (1, 2, 3):
         (folder / f"big-0000{part}-of-00003.gguf").write_bytes(b"x" * MB)
     (folder / "bert").mkdir()
     (folder / "bert" / "model.safetensors").write_bytes(b"x" * 8 * MB)
-    plan = planned(f"""
+    text = f"""
 providers: {{here: {{adapter: local, folder: "{folder}"}}}}
 targets:
   - {{target: here/big, model: big-00001-of-00003.gguf, backend: llama_cpp}}
   - {{target: here/bert, backend: minilm}}
-""")
+"""
+    plan = planned(text)
     assert [model.need.bytes for model in plan.models] == [
         (3 * MB) + (3 * MB) // 4 + 128 * MB,
         (8 + 2 + 128) * MB,
     ]
+    (folder / "big-00002-of-00003.gguf").unlink()
+    assert len(planned(text).models[0].files) == 3
 
 
 def test_the_program_is_found_by_the_environment(folder: Path) -> None:
@@ -119,8 +140,84 @@ targets: [{{target: here/chat, model: chat.gguf}}]
         planned(text, PATH=str(folder))
 
 
+def test_what_a_gpu_is_to_have_counts_as_memory_where_there_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}"}}}}
+targets:
+  - target: here/a
+    model: chat.gguf
+    backend: llama_cpp
+    needs_mb: 10
+    needs_gpu_mb: 70
+    gpu_layers: 0
+  - {{target: here/b, model: chat.gguf, backend: llama_cpp}}
+host: {{groups: {{both: {{targets: [here/a, here/b], max_loaded: 1}}}}}}
+"""
+    monkeypatch.setenv("PATH", str(folder))  # where no nvidia-smi is
+    plan = planned(text)
+    need = plan.models[0].need
+    assert (need.bytes, need.gpu_bytes, plan.gpu_memory_bytes) == (80 * MB, 0, 0)
+    assert plan.models[0].arguments[-2:] == ["--gpu-layers", "0"]
+    assert plan.groups == (Group(models=frozenset({"here/a", "here/b"}), max_loaded=1),)
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho 1000; echo 2000\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    plan = planned(text)
+    need = plan.models[0].need
+    assert (need.bytes, need.gpu_bytes) == (10 * MB, 70 * MB)
+    assert plan.gpu_memory_bytes == 2700 * MB
+    assert planned(text.replace("host: {", "host: {gpu_memory_mb: 500, ")).gpu_memory_bytes == (
+        500 * MB
+    )
+
+
 def test_the_machine_says_what_it_has() -> None:
     available = memory.available_bytes()
     assert available is None or available > 0
     assert memory.installed_bytes() > 0
     assert memory.resident_bytes(2**22 + 1) == 0
+
+
+def test_what_macos_says_is_free() -> None:
+    text = """\
+Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               10000.
+Pages active:                            500000.
+Pages inactive:                           20000.
+Pages speculative:                         3000.
+Pages throttled:                              0.
+Pages wired down:                        150000.
+Pages purgeable:                            400.
+"Translation faults":                1234567890.
+"""
+    assert memory.free_in_vm_stat(text) == 33_400 * 16384
+    assert memory.free_in_vm_stat("") is None
+
+
+def test_files_that_were_found_are_local_models(folder: Path) -> None:
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
+targets: [{{target: here/*, context_length: 1024, concurrency: 2}}]
+"""
+    made = config_file.build(YamlFile.parse(text, "router.yaml"), {})
+    facts = [
+        FoundModel(
+            name="chat",
+            path=str(folder / "chat.gguf"),
+            backend="llama_server",
+            projector=str(folder / "mmproj.gguf"),
+        ),
+        FoundModel(name="gone", path=str(folder / "gone.gguf"), backend="llama_server"),
+        FoundModel(name="cut", path=str(folder / "chat.gguf"), problem="is cut"),
+    ]
+    place = FoundProvider(name="here", adapter="local", by="x", models=tuple(facts))
+    extended, found, _ = with_found(made, Inventory(providers=(place,)))
+    table = build_table(
+        extended, catalog.load(), PriceBook.load(), today=date(2026, 11, 20), found=found
+    )
+    (model,) = hosted.found(extended, table, found, {})
+    assert (model.name, model.need.concurrency) == ("here/chat", 2)
+    arguments = list(model.arguments)
+    assert arguments[arguments.index("--projector") + 1] == str(folder / "mmproj.gguf")
+    assert arguments[arguments.index("--context") + 1] == "1024"

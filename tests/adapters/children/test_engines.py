@@ -1,4 +1,4 @@
-"""GGUF files through the real library, in real processes."""
+"""What text models do, through every real library there is, in real processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import math
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,66 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.adapters.children.child import HELLO, LLAMA_CPP, PATIENCE_S, Child, joined, running
+from tests.adapters.children.child import (
+    HELLO,
+    LLAMA_CPP,
+    MLX,
+    PATIENCE_S,
+    Child,
+    joined,
+    running,
+)
 from tests.adapters.children.child import start as start_child
-from tests.models import make_gguf
+from tests.models import make_gguf, make_mlx, tiny
 
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+
+@dataclass(frozen=True)
+class Runtime:
+    """A child, what it needs, and who makes it models; schemas that it is alone to refuse."""
+
+    module: str
+    library: str
+    suffix: str
+    canned: Callable[..., Path]
+    babbling: Callable[..., Path]
+    cannot: tuple[dict[str, Any], ...] = ()
+
+    def path(self, folder: Path) -> Path:
+        return folder / f"model{self.suffix}"
+
+
+RUNTIMES = {
+    "llama_cpp": Runtime(
+        LLAMA_CPP,
+        "llama_cpp",
+        ".gguf",
+        make_gguf.canned,
+        make_gguf.babbling,
+        ({"type": "array", "minItems": 10**9},),
+    ),
+    "mlx": Runtime(
+        MLX,
+        "mlx_lm",
+        "",
+        make_mlx.canned,
+        make_mlx.babbling,
+        ({"type": "string", "format": "weird"},),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    found = RUNTIMES[request.param]
+    if find_spec(found.library) is None:
+        pytest.skip(f"{found.library} is not installed")
+    return found
+
 
 EMOJI = "😀".encode()
 PIECES = [b"Hello", b" dear", b" friend", EMOJI[:2], EMOJI[2:], b" <b>", b"1", b", 2", b"!"]
 SAID = b"".join(PIECES).decode()
-NEVER_ENDS = {"logit_bias": {str(make_gguf.END): -100}}
+NEVER_ENDS = {"logit_bias": {str(tiny.END): -100}}
 LONG = [{"role": "user", "content": "x" * 16_000}]
 ONE_THREAD = ("--threads", "1")
 SCHEMA = {
@@ -38,17 +90,17 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def canned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    model = make_gguf.canned(tmp_path_factory.mktemp("canned") / "canned.gguf", PIECES)
-    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+def canned(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    model = runtime.canned(runtime.path(tmp_path_factory.mktemp("canned")), PIECES)
+    with running(runtime.module, model, *ONE_THREAD) as child:
         yield child
 
 
 @pytest.fixture(scope="module")
-def babbling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def babbling(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     folder = tmp_path_factory.mktemp("babbling")
-    model = make_gguf.babbling(folder / "babbling.gguf", context=16384)
-    with running(LLAMA_CPP, model, "--context", "16384", *ONE_THREAD) as child:
+    model = runtime.babbling(runtime.path(folder), context=16384)
+    with running(runtime.module, model, "--context", "16384", *ONE_THREAD) as child:
         yield child
 
 
@@ -137,18 +189,38 @@ def test_a_schema_is_kept_to(babbling: Child, temperature: float) -> None:
     [
         {"$ref": "https://x.example/s"},
         {"$ref": "#"},
+        {"not": {}},
         {"type": "nonsense"},
         {"properties": 1},
         {"enum": []},
-        {"type": "array", "minItems": 10**9},
         {"type": "string", "pattern": "^("},
     ],
 )
 def test_what_no_grammar_can_be_made_of_is_refused(babbling: Child, schema: dict[str, Any]) -> None:
+    assert _refuses(babbling, schema)
+
+
+def test_what_one_cannot_do_is_refused_and_hurts_no_other(
+    babbling: Child, runtime: Runtime
+) -> None:
+    refused = [
+        schema
+        for other in RUNTIMES.values()
+        for schema in other.cannot
+        if _refuses(babbling, schema)
+    ]
+    assert refused == list(runtime.cannot)
+
+
+def _refuses(child: Child, schema: dict[str, Any]) -> bool:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    status, error = babbling.refusal("chat/completions", messages=HELLO, response_format=wanted)
-    assert (status, error["param"]) == (400, "response_format")
-    assert babbling.text(max_tokens=1)
+    asked = {"messages": HELLO, "max_tokens": 5, "response_format": wanted}
+    answer = child.client.post("/v1/chat/completions", json=asked)
+    assert child.text(max_tokens=1)
+    if answer.status_code == 200:
+        return False
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "response_format"
+    return True
 
 
 @pytest.mark.parametrize(
@@ -204,35 +276,35 @@ def test_a_function_is_called_when_it_must_be(babbling: Child) -> None:
         assert answer["finish_reason"] == "tool_calls"
 
 
-def test_a_function_may_be_called(tmp_path: Path) -> None:
+def test_a_function_may_be_called(runtime: Runtime, tmp_path: Path) -> None:
     pieces = [b"<tool", b'_call>{"name": "paint", "arg', b'uments": {"kind": "red"}}</tool_call>']
-    template = f"{make_gguf.TEMPLATE}{{{{ tools | tojson }}}}"
+    template = f"{tiny.TEMPLATE}{{{{ tools | tojson }}}}"
     # What is said of the functions may end in any byte: the chain begins after it.
-    model = make_gguf.canned(tmp_path / "calling.gguf", pieces, template=template)
-    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+    model = runtime.canned(runtime.path(tmp_path), pieces, template=template)
+    with running(runtime.module, model, *ONE_THREAD) as child:
         message = child.chat(tools=[_tool("paint")])["choices"][0]["message"]
         (call,) = message["tool_calls"]
         assert call["function"] == {"name": "paint", "arguments": '{"kind": "red"}'}
         assert message["content"] is None
 
 
-def test_a_template_may_refuse(tmp_path: Path) -> None:
+def test_a_template_may_refuse(runtime: Runtime, tmp_path: Path) -> None:
     template = "{{ raise_exception('users must not be impolite') }}"
-    model = make_gguf.canned(tmp_path / "strict.gguf", [b"x"], template=template)
-    with running(LLAMA_CPP, model, *ONE_THREAD) as child:
+    model = runtime.canned(runtime.path(tmp_path), [b"x"], template=template)
+    with running(runtime.module, model, *ONE_THREAD) as child:
         status, error = child.refusal("chat/completions", messages=HELLO)
         assert (status, error["param"]) == (400, "messages")
         assert "impolite" in error["message"]
 
 
-def test_a_context_of_ones_own(tmp_path: Path) -> None:
-    model = make_gguf.canned(tmp_path / "canned.gguf", PIECES)
-    with running(LLAMA_CPP, model, "--context", "256", *ONE_THREAD) as child:
+def test_a_context_of_ones_own(runtime: Runtime, tmp_path: Path) -> None:
+    model = runtime.canned(runtime.path(tmp_path), PIECES)
+    with running(runtime.module, model, "--context", "256", *ONE_THREAD) as child:
         assert child.about["context"] == 256
         long = [{"role": "user", "content": "x" * 300}]
         status, error = child.refusal("chat/completions", messages=long, stream=True)
         assert (status, error["code"]) == (400, "context_length_exceeded")
-        answer = child.chat(**{"logit_bias": {str(make_gguf.END): -100}})
+        answer = child.chat(**NEVER_ENDS)
         assert answer["usage"]["total_tokens"] == 256
         assert answer["choices"][0]["finish_reason"] == "length"
         assert child.text() == SAID
@@ -292,9 +364,9 @@ def test_a_client_that_leaves_ends_the_reading_of_its_prompt(babbling: Child) ->
 
 
 @pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    model = make_gguf.babbling(tmp_path_factory.mktemp("vectors") / "babbling.gguf", context=128)
-    with running(LLAMA_CPP, model, "--embeddings", *ONE_THREAD) as child:
+def vectors(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    model = runtime.babbling(runtime.path(tmp_path_factory.mktemp("vectors")), context=128)
+    with running(runtime.module, model, "--embeddings", *ONE_THREAD) as child:
         yield child
 
 
@@ -316,10 +388,10 @@ def test_vectors(vectors: Child) -> None:
     assert [entry["embedding"] for entry in both] == [one, one]
 
 
-def test_a_vector_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
-    model = make_gguf.canned(tmp_path / "canned.gguf", PIECES)
-    first = len(make_gguf.CONTROLS) + 256
-    with running(LLAMA_CPP, model, "--embeddings", *ONE_THREAD) as child:
+def test_a_vector_is_the_mean_of_its_tokens(runtime: Runtime, tmp_path: Path) -> None:
+    model = runtime.canned(runtime.path(tmp_path), PIECES)
+    first = len(tiny.CONTROLS) + 256
+    with running(runtime.module, model, "--embeddings", *ONE_THREAD) as child:
         texts = [[first], [first + 1], [first, first + 1]]
         one, other, both = (e["embedding"] for e in child.post("embeddings", input=texts)["data"])
     # This model's state of a token depends on the token alone, and all are equally long.
@@ -353,11 +425,26 @@ def test_a_long_text_is_cut_where_that_is_asked_for(vectors: Child) -> None:
     assert answer["usage"]["prompt_tokens"] == 128
 
 
-def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF nonsense")
-    arguments = ("--model", str(tmp_path / "model.gguf"), "--name", "x")
-    with start_child(LLAMA_CPP, *arguments) as process:
+@pytest.mark.parametrize("kind", ["nothing", "nonsense"])
+def test_what_is_no_model_is_one_line(runtime: Runtime, tmp_path: Path, kind: str) -> None:
+    model = runtime.path(tmp_path)
+    if kind == "nonsense":
+        runtime.canned(model, PIECES)
+        (model if model.is_file() else model / "model.safetensors").write_bytes(b"GGUF nonsense")
+    with start_child(runtime.module, "--model", str(model), "--name", "x") as process:
         assert process.stdout and process.stderr
         assert process.stdout.read() == ""
         *_, last = process.stderr.read().splitlines()
     assert process.returncode == 1 and last.startswith("cannot serve: ")
+
+
+@pytest.mark.skipif(
+    not all(find_spec(runtime.library) for runtime in RUNTIMES.values()), reason="not all are here"
+)
+def test_all_say_the_same_of_the_same_model(tmp_path: Path) -> None:
+    said = set()
+    for name, runtime in RUNTIMES.items():
+        (tmp_path / name).mkdir()
+        with running(runtime.module, runtime.babbling(runtime.path(tmp_path / name))) as child:
+            said.add(child.text(max_tokens=200))
+    assert len(said) == 1 and len(said.pop()) > 100
