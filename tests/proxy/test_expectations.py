@@ -75,7 +75,7 @@ def _file(folder: Path, **changes: Any) -> Path:
 
 def _unmet(folder: Path, expected: list[dict[str, Any]]) -> list[str]:
     loaded = config_file.load(_file(folder, expect=expected), {})
-    _, table, _ = serve.resolve(loaded, {}, PriceBook.load())
+    table = serve.resolve(loaded, {}, PriceBook.load(), looks=False).tables
     return unmet(loaded.expect, table, SystemClock())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.figures import HALF_LIFE_S, Figures
+from proxy.figures import HALF_LIFE_S, UNKNOWN, Figures
 from proxy.ledger.protocol import Outcome
 from proxy.pricing import Usage
 from proxy.targets import Target
@@ -43,6 +43,7 @@ def _attempt(
     tokens: int = 100,
     first_s: float | None = 0.2,
     total_s: float = 1.2,
+    **more: Any,
 ) -> None:
     figures.began(target)
     figures.ended(
@@ -52,6 +53,7 @@ def _attempt(
         usage=Usage(input_tokens=10, output_tokens=tokens),
         first_token_s=first_s,
         total_s=total_s,
+        **more,
     )
 
 
@@ -112,14 +114,53 @@ def test_a_whole_answer_began_as_long_ago_as_it_takes_to_say_it() -> None:
     assert figures.candidate(target).latency_ms == pytest.approx(500)
 
 
-def test_what_is_open_is_counted_and_wildcards_share_their_figures() -> None:
+def test_what_is_open_is_counted_for_each_target_behind_a_wildcard() -> None:
     figures, _, target = _made(metric_name="up/*")
     other = replace(target, name="up/other")
-    figures.began(target)
-    figures.began(other)
     for each in (target, other, target):
-        shown = figures.candidate(each)
-        assert (shown.name, shown.in_flight) == (each.name, 2)
+        figures.began(each)
+    assert [figures.candidate(each).in_flight for each in (target, other)] == [2, 1]
+
+
+def test_operators_see_what_was_measured_last_however_long_ago() -> None:
+    figures, hands, target = _made(latency_ms=900.0)
+    assert figures.of(target) == UNKNOWN
+    _attempt(figures, target, tokens=101, first_s=1.0, total_s=3.0)
+    hands.now += 3600 * 6
+    found = figures.of(target)
+    assert found.tokens_per_second == pytest.approx(50.0)
+    assert found.first_token_s == pytest.approx(1.0)
+    assert found.answered_at == 1000.0
+    assert figures.candidate(target).latency_ms == pytest.approx(900.0, rel=0.2)
+
+
+def test_failures_count_until_something_is_answered() -> None:
+    figures, hands, target = _made()
+    for _ in range(3):
+        _attempt(figures, target, "upstream_error", status=502, problem="refused")
+    assert (figures.of(target).failures, figures.of(target).problem) == (3, "refused")
+    hands.now += 1
+    _attempt(figures, target)
+    found = figures.of(target)
+    assert (found.failures, found.problem, found.failed_at) == (0, "", 1000.0)
+
+
+def test_what_is_no_fault_of_the_target_is_not_held_against_it() -> None:
+    figures, _, target = _made(reliability=1.0)
+    _attempt(figures, target, "not_dispatched", status=0, is_at_fault=False)
+    _attempt(figures, target, "upstream_error", status=400)
+    assert figures.of(target) == UNKNOWN
+    assert figures.candidate(target).reliability == 1.0
+
+
+def test_only_so_many_targets_are_remembered_and_none_that_is_in_use_is_forgotten() -> None:
+    figures, _, target = _made()
+    figures.began(target)
+    for number in range(3000):
+        _attempt(figures, replace(target, name=f"up/{number}"), "timeout", status=0)
+    assert figures.candidate(target).in_flight == 1
+    assert figures.of(replace(target, name="up/0")) == UNKNOWN
+    assert figures.of(replace(target, name="up/2999")).failures == 1
 
 
 attempts = st.lists(

@@ -56,7 +56,7 @@ def routers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Router, Router]:
     file = tmp_path_factory.mktemp("routing") / "router.yaml"
     file.write_text(yaml.safe_dump(CONFIG))
     loaded = config_file.load(file, {})
-    _, table, _ = serve.resolve(loaded, {}, PriceBook.load())
+    table = serve.resolve(loaded, {}, PriceBook.load(), looks=False).tables
     clock = SystemClock()
     first, second = (
         Router(table=table, figures=Figures(clock), secret=b"key", clock=clock) for _ in range(2)

@@ -199,7 +199,6 @@ def test_what_began_before_stays_at_the_old_target_until_the_swap_is_over() -> N
         ({}, None),
         ({"name": "nick"}, None),
         ({"name": "tiered"}, None),
-        ({"name": "old"}, None),
         ({"name": "nobody"}, "there is no virtual model and no alias 'nobody'"),
         ({"name": "up/old"}, "there is no virtual model and no alias 'up/old'"),
         ({"target": "up/nothing"}, "there is no target 'up/nothing'"),
