@@ -29,16 +29,32 @@ Capability = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """Pieces of a prompt, a few thousand characters at most, however long it is.
+
+    `text` is what was said last by the user, `opening` what was said first.
+    """
+
+    text: str
+    opening: str = ""
+
+
+NO_PROMPT = Prompt(text="")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """What a request asks of a target.
 
     `input_tokens` is the routing estimate (UTF-8 bytes / 4), never used for money;
-    `output_tokens` the maximum the client set, if it set one.
+    `output_tokens` the maximum the client set, if it set one. `prompt` is there where the policy
+    reads it.
     """
 
     needs: frozenset[Capability]
     input_tokens: int
     output_tokens: int | None = None
+    prompt: Prompt = NO_PROMPT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
