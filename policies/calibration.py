@@ -49,7 +49,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.quality[0] >= quality:
             return 0.0
         last = len(self.quality) - 1
-        for step in range(1, last):
+        for step in range(1, last + 1):
             before, here = self.quality[step - 1], self.quality[step]
             if here >= quality:
                 return (step - 1 + (quality - before) / (here - before)) / last
@@ -86,7 +86,10 @@ def calibrate(
         raise ValueError("outcomes must be known for every score and for both tiers")
     order = sorted(range(len(scores)), key=lambda prompt: scores[prompt], reverse=True)
     falling = [float(scores[prompt]) for prompt in order]
-    table = tuple(_between(falling, step / steps) for step in range(steps + 1))
+    # Sorted, because what is between two scores may be off by the last bit.
+    table = tuple(
+        sorted((_between(falling, step / steps) for step in range(steps + 1)), reverse=True)
+    )
     best = sum(strong)
     if not outcomes or best <= 0:
         return Calibration(scores=table)
@@ -104,4 +107,4 @@ def _between(values: Sequence[float], share: float) -> float:
     place = share * (len(values) - 1)
     before = min(int(place), len(values) - 2)
     part = place - before
-    return values[before] * (1 - part) + values[before + 1] * part
+    return values[before] + (values[before + 1] - values[before]) * part

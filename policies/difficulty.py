@@ -59,30 +59,31 @@ class Difficulty:
 
     def of(self, found: Features) -> float:
         """The score of a text's features."""
-        weight = self._weights.terms.get
-        # Integers: a set has no order, and their sum does not depend on one.
-        said = sum([weight(term, 0) for term in found.terms])
-        words = said * self._weights.term_unit / math.sqrt(len(found.terms) or 1)
-        return sum(map(mul, self._shape, found.shape)) + words
+        by_shape: float = sum(map(mul, self._shape, found.shape))
+        return by_shape + self._by_words(found)
 
-    def reasons(self, text: str) -> tuple[str, ...]:
-        """What moves the score of this text most, most first, for people: `+proving`, `-'who is'`.
+    def reasons(self, found: Features) -> tuple[str, ...]:
+        """What moves the score of a text most, most first: `+proving`, `-facts`, `+words`.
 
-        Length is not among them: every text has one.
+        Length is not among them, since every text has one; nor is any word of the text, since this
+        is written down where prompts are not.
         """
-        found = features(text)
-        unit = self._weights.term_unit / math.sqrt(len(found.terms) or 1)
         moves = [
             (weight * value, name)
             for name, weight, value in zip(NAMES, self._shape, found.shape, strict=True)
             if name != "length"
         ]
-        learned = self._weights.terms
-        moves += [(learned[term] * unit, f"'{term}'") for term in found.terms if term in learned]
+        moves.append((self._by_words(found), "words"))
         moves.sort(key=lambda move: (-abs(move[0]), move[1]))
         return tuple(
             f"{'+' if move > 0 else '-'}{name}" for move, name in moves[:_MOST_REASONS] if move
         )
+
+    def _by_words(self, found: Features) -> float:
+        weight = self._weights.terms.get
+        # Integers: a set has no order, and their sum does not depend on one.
+        said = sum([weight(term, 0) for term in found.terms])
+        return said * self._weights.term_unit / math.sqrt(len(found.terms) or 1)
 
 
 @cache

@@ -14,6 +14,7 @@ import msgspec
 from policies.base import Candidate, Choice, Question
 from policies.calibration import Calibration
 from policies.difficulty import Difficulty, shipped
+from policies.prompt_features import features
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 DEFAULT_SHARE = 0.3
@@ -66,8 +67,10 @@ class Learned:
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates, those of the tier that the prompt calls for first."""
-        texts = {question.prompt.opening, question.prompt.text}
-        score = max(map(self._difficulty.score, texts))
+        prompt = question.prompt
+        texts = (prompt.text, prompt.opening) if prompt.opening else (prompt.text,)
+        found = max(map(features, texts), key=self._difficulty.of)
+        score = self._difficulty.of(found)
         weak, strong, neither = self._tiers(question, candidates)
         is_hard = score >= self._threshold
         # Behind the strong tier stands the next best; where that is by price, the next dearest.
@@ -75,10 +78,9 @@ class Learned:
         ordered = [*strong, *second_best] if is_hard else [*weak, *strong]
         first, *others = [*ordered, *neither]
         harder = 100 * self._calibration.percentile(score)
-        why = (
-            f"harder than {harder:.0f} % of prompts: {'the strong' if is_hard else 'the cheap'} "
-            f"tier, with the strong one for {100 * self.share:.0f} %"
-        )
+        moved = ", ".join(self._difficulty.reasons(found)) or "by its length"
+        tier = "strong" if is_hard else "cheap"
+        why = f"harder than {harder:.0f} % of prompts ({moved}): the {tier} tier"
         return (
             Choice(target=first.name, reason=why if ordered else "no known price"),
             *(Choice(target=candidate.name, reason="a fallback") for candidate in others),

@@ -7,11 +7,13 @@ from importlib.metadata import entry_points
 
 from policies.base import Policy
 from policies.cheapest import Cheapest
+from policies.learned import Learned
 from policies.ordered import Ordered
 
 BUILT_IN: Mapping[str, Callable[[], Policy]] = {
     Ordered.name: Ordered,
     Cheapest.name: Cheapest,
+    Learned.name: Learned,
 }
 
 

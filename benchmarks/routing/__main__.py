@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +19,7 @@ from benchmarks.routing.outcomes import FAMILIES, TESTS, read
 from policies.difficulty import WEIGHTS, Difficulty, Weights
 
 
-def _main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the Parquet files")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the file to write")
@@ -25,12 +27,16 @@ def _main() -> int:
         "--keep", action="store_true", help="judge the weights in the file, and write none"
     )
     parser.add_argument("--resamples", type=int, default=evaluation.RESAMPLES)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
-    tests = [read(options.data, name) for name in TESTS]
-    collected = [read(options.data, name) for name in FAMILIES]
+    try:
+        tests = [read(options.data, name) for name in TESTS]
+        collected = [read(options.data, name) for name in FAMILIES]
+    except FileNotFoundError as error:
+        print(f"{error.filename}: no such file; docs/routing.md says where it is", file=sys.stderr)
+        return 2
     sets, left_out = training.without_tests(collected, tests)
-    rows = training.prompts(sets)
+    rows = training.with_requests(training.prompts(sets))
     print(f"{len(rows):,} prompts; {left_out} more share 13 words with a test prompt\n")
     unseen = training.scores_unseen(rows)
     if not options.keep:
@@ -56,4 +62,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_main())
+    raise SystemExit(main())

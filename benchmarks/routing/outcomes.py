@@ -94,7 +94,8 @@ def read(folder: Path, name: str) -> Outcomes:
     Left out are rows of unused groups, those that RouteLLM itself left out of its tests, those of
     MMLU-Pro that are MMLU's, and those that hardly any model has answered.
     """
-    table = parquet.read_table(folder / f"{name}.parquet").to_pydict()
+    with (folder / f"{name}.parquet").open("rb") as file:
+        table = parquet.read_table(file).to_pydict()
     worth = {
         column[2:]: np.array([np.nan if v is None else v for v in values], float)
         for column, values in table.items()

@@ -1,4 +1,4 @@
-"""What a score and a decision cost, in microseconds of one core."""
+"""What a score and a decision cost, in microseconds of CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from policies.base import Candidate, Prompt, Question
 from policies.difficulty import shipped
 from policies.learned import Learned
 
-_ROUNDS = 2000
+_ROUNDS = 1000
 _ORDER = "Compare three ways to index a table of events by time, with their costs in memory. "
 TEXTS = {
     "32 characters": "What is the capital of Portugal?",
@@ -55,8 +55,8 @@ _TIERS = tuple(
 def _microseconds(act: Callable[[], object]) -> tuple[float, float]:
     took: list[int] = []
     for _ in range(_ROUNDS):
-        began = time.perf_counter_ns()
+        began = time.thread_time_ns()
         act()
-        took.append(time.perf_counter_ns() - began)
+        took.append(time.thread_time_ns() - began)
     took.sort()
     return took[_ROUNDS // 2] / 1000, took[_ROUNDS * 99 // 100] / 1000

@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse.linalg import lsqr
@@ -43,6 +45,12 @@ SHAPE = {
     "facts": -0.15,
     "rewording": -0.2,
 }
+# Requests as people make them, in many languages, with how hard they are thought to be. They are
+# trained on as one more group, and their scores are those that shares are shares of: nobody's
+# traffic is exams and puzzles.
+REQUESTS = Path(__file__).with_name("requests.tsv")
+# What a cheap model's answers and a strong one's might be worth, by how hard the request is.
+_WORTH = ((0.95, 1.0), (0.75, 1.0), (0.45, 0.95), (0.15, 0.8))
 # A prompt is hard where cheap models fail; half as much again where strong ones then do not.
 _GAIN = 0.5
 # A term must be in so many prompts to be learned. One that is in every tenth is how people write,
@@ -104,6 +112,20 @@ def prompts(training: Sequence[Outcomes]) -> Prompts:
     )
 
 
+def with_requests(rows: Prompts) -> Prompts:
+    """The rows, and after them the hand-written requests, which are a family of their own."""
+    lines = REQUESTS.read_text(encoding="utf-8").splitlines()
+    levels, texts = zip(*(line.split("\t") for line in lines), strict=True)
+    worst, best = np.array([_WORTH[int(level)] for level in levels]).T
+    return Prompts(
+        found=[*rows.found, *map(features, texts)],
+        families=[*rows.families, *["requests"] * len(texts)],
+        groups=[*rows.groups, *["requests"] * len(texts)],
+        worst=np.concatenate([rows.worst, worst]),
+        best=np.concatenate([rows.best, best]),
+    )
+
+
 def train(rows: Prompts, calibration: Calibration) -> Weights:
     """The weights that these rows give: ridge regression of what the shape leaves unexplained."""
     target = (1 - rows.worst) + _GAIN * (rows.best - rows.worst)
@@ -138,22 +160,30 @@ def by_hand_alone(calibration: Calibration) -> Weights:
 
 
 def train_and_calibrate(rows: Prompts, unseen: Array) -> Weights:
-    """Weights with a table of what they do on prompts they have not seen (`unseen` scores).
+    """Weights with a table of the shares that reach a score, and of what answers are then worth.
 
-    Every family counts the same in it, however many prompts it has.
+    The shares are of the requests. What answers are worth is measured, on prompts of which the
+    weights had not seen the family (`unseen` scores), every family counting the same.
     """
+    requests = [place for place, family in enumerate(rows.families) if family == "requests"]
     size = Counter(rows.families)
+    del size["requests"]
     largest = max(size.values())
     drawn: list[int] = []
     for family in sorted(size):
         members = [place for place, name in enumerate(rows.families) if name == family]
         drawn += (members * (largest // len(members) + 1))[:largest]
-    table = calibrate(unseen[drawn].tolist(), rows.worst[drawn].tolist(), rows.best[drawn].tolist())
-    rounded = Calibration(
-        scores=tuple(round(score, 4) for score in table.scores),
-        quality=tuple(round(worth, 4) for worth in table.quality),
+    measured = calibrate(
+        unseen[drawn].tolist(), rows.worst[drawn].tolist(), rows.best[drawn].tolist()
     )
-    return train(rows, rounded)
+    weights = train(rows, _NONE)
+    difficulty = Difficulty(weights)
+    shares = calibrate([difficulty.of(rows.found[place]) for place in requests])
+    table = Calibration(
+        scores=tuple(round(score, 4) for score in shares.scores),
+        quality=tuple(round(worth, 4) for worth in measured.quality),
+    )
+    return msgspec.structs.replace(weights, calibration=table)
 
 
 def scores_unseen(rows: Prompts) -> Array:
