@@ -20,13 +20,15 @@ from policies.prompt_features import NAMES, Features, features
 
 WEIGHTS = Path(__file__).with_name("difficulty.json")
 _MOST_REASONS = 3
+# The words of a short prompt are too few to be taken at their full weight.
+_FEW_TERMS = 40
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What each feature adds to a score; of terms, in units of `term_unit`.
 
-    All terms together are divided by the root of their number, so that many words say more than
-    one but a long text is not judged by its length twice.
+    All terms together are divided by the root of their number (`terms_weight`), so that many words
+    say more than one but a long text is not judged by its length twice.
     """
 
     shape: dict[str, float]
@@ -83,7 +85,12 @@ class Difficulty:
         weight = self._weights.terms.get
         # Integers: a set has no order, and their sum does not depend on one.
         said = sum([weight(term, 0) for term in found.terms])
-        return said * self._weights.term_unit / math.sqrt(len(found.terms) or 1)
+        return said * self._weights.term_unit / terms_weight(found)
+
+
+def terms_weight(found: Features) -> float:
+    """What the sum of a text's terms is divided by: the root of their number, of few ones more."""
+    return math.sqrt(max(len(found.terms), _FEW_TERMS))
 
 
 @cache

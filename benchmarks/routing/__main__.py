@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.keep:
         weights = training.train_and_calibrate(rows, unseen)
         options.weights.write_bytes(
-            msgspec.json.format(msgspec.json.encode(weights, order="sorted"), indent=0) + b"\n"
+            msgspec.json.format(msgspec.json.encode(weights, order="sorted"), indent=1) + b"\n"
         )
     written = options.weights.read_bytes()
     weights = msgspec.json.decode(written, type=Weights)

@@ -17,7 +17,7 @@ from benchmarks.routing.contamination import overlapping
 from benchmarks.routing.metrics import Array
 from benchmarks.routing.outcomes import FAMILIES, Outcomes
 from policies.calibration import Calibration, calibrate
-from policies.difficulty import Difficulty, Weights
+from policies.difficulty import Difficulty, Weights, terms_weight
 from policies.prompt_features import Features, features
 
 # Common knowledge of which requests cheap models fail at; nothing here was fitted. Fitting it made
@@ -219,7 +219,7 @@ def _terms(found: Sequence[Features], weight: Array) -> list[str]:
 
 
 def _matrix(found: Sequence[Features], terms: Sequence[str]) -> sparse.csr_array:
-    """A row a prompt, with the root of its number of terms shared among those that are learned."""
+    """A row a prompt: for each learned term in it, what `Difficulty` multiplies its weight by."""
     column = {term: place for place, term in enumerate(terms)}
     columns: list[int] = []
     values: list[float] = []
@@ -227,6 +227,6 @@ def _matrix(found: Sequence[Features], terms: Sequence[str]) -> sparse.csr_array
     for each in found:
         known = sorted(column[term] for term in each.terms if term in column)
         columns += known
-        values += [1 / math.sqrt(len(each.terms))] * len(known)
+        values += [1 / terms_weight(each)] * len(known)
         starts.append(len(columns))
     return sparse.csr_array((values, columns, starts), shape=(len(found), len(terms)))

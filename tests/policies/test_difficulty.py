@@ -35,8 +35,10 @@ def test_the_weights_are_small_and_those_of_the_docs() -> None:
 
 
 def test_by_hand() -> None:
-    # Terms: two, cats, and each with the one before it.
-    assert _difficulty().score("two cats") == pytest.approx(0.5 * (2 - 6) / math.sqrt(4))
+    # Of few terms the sum is divided as if there were 40; here two words, and each after another.
+    assert _difficulty().score("two cats") == pytest.approx(0.5 * (2 - 6) / math.sqrt(40))
+    many = " ".join(f"a{'b' * number}" for number in range(48))
+    assert _difficulty().score(f"two cats {many}") == pytest.approx(0.5 * (2 - 6) / math.sqrt(100))
     assert _difficulty().score("dogs") == 0
     assert _difficulty().score("prove") == pytest.approx(1 / 1.5)
     assert _difficulty().score("") == 0
