@@ -16,6 +16,7 @@ import msgspec
 from policies.balanced import Balanced
 from policies.base import Policy
 from policies.cheapest import Cheapest
+from policies.learned import Learned
 from policies.ordered import Ordered
 from policies.weighted import Weighted
 
@@ -24,6 +25,7 @@ BUILT_IN: dict[str, type[Any]] = {
     Cheapest.name: Cheapest,
     Weighted.name: Weighted,
     Balanced.name: Balanced,
+    Learned.name: Learned,
 }
 
 

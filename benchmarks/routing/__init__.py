@@ -1,0 +1,1 @@
+"""What `policies.difficulty` is trained from and judged by: `python -m benchmarks.routing`."""
