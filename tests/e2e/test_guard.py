@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -577,6 +578,13 @@ def test_24_stalled_clients_harm_nobody(upstream: Upstream, tmp_path: Path) -> N
 
 
 # --- too much of it ------------------------------------------------------------------------
+
+
+def test_30_processes_dump_no_core_and_may_have_files(tollway: Tollway) -> None:
+    for child in tollway.children():
+        assert resource.prlimit(child.pid, resource.RLIMIT_CORE)[0] == 0
+        soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
 
 
 def test_overload_waits_then_is_turned_away_before_the_body(
