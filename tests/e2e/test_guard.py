@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -187,6 +188,83 @@ def test_25_trailers_are_no_headers(tollway: Tollway, upstream: Upstream) -> Non
         assert client.reply().status == 200
         client.send(GET + b"\r\n")
         assert client.reply().status == 200
+
+
+# --- who asks, and what goes on upstream ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keyed(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
+    """A server that has a key."""
+    config = provider(upstream.base_url, "m1")
+    with serving(tmp_path_factory.mktemp("keyed"), config) as running:
+        running.admin("POST", "/keys", {"name": "somebody"})
+        yield running
+
+
+@pytest.mark.parametrize(
+    "key", ["' OR 1=1--", "x" * 10_000, "sk-tw-", "{{7*7}}", "%s%n", "\u00e9", "a b", "*"]
+)
+def test_05_every_wrong_key_gets_the_same_answer(keyed: Tollway, key: str) -> None:
+    said = {
+        (reply.status_code, reply.json()["error"]["message"], reply.json()["error"]["code"])
+        for name, value in (
+            ("authorization", f"Bearer {key}"),
+            ("x-api-key", key),
+            ("api-key", key),
+        )
+        for reply in [keyed.chat(headers={name: value.encode("latin-1")})]
+    }
+    assert said == {(401, "the API key is unknown or revoked", "invalid_api_key")}
+
+
+def test_07_a_key_in_the_url_is_none(keyed: Tollway, upstream: Upstream) -> None:
+    key = keyed.admin("POST", "/keys", {"name": "url"})["key"]
+    body = {"model": "up/m1", "messages": [{"role": "user", "content": "Hello"}]}
+    for name in ("key", "api_key", "access_token"):
+        reply = keyed.post(f"/v1/chat/completions?{name}={key}", body)
+        assert reply.status_code == 401
+        assert key not in reply.text
+    assert not upstream.calls
+
+
+def test_10_every_route_but_the_health_checks_asks_who_it_is(keyed: Tollway) -> None:
+    bearer = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    document = keyed.get("/admin/v1/openapi.json", headers=bearer).json()
+    routes = [(m, path) for path, methods in document["paths"].items() for m in methods]
+    routes += [("get", path) for path in ("/admin/v1/openapi.json", "/metrics", "/v1/models")]
+    routes += [("get", path) for path in ("/v1/models/auto", "/api/v1/key", "/v1/responses/x")]
+    endpoints = ("chat/completions", "completions", "embeddings", "messages", "responses")
+    endpoints += ("messages/count_tokens", "moderations", "images/generations", "rerank")
+    endpoints += ("audio/transcriptions", "audio/speech", "responses/x/cancel")
+    routes += [("post", f"/v1/{path}") for path in endpoints]
+    routes += [("post", "/v2/rerank"), ("delete", "/v1/responses/x")]
+    for method, path in routes:
+        reply = httpx2.request(method, keyed.url + path.replace("{", "").replace("}", ""))
+        assert reply.status_code == 401, f"{method} {path}: {reply.text}"
+    assert [keyed.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+def test_29_headers_of_clients_do_not_go_upstream(tollway: Tollway, upstream: Upstream) -> None:
+    names = b"""x-forwarded-for x-forwarded-host forwarded x-real-ip via te trailer keep-alive
+    cookie proxy-authorization proxy-connection x-evil x-tollway-internal x-amz-date x-goog-api-key
+    openai-organization anthropic-beta user-agent accept-encoding""".split()
+    with connect(tollway) as client:
+        client.send(
+            post(chat(), b"connection: keep-alive, x-evil", *(n + b": evil" for n in names))
+        )
+        assert client.reply().status == 200
+    (call,) = upstream.calls
+    assert "evil" not in str(call.headers)
+
+
+@pytest.mark.parametrize("name", [b"x-tollway-tags", b"x-request-id", b"x-tollway-user"])
+def test_28_no_header_is_another_one(tollway: Tollway, upstream: Upstream, name: bytes) -> None:
+    for value in (b"a%0d%0ax-evil: 1", b"a\\r\\nx-evil: 1", b"a\xe5\x98\x8dx-evil: 1"):
+        with connect(tollway) as client:
+            client.send(post(chat(), name + b": " + value))
+            assert "x-evil" not in client.reply().headers
+    assert not [call for call in upstream.calls if "x-evil" in call.headers]
 
 
 # --- what must go on to work ---------------------------------------------------------------
