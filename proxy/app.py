@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 from starlette.applications import Starlette
 
-from proxy.errors import ApiError, Internal, NotFound, WrongMethod
-from proxy.http import ClientGone, Exchange, Receive, Scope, Send
+from proxy.errors import ApiError, Internal, NotFound, WrongMethod, stopping
+from proxy.http import REFUSAL, ClientGone, Exchange, Receive, Scope, Send
 from proxy.models import ANTHROPIC_VERSION, Models
 from proxy.models import PREFIX as MODEL_PREFIX
 from proxy.telemetry import Metrics
@@ -53,18 +53,21 @@ class App:
         if scope["type"] != "http":
             return
         path: str = scope["path"]
-        if path.startswith(self._rest_prefixes):
+        refusal: ApiError | None = scope.get(REFUSAL)
+        if refusal is None and path.startswith(self._rest_prefixes):
             await self._rest(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
         if is_anthropic(exchange, path):
             exchange.failures = ANTHROPIC_FAILURES
             exchange.reply_headers.append((b"request-id", exchange.request_id.encode()))
-        await self._answer(exchange, path)
+        await self._answer(exchange, path, refusal)
 
-    async def _answer(self, exchange: Exchange, path: str) -> None:
+    async def _answer(self, exchange: Exchange, path: str, refusal: ApiError | None) -> None:
         self._open.inc()
         try:
+            if refusal is not None:
+                raise refusal
             await self._find(path, exchange.scope["method"])(exchange)
         except ApiError as error:
             await exchange.refuse(error)
@@ -73,8 +76,10 @@ class App:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             assert task is not None
-            if exchange.ended or task.uncancel():
-                raise  # not by the client's leaving: the server stops
+            if task.uncancel():
+                raise
+            if not exchange.is_gone:
+                await exchange.refuse(stopping())
         except Exception:
             _log.exception("request %s failed", exchange.request_id)
             await exchange.refuse(Internal("something went wrong here; the log says what"))

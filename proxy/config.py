@@ -68,6 +68,18 @@ class Server(Strict, frozen=True):
     hear_out_s: _Seconds = 60.0
     """How long a provider that bills the whole answer is heard out when its client has left."""
     keep_alive_s: _Positive = 75
+    head_s: _Seconds = 10.0
+    """How long the head of a request may take to arrive."""
+    body_s: _Seconds = 30.0
+    """How long a request's body may stop arriving, or be slower than 1 KiB/s."""
+    reader_s: _Seconds = 30.0
+    """How long a client may read nothing of a reply that waits for it."""
+    max_concurrent: _Positive = 10_000
+    """How many requests to `/v1/` a worker answers at the same time."""
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 1_000
+    """How many more may wait for that."""
+    queue_s: _Seconds = 2.0
+    """For how long."""
     first_payload_s: _Seconds = 15.0
     """After this long without a payload a stream starts with status 200 and keep-alive comments."""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"

@@ -34,6 +34,7 @@ from proxy.errors import (
     ApiError,
     LedgerDown,
     from_upstream,
+    stopping,
 )
 from proxy.figures import Figures
 from proxy.http import Exchange, HeaderList
@@ -386,6 +387,10 @@ class Engine:
             if not job.exchange.started:
                 raise
             await reply.fail(error)
+        except asyncio.CancelledError:
+            if _is_cut(job.exchange):
+                await reply.fail(stopping())
+            raise
         finally:
             reply.close()
 
@@ -428,6 +433,8 @@ class Engine:
             await reply.fail(from_upstream(error, tried.target.name), stream)
         except BaseException as error:
             self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
+            if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
+                await reply.fail(stopping(), stream)
             raise
         else:
             self._attempts.settle_answered(
@@ -572,6 +579,11 @@ def media_headers(headers: Mapping[str, str]) -> tuple[bytes, HeaderList]:
     length = headers.get("content-length", "")
     is_told = length.isdecimal() and "content-encoding" not in headers
     return kind.encode(), [(b"content-length", length.encode())] if is_told else []
+
+
+def _is_cut(exchange: Exchange) -> bool:
+    """Whether a reply that is cancelled has a client that is to be told: the server stops."""
+    return exchange.started and not exchange.ended and not exchange.is_gone
 
 
 def _cut_short(error: BaseException) -> tuple[Outcome, str]:

@@ -5,6 +5,7 @@
     |  |- UnsupportedEncoding a Content-Encoding we do not read
     |  |- BodyTooLarge
     |  |- BodyTooSlow
+    |  |- HeadTooLarge        the request's headers are more or larger than the server reads
     |  |- UnknownPrevious     the response or item that it builds on is not kept here
     |  |- ContextTooLong      no target's context holds the request
     |- MissingKey, WrongKey   who asks is unknown
@@ -21,6 +22,8 @@
     |- RateLimited            too many requests or tokens a minute, or requests at a time
     |- LedgerDown             money cannot be counted, so none is spent
     |- HostDown               the process that holds local models cannot be reached
+    |- Overloaded             as many requests as there may be are answered, and wait
+    |- Stopping               the server stops, and this took longer than it waits
     |- NoTarget               no configured target can take the request
     |- UpstreamRefused        the provider says the request is at fault (its own status and words)
     |- UpstreamLimited        every target asked us to slow down
@@ -92,6 +95,10 @@ class BodyTooLarge(InvalidRequest):
 
 class BodyTooSlow(InvalidRequest):
     """The body stopped arriving."""
+
+
+class HeadTooLarge(InvalidRequest):
+    """The request's headers are more, or larger, than the server reads."""
 
 
 class UnknownPrevious(InvalidRequest):
@@ -166,6 +173,14 @@ class HostDown(ApiError):
     """The process that holds the local models cannot be reached."""
 
 
+class Overloaded(ApiError):
+    """As many requests as there may be are being answered, and as many as may wait for them."""
+
+
+class Stopping(ApiError):
+    """The server stops, and the request took longer than it waits for."""
+
+
 class NoTarget(ApiError):
     """No configured target can take the request; the message lists why, target by target."""
 
@@ -220,6 +235,7 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     UnsupportedEncoding: (415, "invalid_request_error", "unsupported_encoding"),
     BodyTooLarge: (413, "invalid_request_error", "request_too_large"),
     BodyTooSlow: (408, "invalid_request_error", "request_timeout"),
+    HeadTooLarge: (431, "invalid_request_error", "request_header_fields_too_large"),
     UnknownPrevious: (400, "invalid_request_error", "previous_response_not_found"),
     ContextTooLong: (400, "invalid_request_error", "context_length_exceeded"),
     MissingKey: (401, "invalid_request_error", None),
@@ -238,6 +254,8 @@ HTTP: Mapping[type[ApiError], tuple[int, str, str | None]] = {
     RateLimited: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
     LedgerDown: (503, "server_error", "ledger_unavailable"),
     HostDown: (503, "server_error", "model_host_unavailable"),
+    Overloaded: (503, "server_error", "overloaded"),
+    Stopping: (503, "server_error", "server_stopping"),
     NoTarget: (503, "server_error", "no_target"),
     UpstreamRefused: (400, "invalid_request_error", None),
     UpstreamLimited: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
@@ -283,6 +301,11 @@ def from_upstream(error: upstream.AdapterError, source: str = "the provider") ->
             return UpstreamDown(f"{source} broke its answer off")
         case _:
             return UpstreamDown(f"{source} sent what is no answer")
+
+
+def stopping() -> Stopping:
+    """The answer where a request takes longer than a server that stops waits for it."""
+    return Stopping("the server stops before this is answered; try again")
 
 
 def _retry_headers(error: upstream.UpstreamError) -> Mapping[str, str]:

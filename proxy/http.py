@@ -12,7 +12,6 @@ from typing import Any
 from proxy.errors import (
     ApiError,
     BodyTooLarge,
-    BodyTooSlow,
     InvalidRequest,
     UnsupportedEncoding,
 )
@@ -24,8 +23,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
 
-# A body that stops arriving for this long is given up.
-BODY_STALL_S = 30.0
+REFUSAL = "tollway.refusal"
+"""Where a scope has the `ApiError` with which the server wants a request answered, or None."""
 
 
 def new_request_id() -> str:
@@ -48,6 +47,7 @@ class Exchange:
         "ended",
         "failures",
         "headers",
+        "is_gone",
         "on_end",
         "reply_headers",
         "request_id",
@@ -60,13 +60,15 @@ class Exchange:
         self.scope = scope
         self._receive = receive
         self._send = send
-        # A repeated header keeps its last value; none of those we read may repeat.
+        # A repeated header keeps its last value; none of those we read is there twice.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.began_at = time.perf_counter()
         self.request_id = new_request_id()
         self.reply_headers: HeaderList = [(b"x-request-id", self.request_id.encode())]
         self.started = False
         self.ended = False
+        self.is_gone = False
+        """The client left before the reply had ended, as far as that was noticed."""
         self.status = 0
         self.failures: Failures = OPENAI_FAILURES
         """How the client is told of what goes wrong: in its own dialect."""
@@ -84,13 +86,13 @@ class Exchange:
         """The whole request body, at most `limit` bytes as sent and as decoded."""
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
-            raise self._too_large(limit)
+            raise _too_large(limit)
         message = await self._next_message()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
             body = await self._read_rest(body, limit)
         if len(body) > limit:
-            raise self._too_large(limit)
+            raise _too_large(limit)
         encoding = self.headers.get(b"content-encoding")
         if encoding is None or encoding.strip().lower() in (b"", b"identity"):
             return body
@@ -100,7 +102,7 @@ class Exchange:
         parts, size, more = [first], len(first), True
         while more:
             if size > limit:
-                raise self._too_large(limit)
+                raise _too_large(limit)
             message = await self._next_message()
             parts.append(message.get("body", b""))
             size += len(parts[-1])
@@ -108,28 +110,17 @@ class Exchange:
         return b"".join(parts)
 
     async def _next_message(self) -> Message:
-        try:
-            async with asyncio.timeout(BODY_STALL_S):
-                message = await self._receive()
-        except TimeoutError:
-            self.reply_headers.append((b"connection", b"close"))
-            raise BodyTooSlow(
-                f"the request body stopped arriving for {BODY_STALL_S:.0f} s"
-            ) from None
+        message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise message.get("refusal") or ClientGone
         return message
-
-    def _too_large(self, limit: int) -> BodyTooLarge:
-        # What is still on its way would be read as the next request.
-        self.reply_headers.append((b"connection", b"close"))
-        return BodyTooLarge(f"the request body is larger than {limit} bytes (server.max_body_mb)")
 
     def watch(self, on_gone: Callable[[], object]) -> asyncio.Task[Message]:
         """Call `on_gone` if the client leaves before the reply has ended; cancel it afterwards."""
 
         def check(task: asyncio.Task[Message]) -> None:
             if not task.cancelled() and task.exception() is None and not self.ended:
+                self.is_gone = True
                 on_gone()
 
         watcher = asyncio.ensure_future(self._receive())
@@ -178,6 +169,10 @@ class Exchange:
         length = (b"content-length", b"%d" % len(body))
         await self.start(status, content_type, [length, *(headers or ())])
         await self.write(b"" if self.scope["method"] == "HEAD" else body, more=False)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than {limit} bytes (server.max_body_mb)")
 
 
 def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:

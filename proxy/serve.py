@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from proxy import catalog, config, config_file, discovery, price_list, tokens
+from proxy import catalog, config, config_file, discovery, price_list, process_limits, tokens
 from proxy.accounts import make_adapter
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
@@ -145,6 +145,7 @@ def resolve(
 
 def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     """Serve until told to stop; raises `StartError`."""
+    process_limits.prepare()
     loaded = load_config(options, environ)
     server = loaded.server
     book, problem = price_list.load(Path(server.data))

@@ -42,6 +42,8 @@ _READY_S = 30.0
 # A ledger that cannot end its last commit by then loses nothing that was acknowledged, and a local
 # model ends with the model host.
 _LAST_STOP_S = 10.0
+# What the kernel keeps of a reply that its client does not read; Linux takes twice that.
+_UNSENT_BYTES = 128 << 10
 
 _log = logging.getLogger("tollway")
 
@@ -235,6 +237,8 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it. Left to itself the kernel keeps megabytes for each slow reader.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES)
     try:
         listener.bind((host, port))
         listener.listen(2048)

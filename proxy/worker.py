@@ -37,6 +37,8 @@ from proxy.engine import Engine
 from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.figures import Figures
+from proxy.guard.admission import Admission
+from proxy.guard.protocol import GuardedProtocol, Patience, watch
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
@@ -171,21 +173,33 @@ async def _serve(
         if store is not None and number == 0
         else None
     )
+    patience = Patience(
+        head_s=server_settings.head_s,
+        body_s=server_settings.body_s,
+        reader_s=server_settings.reader_s,
+        keep_alive_s=server_settings.keep_alive_s,
+    )
+    admission = Admission(
+        most=server_settings.max_concurrent,
+        queue=server_settings.queue,
+        queue_s=server_settings.queue_s,
+    )
     server = _Server(
         uvicorn.Config(
             build_app(plan, ledger, host, adapters, engine, figures, moves, metrics, store),
-            http="httptools",
+            http=partial(GuardedProtocol, patience, admission),  # type: ignore[arg-type] # uvicorn only calls it
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=server_settings.keep_alive_s,
             timeout_graceful_shutdown=math.ceil(server_settings.drain_s),
         ),
         ready,
     )
+    connections = server.server_state.connections
+    sweeping = asyncio.create_task(watch(connections, admission, patience, server_settings.queue_s))
     loop = asyncio.get_running_loop()
 
     def supervisor_gone() -> None:
@@ -199,7 +213,7 @@ async def _serve(
         await server.end_tasks()
         await preparations.aclose()
         log.flush()
-        for task in (delivering, tidying, watching):
+        for task in (sweeping, delivering, tidying, watching):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):

@@ -103,7 +103,8 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
 
 def _variable(found: re.Match[str], environ: Mapping[str, str]) -> str:
     if not _NAME.match(found[1]) or not found[0].endswith("}"):
-        raise ValueError(f"{found[0]!r} is no variable; only ${{NAME}} is understood")
+        # Not quoted: it may be a key that was put there in place of a name.
+        raise ValueError("has a '${' that begins no variable; only ${NAME} is understood")
     value = environ.get(found[1])
     if not value:
         raise KeyError(found[1])

@@ -40,7 +40,7 @@ IDLE_EXPIRY_S: Final = 15.0
 
 # However long a server promises to wait, a firewall in between may forget the connection sooner.
 _MAX_IDLE_EXPIRY_S: Final = 120.0
-_READ_AHEAD_BYTES: Final = 256 * 1024
+_READ_AHEAD_BYTES: Final = 64 * 1024
 # Up to here one copy costs less than the second system call that it saves.
 _JOINED_WRITE_BYTES: Final = 64 * 1024
 # Trailers and chunk extensions reach no one, so they get no more room than a head has.

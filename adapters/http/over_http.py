@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -42,8 +42,9 @@ EVENT_STREAM = frozenset(
 _TRAILER_S = 0.25
 # How long the body of an error may take behind its status, which says the most of it.
 _ERROR_BODY_S = 5.0
-# The operator's headers that hold a secret, by their names.
+# The headers that hold a secret, by their names; and of the operator's, those that hold none.
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|pass", re.IGNORECASE)
+_PLAIN_NAME = re.compile(r"agent|accept|version|beta|referer|title", re.IGNORECASE)
 # Anything shorter guards nothing, and stands in ordinary text.
 _SHORTEST_SECRET = 8
 # Credentials that are renewed, of which so many are remembered.
@@ -133,7 +134,8 @@ class HttpAdapter(ABC):
             **(self.credentials(api_key) if api_key else {}),
             **own,
         }
-        self._secrets = _secrets(constant)
+        hidden = {name: value for name, value in own.items() if not _PLAIN_NAME.search(name)}
+        self._secrets = _secrets([*_hidden(constant), *hidden.values()])
         self._passing_secrets: list[bytes] = []
         self._transport: Transport = open_transport(
             account["base_url"],
@@ -180,7 +182,7 @@ class HttpAdapter(ABC):
 
         Nor are those before them: calls that had these may still be under way.
         """
-        known = dict.fromkeys((*_secrets(headers), *self._passing_secrets))
+        known = dict.fromkeys((*_secrets(_hidden(headers)), *self._passing_secrets))
         self._passing_secrets = list(known)[:_MOST_PASSING]
 
     async def check(self, response: Response) -> None:
@@ -203,8 +205,18 @@ class HttpAdapter(ABC):
             if said is not None:
                 clean = self._without_secrets(said.encode("utf-8", "surrogatepass"))
                 setattr(error, name, clean.decode("utf-8", "replace"))
+        error.headers = self.redacted_headers(error.headers)
         error.args = (error.message,)
         return error
+
+    def redacted_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """The headers of an answer, some of which go on to the client."""
+        said = "\n".join(headers.values()).encode("utf-8", "surrogateescape")
+        clean = self._without_secrets(said)
+        if clean is said:
+            return headers
+        values = clean.decode("utf-8", "surrogateescape").split("\n")
+        return dict(zip(headers, values, strict=True))
 
     def _without_secrets(self, answer: bytes) -> bytes:
         for secret in (*self._secrets, *self._passing_secrets):
@@ -217,9 +229,12 @@ class HttpAdapter(ABC):
         await self._transport.aclose()
 
 
-def _secrets(headers: Mapping[str, str]) -> list[bytes]:
+def _hidden(headers: Mapping[str, str]) -> list[str]:
+    return [value for name, value in headers.items() if _SECRET_NAME.search(name)]
+
+
+def _secrets(values: Iterable[str]) -> list[bytes]:
     """What no answer may quote: the longest first, and `Bearer sk-...` without its first word."""
-    values = [value for name, value in headers.items() if _SECRET_NAME.search(name)]
     words = {word for value in values for word in (value, value.rpartition(" ")[2])}
     found = [word.encode() for word in words if len(word) >= _SHORTEST_SECRET]
     return sorted(found, key=len, reverse=True)
@@ -282,7 +297,7 @@ class _HttpAnswer:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return self._response.headers
+        return self._adapter.redacted_headers(self._response.headers)
 
     async def body(self) -> bytes:
         assert not self._is_stream, "this call asked for a stream"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxy.admin.shapes import read_json, read_object
-from proxy.errors import InvalidRequest, NotFound
+from proxy.errors import BodyTooLarge, BodyTooSlow, InvalidRequest, NotFound
 from proxy.http import new_request_id
 
 MAX_BODY = 1 << 20
@@ -129,8 +129,11 @@ def _read(body: bytes, kind: type) -> object:
 
 async def _body(request: Request) -> bytes:
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            raise InvalidRequest(f"the body is larger than {MAX_BODY} bytes")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise BodyTooLarge(f"the body is larger than {MAX_BODY} bytes")
+    except ClientDisconnect:
+        raise BodyTooSlow("the body did not arrive whole") from None
     return body

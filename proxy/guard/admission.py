@@ -1,0 +1,54 @@
+"""Which requests a worker answers now, which wait, and which it turns away.
+
+A request that is turned away costs little: its body has not been read, nothing has been parsed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from proxy.errors import ApiError, Overloaded
+
+Start = Callable[[ApiError | None], None]
+"""Has a request answered: by the application, or with a refusal."""
+
+
+class Admission:
+    """At most `most` requests at the same time, and `queue` that wait, for `queue_s` at most."""
+
+    def __init__(self, *, most: int, queue: int, queue_s: float) -> None:
+        self._most = most
+        self._queue = queue
+        self._queue_s = queue_s
+        self._running = 0
+        self._waiting: deque[tuple[float, Start]] = deque()
+
+    def enter(self, start: Start, now: Callable[[], float]) -> None:
+        """Start a request, now or when there is room. Who is let in must `leave`."""
+        if self._running < self._most:
+            self._running += 1
+            start(None)
+        elif len(self._waiting) < self._queue:
+            self._waiting.append((now() + self._queue_s, start))
+        else:
+            start(_overloaded())
+
+    def leave(self, _: Any = None) -> None:
+        """One that was let in is done; the one that has waited longest takes its place."""
+        self._running -= 1
+        while self._waiting and self._running < self._most:
+            self._running += 1
+            self._waiting.popleft()[1](None)
+
+    def expire(self, now: float) -> None:
+        """Turn away those that have waited too long."""
+        while self._waiting and self._waiting[0][0] <= now:
+            self._waiting.popleft()[1](_overloaded())
+
+
+def _overloaded() -> Overloaded:
+    return Overloaded(
+        "the server has as many requests as it takes; try again", headers={"retry-after": "1"}
+    )

@@ -1,0 +1,56 @@
+"""Who is let in: never more than may be, in their order, and everybody is answered once."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import ApiError, Overloaded
+from proxy.guard.admission import Admission
+
+_steps = st.lists(
+    st.one_of(st.just("enter"), st.just("leave"), st.floats(0.1, 3).map(lambda s: ("wait", s))),
+    max_size=60,
+)
+
+
+@given(most=st.integers(1, 3), queue=st.integers(0, 3), steps=_steps)
+def test_every_request_is_answered_once_and_in_order(
+    most: int, queue: int, steps: list[str | tuple[str, float]]
+) -> None:
+    admission = Admission(most=most, queue=queue, queue_s=2.0)
+    now, entered, running = [0.0], 0, 0
+    let_in: list[int] = []
+    turned_away: list[int] = []
+    waiting_since: dict[int, float] = {}
+
+    def start(number: int, refusal: ApiError | None) -> None:
+        nonlocal running
+        waiting_since.pop(number, None)
+        if refusal is None:
+            running += 1
+            let_in.append(number)
+        else:
+            assert isinstance(refusal, Overloaded)
+            turned_away.append(number)
+
+    for step in steps:
+        if step == "enter":
+            number, entered = entered, entered + 1
+            waiting_since[number] = now[0]
+            admission.enter(partial(start, number), lambda: now[0])
+        elif step == "leave":
+            if running:
+                running -= 1
+                admission.leave()
+        else:
+            now[0] += float(step[1])
+            admission.expire(now[0])
+        assert running <= most
+        assert len(waiting_since) <= queue
+        assert not waiting_since or running == most
+        assert all(now[0] - since < 2.0 for since in waiting_since.values())
+    assert let_in == sorted(let_in)
+    assert sorted([*let_in, *turned_away, *waiting_since]) == list(range(entered))
