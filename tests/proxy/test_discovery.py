@@ -171,7 +171,7 @@ def test_servers_that_hang_are_waited_for_together() -> None:
 
 
 def test_names_that_mean_more_than_a_model_are_left_out() -> None:
-    ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
+    ids = ["*", "", "a\r\nb", "../b", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
     with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
         found_config, _ = discover(_config(), catalog.load(), {}, {"lmstudio": server.port})
     assert registry.BUILT_IN[found_config.providers["lmstudio"].adapter].meterable
