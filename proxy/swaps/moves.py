@@ -104,6 +104,8 @@ class Moves:
         old, new = table.target(plan.source), table.target(plan.target)
         assert old is not None
         assert new is not None
+        if new.demonstration and table.has_real_targets and isinstance(found, VirtualModel):
+            return f"{new.name!r} is a demonstration, which no virtual model leads to here"
         if missing := (old.capabilities & _KINDS) - new.capabilities:
             return f"{new.name!r} has no {', '.join(sorted(missing))}, which {old.name!r} has"
         if old.vector_space is not None and new.vector_space != old.vector_space:

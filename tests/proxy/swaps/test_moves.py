@@ -277,3 +277,11 @@ def test_what_a_long_history_has_no_effect_of_is_found_in_one_pass(
     monkeypatch.setattr(module, "moved", counted)
     assert meaningless(swaps, TABLE) == []
     assert looked == list(range(1, 101))
+
+
+def test_no_virtual_model_is_moved_to_a_demonstration_beside_real_targets() -> None:
+    text = BASE.replace("targets:\n", "targets:\n  - {target: demo/m}\n", 1)
+    table = a_table(text.replace("providers:\n", "providers:\n  demo: {adapter: scripted}\n"))
+    problem = Moves(Told(), b"s").problem(a_swap(target="demo/m").plan, table)
+    assert problem == "'demo/m' is a demonstration, which no virtual model leads to here"
+    assert Moves(Told(), b"s").problem(a_swap(name="nick", target="demo/m").plan, table) is None
