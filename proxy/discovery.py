@@ -62,8 +62,10 @@ def with_found(
     facts: dict[str, FoundModel] = {}
     found: list[Found] = []
     for each in inventory.providers:
-        is_configured = each.name in config.providers
-        if is_configured and each.name not in wildcards:
+        own = config.providers.get(each.name)
+        is_configured = own is not None
+        # What answers elsewhere says nothing of a provider that happens to be called alike.
+        if own is not None and (each.name not in wildcards or each.base_url != own.base_url):
             continue
         usable = {f"{each.name}/{model.name}": model for model in each.models if not model.problem}
         new = {name: model for name, model in usable.items() if name not in taken}

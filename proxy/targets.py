@@ -256,7 +256,9 @@ class TargetTable:
         wildcards: Mapping[str, _Maker],
         providers: Mapping[str, cfg.Provider],
         revision: int = 0,
+        doubtful: Set[str] = frozenset(),
     ) -> None:
+        """`doubtful` are aliases of what was found: a wildcard before it may know them too."""
         self.targets = targets
         self.models = models
         self.providers = providers
@@ -268,6 +270,7 @@ class TargetTable:
         )
         self.aliases = aliases
         self._wildcards = wildcards
+        self._doubtful = doubtful if wildcards else frozenset[str]()
         self._remembered: OrderedDict[str, Target] = OrderedDict()
 
     def find(self, name: str) -> VirtualModel | Target | None:
@@ -276,13 +279,18 @@ class TargetTable:
 
     def target(self, name: str) -> Target | None:
         """The target of a name: configured, an alias, a bare id, or behind a wildcard."""
-        known = self.targets.get(name) or self.targets.get(self.aliases.get(name, ""))
+        known = self.targets.get(name)
+        if known is None and name not in self._doubtful:
+            known = self._of_alias(name)
         return known or self._behind_wildcard(name)
 
     def listed(self) -> Iterable[VirtualModel | Target]:
         """Virtual models, then configured targets."""
         yield from self.models.values()
         yield from self.targets.values()
+
+    def _of_alias(self, name: str) -> Target | None:
+        return self.targets.get(self.aliases.get(name, ""))
 
     def _behind_wildcard(self, name: str) -> Target | None:
         if name in self._remembered:
@@ -301,10 +309,13 @@ class TargetTable:
         provider, slash, model = name.partition("/")
         if slash and model and provider in self._wildcards:
             return self._wildcards[provider].make(model)
+        found = self._of_alias(name)
         for maker in self._wildcards.values():
+            if found is not None and maker.name == found.provider:
+                break
             if maker.knows(name):
                 return maker.make(name)
-        return None
+        return found
 
 
 def _is_sane(name: str) -> bool:
@@ -565,11 +576,15 @@ def build_table(
         target = targets[entry.target] = maker.build(entry, facts)
         for alias in entry.alias:
             aliases[alias] = target.name
+    doubtful: set[str] = set()
     for target in targets.values():
         # But `anthropic/x` of a reseller is not its, where `anthropic` is a provider of its own.
         prefix, slash, _ = target.model.partition("/")
-        if not slash or prefix not in config.providers:
-            aliases.setdefault(target.model, target.name)
+        if (not slash or prefix not in config.providers) and target.model not in aliases:
+            aliases[target.model] = target.name
+            # Whoever listens on a usual port may say that it has `gpt-4o`, too.
+            if target.name in found:
+                doubtful.add(target.model)
     # The files of a local provider are all that its `provider/*` stands for.
     open_ended = {
         name: maker
@@ -583,6 +598,7 @@ def build_table(
         wildcards=open_ended,
         providers=config.providers,
         revision=revision,
+        doubtful=doubtful,
     )
     table = make(models={})
     models = {

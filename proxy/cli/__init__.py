@@ -12,7 +12,7 @@ import typer.core
 import typer.main
 
 from proxy import __version__
-from proxy.cli.output import console
+from proxy.cli.output import console, note, printable
 from proxy.errors import StartError
 from proxy.ledger.errors import LedgerError
 
@@ -95,7 +95,7 @@ def main() -> None:
     try:
         app()
     except (StartError, LedgerError) as error:
-        print(f"tollway: {error}", file=sys.stderr)  # noqa: T201 # the command line's one line
+        note(f"tollway: {printable(str(error))}")  # the one line; a provider may have written it
         sys.exit(EXIT_USAGE)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -100,7 +100,7 @@ def _take_back(
     to: Literal["rolled_back", "cancelled"] = "cancelled" if rollback is None else "rolled_back"
     number = cancel if rollback is None else rollback
     assert number is not None
-    if number < 1:
+    if not 0 < number < 2**62:
         raise StartError(f"swap: {number} is no number of a swap")
     with asking.ledger_of(config, data) as ledger:
         op = MoveSwap(0, number, to, "by the operator")

@@ -171,9 +171,17 @@ class SwapBook:
         watch.count(now, latency_ms(settlement))
         reason = watch.verdict(now)
         if reason is not None:
-            swap = self.swaps[swap_id]
-            if self._is_newest(swap):
-                self._put(core.rolled_back(swap, reason, int(now)))
+            self._take_back(self.swaps[swap_id], reason, int(now))
+
+    def _take_back(self, swap: Swap, reason: str, now: int) -> None:
+        """Roll a swap back unless another has moved its name since; what is only prepared fails."""
+        later = [self.swaps[other] for other in self._of_name(swap) if other > swap.swap_id]
+        if any(other.is_in_force for other in later):
+            return
+        for other in later:
+            why = f"swap {swap.swap_id}, which is before it, was rolled back"
+            self._put(core.failed(other, why, now))
+        self._put(core.rolled_back(swap, reason, now))
 
     # --- the file -------------------------------------------------------------------------------
 
@@ -201,19 +209,19 @@ class SwapBook:
             self.watches[swap.swap_id] = Watch(rules)
 
     def _check_newest(self, swap: Swap) -> None:
-        if not swap.is_in_force or self._is_newest(swap):
+        later = max(self._of_name(swap), default=0)
+        if not swap.is_in_force or later <= swap.swap_id:
             return
-        later = max(other for other in self._of_name(swap) if other > swap.swap_id)
-        raise Fault(
-            "conflict",
-            f"swap {later} moved {swap.plan.name!r} after swap {swap.swap_id}; "
-            "roll that one back first",
-        )
-
-    def _is_newest(self, swap: Swap) -> bool:
-        return max(self._of_name(swap)) == swap.swap_id
+        if self.swaps[later].is_in_force:
+            problem = (
+                f"moved {swap.plan.name!r} after swap {swap.swap_id}; roll that one back first"
+            )
+        else:
+            problem = f"of {swap.plan.name!r} is being prepared; cancel that one first"
+        raise Fault("conflict", f"swap {later} {problem}")
 
     def _of_name(self, swap: Swap) -> list[int]:
+        """The swaps of its name that are open or in force."""
         return [one.swap_id for one in self.swaps.values() if one.plan.name == swap.plan.name]
 
 

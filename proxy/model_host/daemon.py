@@ -7,6 +7,7 @@ model's process listens, and says when it is done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -309,7 +310,8 @@ class Host:
         lookout = self._plan.lookout
         if lookout is not None:
             await lookout.look_into_folders()
-            self._take_over(lookout.inventory)
+            with contextlib.suppress(TimeoutError):
+                await self._take_over(lookout.inventory)
 
     async def _look_always(self, lookout: Lookout) -> None:
         try:
@@ -326,15 +328,18 @@ class Host:
         inventory = await lookout.look()
         if self._found is not None and self._found[1] == inventory:
             return
-        self._take_over(inventory)
+        await self._take_over(inventory)
         # The host before this one may have told of a server that is late just now.
         if self._found is not None or lookout.is_sure:
             self._found = (self._found[0] if self._found else 0) + 1, inventory
             self._tell(list(self._watchers))
 
-    def _take_over(self, inventory: Inventory) -> None:
+    async def _take_over(self, inventory: Inventory) -> None:
+        """Serve what was found; raises `TimeoutError` where its files cannot be looked at."""
+        looking = partial(self._plan.found, inventory)
+        models = await aside(looking, limit_s=self._plan.validation_s)
         configured = {model.name: model for model in self._plan.models}
-        found = {model.name: model for model in self._plan.found(inventory)}
+        found = {model.name: model for model in models}
         self.set_models(tuple((found | configured).values()))
 
     def _tell(self, watchers: Sequence[Connection]) -> None:

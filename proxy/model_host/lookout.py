@@ -391,6 +391,7 @@ def _is_fit(name: str) -> bool:
         name not in ("", "*")
         and name == name.strip()
         and name.isprintable()
+        and ".." not in name
         and len(name) < LONGEST_NAME // 2
     )
 

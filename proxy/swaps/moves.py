@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -114,6 +114,8 @@ class Moves:
         old, new = table.target(plan.source), table.target(plan.target)
         assert old is not None
         assert new is not None
+        if new.demonstration and table.has_real_targets and isinstance(found, VirtualModel):
+            return f"{new.name!r} is a demonstration, which no virtual model leads to here"
         if missing := (old.capabilities & _KINDS) - new.capabilities:
             return f"{new.name!r} has no {', '.join(sorted(missing))}, which {old.name!r} has"
         if old.vector_space is not None and new.vector_space != old.vector_space:
@@ -163,33 +165,35 @@ def moves_of(swaps: Iterable[Swap], table: TargetTable) -> Mapping[str, _Move]:
 
     Several of one name apply in the order in which they were begun.
     """
-    moves: dict[str, _Move] = {}
-    for swap in sorted(swaps, key=lambda swap: swap.swap_id):
-        name = swap.plan.name
-        found = moves[name].after if name in moves else table.find(name)
-        after = moved(found, swap, table) if swap.is_in_force and found is not None else None
-        if found is not None and after is not None:
-            moves[name] = _Move(swap, found, after)
-    return moves
+    return {swap.plan.name: move for swap, move in _steps(swaps, table) if move is not None}
 
 
 def meaningless(swaps: Iterable[Swap], table: TargetTable) -> list[Swap]:
     """The swaps in force that do nothing, since the configuration no longer has what they move."""
-    without_effect = []
-    so_far: list[Swap] = []
+    return [swap for swap, move in _steps(swaps, table) if move is None and swap.is_in_force]
+
+
+def _steps(swaps: Iterable[Swap], table: TargetTable) -> Iterator[tuple[Swap, _Move | None]]:
+    """Each swap, and what it makes of what those of its name before it have made."""
+    reached: dict[str, Aim] = {}
     for swap in sorted(swaps, key=lambda swap: swap.swap_id):
-        if swap.is_in_force:
-            so_far.append(swap)
-            move = moves_of(so_far, table).get(swap.plan.name)
-            if move is None or move.swap is not swap:
-                without_effect.append(swap)
-    return without_effect
+        name = swap.plan.name
+        found = reached.get(name) or table.find(name)
+        after = moved(found, swap, table) if swap.is_in_force and found is not None else None
+        if found is None or after is None:
+            yield swap, None
+        else:
+            reached[name] = after
+            yield swap, _Move(swap, found, after)
 
 
 def moved(found: Aim, swap: Swap, table: TargetTable) -> Aim | None:
-    """What a name stands for once its swap has moved it; None where there is nothing to move."""
+    """What a name stands for once its swap has moved it; None where there is nothing to move.
+
+    Nor may it be, since a configuration has changed: vectors of two spaces must not meet.
+    """
     new, old = table.target(swap.plan.target), table.target(swap.plan.source)
-    if new is None or old is None:
+    if new is None or old is None or old.vector_space not in (None, new.vector_space):
         return None
     if isinstance(found, Target):
         return new if found.name == old.name else None

@@ -33,7 +33,7 @@ class NewCheck(Body, frozen=True, kw_only=True):
         """The check; raises `InvalidRequest` that names what cannot be."""
         try:
             re.compile(self.matches)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InvalidRequest(
                 f"{param}.matches: is no regular expression: {error}", param=f"{param}.matches"
             ) from None

@@ -22,6 +22,7 @@ from proxy.model_host.protocol import Shown
 from proxy.swaps import checks, core
 from proxy.swaps.checks import Answered
 from proxy.swaps.core import Check, Swap
+from proxy.swaps.judging import judged
 from proxy.swaps.moves import Moves
 from proxy.targets import Target, TargetTable
 
@@ -129,7 +130,7 @@ class Preparations:
             return problem
         answers = [await self._ask(swap, check, target) for check in swap.plan.checks]
         problems = [
-            checks.problem_of(check, answered)
+            await judged(check, answered)
             for check, answered in zip(swap.plan.checks, answers, strict=True)
         ]
         problem = checks.verdict(swap.plan, problems)

@@ -15,6 +15,8 @@ def schema_problem(schema: dict[str, Any]) -> str | None:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         return f"is no JSON Schema: {error.message}"
+    except RecursionError:
+        return "is nested too deeply"
     return None
 
 

@@ -46,7 +46,10 @@ SCRIPTS = {
     },
     "picky": {
         "models": ["m"],
-        "replies": [{"fault": {"kind": "status", "status": 400, "message": "your own fault"}}],
+        "replies": [
+            {"when": "red", "fault": {"kind": "status", "status": 400, "message": "\x1b[31mred"}},
+            {"fault": {"kind": "status", "status": 400, "message": "your own fault"}},
+        ],
     },
     "sluggish": {"models": ["m"], "replies": [{"text": "well", "first_token_s": 0.3}]},
 }
@@ -475,6 +478,15 @@ def test_the_command_line_moves_and_shows(tidy: Tollway, tmp_path: Path) -> None
     assert "0 of 1 checks passed" in failed.stderr
 
 
+def test_what_a_provider_says_does_not_reach_the_terminal_as_a_command(
+    tidy: Tollway, tmp_path: Path
+) -> None:
+    (tmp_path / "checks.yaml").write_text("- {prompt: red}")
+    order = "swap auto --from old/m --to picky/m --checks"
+    failed = tidy.cli(*order.split(), str(tmp_path / "checks.yaml"))
+    assert "\\x1b[31mred" in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -483,6 +495,7 @@ def test_the_command_line_moves_and_shows(tidy: Tollway, tmp_path: Path) -> None
         ("swap auto --rollback 1", "swap: give a name, or --rollback ID, or --cancel ID"),
         ("swap --rollback 999", "no swap 999"),
         ("swap --cancel 0", "swap: 0 is no number of a swap"),
+        (f"swap --rollback {10**20}", f"swap: {10**20} is no number of a swap"),
         ("swap auto --from old/m --to new/m --steps ten", "--steps: 'ten' are no percents"),
         ("swap auto --from old/m --to new/m --steps 50", "steps: must ascend, and end with 100"),
         ("swap auto --from old/m --to old/m", "from and to are both 'old/m'"),

@@ -12,7 +12,7 @@ import pytest
 
 from adapters import registry
 from proxy import catalog, discovery
-from proxy.config import Config, Provider, Server
+from proxy.config import Config, Provider, Server, Target
 from proxy.discovery import Found
 from proxy.errors import StartError
 from proxy.model_host.lookout import lookout
@@ -171,7 +171,7 @@ def test_servers_that_hang_are_waited_for_together() -> None:
 
 
 def test_names_that_mean_more_than_a_model_are_left_out() -> None:
-    ids = ["*", "", "a\r\nb", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
+    ids = ["*", "", "a\r\nb", "../b", "x" * 300, "hf.co/a/b:Q4", "hf.co/a/b:Q4", "bge-m3"]
     with ScriptedServer(listing({"data": [{"id": each} for each in ids]})) as server:
         found_config, _ = discover(_config(), catalog.load(), {}, {"lmstudio": server.port})
     assert registry.BUILT_IN[found_config.providers["lmstudio"].adapter].meterable
@@ -179,6 +179,14 @@ def test_names_that_mean_more_than_a_model_are_left_out() -> None:
         ("lmstudio/hf.co/a/b:Q4", ["local"]),
         ("lmstudio/bge-m3", []),
     ]
+
+
+def test_what_a_server_says_is_not_of_the_provider_that_is_called_alike() -> None:
+    own = Provider(base_url="http://10.0.0.9:8080/v1")
+    config = _config(providers={"mlx": own}, targets=[Target(target="mlx/*")])
+    said = {"data": [{"id": "evil", "object": "model", "created": 1}]}
+    with ScriptedServer(listing(said)) as server:
+        assert discover(config, catalog.load(), {}, {"llama-server": server.port}) == (config, ())
 
 
 def test_the_server_does_not_find_itself(port: int) -> None:

@@ -4,9 +4,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from proxy import catalog, config_file
+from proxy import catalog, config_file, discovery
 from proxy.discovery import with_demonstration
 from proxy.errors import InvalidRequest
+from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.price_book import PriceBook
 from proxy.pricing import Price, Tier, parse_usd
 from proxy.targets import (
@@ -103,6 +104,30 @@ def test_a_resellers_model_does_not_shadow_the_provider_of_that_name() -> None:
     assert _target(table, "b/x").provider == "b"
     assert _target(table, "c/x").name == "a/c/x"
     assert _target(table, "a/b/x").model == "b/x"
+
+
+def test_what_is_found_takes_no_name_that_is_anothers() -> None:
+    text = """\
+discover: true
+providers:
+  openai: {adapter: openai, api_key: sk-1}
+  router: {base_url: "https://openrouter.ai/api/v1"}
+targets: [{target: openai/*}, {target: router/*}]
+"""
+    config = config_file.build(YamlFile.parse(text, "router.yaml"), {})
+    claimed = ["gpt-4o", "anthropic/claude-sonnet-4", "text-embedding-3-small", "own"]
+    models = tuple(FoundModel(name=name) for name in claimed)
+    liar = FoundProvider(name="lmstudio", adapter="lm_studio", by="1234", models=models)
+    config, facts, _ = discovery.with_found(config, Inventory(providers=(liar,)))
+    known, book, today = catalog.load(), PriceBook.load(), date(2026, 11, 20)
+    table = build_table(config, known, book, today=today, found=facts)
+    assert {name: _target(table, name).name for name in claimed} == {
+        "gpt-4o": "openai/gpt-4o",
+        "anthropic/claude-sonnet-4": "router/anthropic/claude-sonnet-4",
+        "text-embedding-3-small": "openai/text-embedding-3-small",
+        "own": "lmstudio/own",
+    }
+    assert _target(table, "lmstudio/gpt-4o").provider == "lmstudio"
 
 
 def test_tiers_are_the_catalogues_unless_the_file_has_any() -> None:

@@ -161,6 +161,11 @@ def test_only_the_last_one_of_a_name_is_rolled_back(books: Books) -> None:
     reply = books.do(MoveSwap(1, first.swap_id, "rolled_back"))
     assert isinstance(reply, Failed)
     assert reply.code == "conflict"
+    assert reply.message == "swap 2 of 'auto' is being prepared; cancel that one first"
+    moved(books, second, "prepared")
+    reply = books.do(MoveSwap(1, first.swap_id, "rolled_back"))
+    assert isinstance(reply, Failed)
+    assert reply.message == "swap 2 moved 'auto' after swap 1; roll that one back first"
     moved(books, second, "cancelled")
     assert moved(books, first, "rolled_back").state == "rolled_back"
     assert welcomed(books).swaps == ()
@@ -284,6 +289,15 @@ def test_attempts_of_other_requests_do_not_count(books: Books) -> None:
         books.reserve(number, 100)
         settled(books, number, "upstream_error", status=500)
     assert state(books, swap) == "draining"
+
+
+def test_failures_roll_back_while_the_next_swap_is_being_prepared(books: Books) -> None:
+    swap = moved(books, opened(books, a_plan(rollback=WATCHED, grace_s=0)), "prepared")
+    following = opened(books)
+    for number in range(1, 5):
+        attempted(books, number, swap, "broken")
+    assert state(books, swap) == "rolled_back"
+    assert state(books, following) == "failed"
 
 
 def test_a_swap_is_watched_for_a_while_after_all_was_moved(books: Books) -> None:

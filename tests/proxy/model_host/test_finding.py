@@ -19,7 +19,16 @@ from proxy.model_host.hosted import HostedModel
 from proxy.model_host.lookout import Lookout, lookout
 from proxy.model_host.protocol import PullShown
 from tests.proxy.model_host.model_server import OLLAMA_MODEL, ModelServer, ollama, openai_list
-from tests.proxy.model_host.test_daemon import MB, STAND_IN, Place, client, run, until_true, use
+from tests.proxy.model_host.test_daemon import (
+    MB,
+    PATIENCE_S,
+    STAND_IN,
+    Place,
+    client,
+    run,
+    until_true,
+    use,
+)
 
 
 @pytest.fixture
@@ -167,6 +176,33 @@ def test_files_that_are_found_are_loaded_and_end_when_they_go(place: Place) -> N
                     return not await is_known()
 
                 await until_true(is_gone)
+
+    run(scene())
+
+
+def test_files_that_hang_keep_nobody_from_the_models_there_are(place: Place) -> None:
+    place.model("a")
+    hangs, is_over = threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def found(inventory: Inventory) -> Sequence[HostedModel]:
+        hangs.set()
+        ended.append(is_over.wait(PATIENCE_S))
+        return []
+
+    async def scene() -> None:
+        with ModelServer({"/v1/models": openai_list("m")}) as server:
+            looking = looking_at({"lmstudio": server})
+            async with (
+                place.hosting(lookout=looking, discovery_s=0.05, found=found),
+                client(place.folder) as line,
+            ):
+                try:
+                    assert await asyncio.to_thread(hangs.wait, PATIENCE_S)
+                    assert (await use(line, "local/a")).startswith("http://127.0.0.1:")
+                    assert not ended
+                finally:
+                    is_over.set()
 
     run(scene())
 

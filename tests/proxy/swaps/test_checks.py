@@ -69,8 +69,16 @@ def test_a_check_that_cannot_be_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="is no regular expression") as pattern:
         NewCheck(prompt="x", matches="(").check("checks[2]")
     assert pattern.value.param == "checks[2].matches"
+    for unending in ("a{99999999999999}", "(" * 3000 + ")" * 3000):
+        with pytest.raises(InvalidRequest, match="is no regular expression"):
+            NewCheck(prompt="x", matches=unending).check("checks[0]")
     with pytest.raises(InvalidRequest, match="max_cost_usd"):
         NewCheck(prompt="x", max_cost_usd="much").check("checks[0]")
     pytest.importorskip("jsonschema")
     with pytest.raises(InvalidRequest, match="is no JSON Schema"):
         NewCheck(prompt="x", json_schema={"type": "word"}).check("checks[0]")
+    deep: dict[str, Any] = {}
+    for _ in range(2000):
+        deep = {"not": deep}
+    with pytest.raises(InvalidRequest, match="is nested too deeply"):
+        NewCheck(prompt="x", json_schema=deep).check("checks[0]")

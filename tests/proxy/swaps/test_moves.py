@@ -15,6 +15,7 @@ from proxy.auth import ANONYMOUS
 from proxy.http import Exchange
 from proxy.price_book import PriceBook
 from proxy.swaps import core
+from proxy.swaps import moves as module
 from proxy.swaps.core import Plan, Swap
 from proxy.swaps.moves import Aim, Moves, OldBehindNew, meaningless
 from proxy.targets import Target, TargetTable, VirtualModel, build_table
@@ -245,3 +246,41 @@ def test_what_the_configuration_no_longer_has_is_not_moved() -> None:
     assert targets_of(aimed(Told(*swaps), table=other)) == ["up/newer", "up/between"]
     nameless = a_table(BASE.replace("auto:", "manual:"))
     assert meaningless(swaps, nameless) == swaps
+
+
+def test_vectors_of_two_spaces_do_not_meet_when_the_configuration_changes() -> None:
+    text = BASE.replace("{target: up/embed, ", "{target: up/embed, alias: [index], ")
+    swap = a_swap(name="index", source="up/embed", target="up/embed-too")
+    before = a_table(text)
+    found = before.target("index")
+    assert found is not None
+    assert Moves(Told(swap), b"secret").effective("index", found, before).name == "up/embed-too"
+    after = a_table(text.replace("embed-too, vector_space: one", "embed-too, vector_space: three"))
+    assert Moves(Told(swap), b"secret").effective("index", found, after).name == "up/embed"
+    assert meaningless([swap], after) == [swap]
+
+
+def test_what_a_long_history_has_no_effect_of_is_found_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: Any = {"source": "up/old", "target": "up/new"}
+    back: Any = {"source": "up/new", "target": "up/old"}
+    swaps = [a_swap(number, **(there if number % 2 else back)) for number in range(1, 101)]
+    looked: list[int] = []
+    moved = module.moved
+
+    def counted(found: Aim, swap: Swap, table: TargetTable) -> Aim | None:
+        looked.append(swap.swap_id)
+        return moved(found, swap, table)
+
+    monkeypatch.setattr(module, "moved", counted)
+    assert meaningless(swaps, TABLE) == []
+    assert looked == list(range(1, 101))
+
+
+def test_no_virtual_model_is_moved_to_a_demonstration_beside_real_targets() -> None:
+    text = BASE.replace("targets:\n", "targets:\n  - {target: demo/m}\n", 1)
+    table = a_table(text.replace("providers:\n", "providers:\n  demo: {adapter: scripted}\n"))
+    problem = Moves(Told(), b"s").problem(a_swap(target="demo/m").plan, table)
+    assert problem == "'demo/m' is a demonstration, which no virtual model leads to here"
+    assert Moves(Told(), b"s").problem(a_swap(name="nick", target="demo/m").plan, table) is None
