@@ -147,7 +147,8 @@ def found(
     environ: Mapping[str, str],
 ) -> Sequence[HostedModel]:
     """The local models among what was found; without those that went away meanwhile."""
-    has_gpu_memory = _gpu_bytes(config) > 0
+    # Who asks runs in an event loop, and asking for a GPU's memory takes a program's time.
+    has_gpu_memory = any(each.needs_gpu_mb for each in config.targets) and _gpu_bytes(config) > 0
     models = []
     for target in config.targets:
         provider = config.providers[target.target.partition("/")[0]]
