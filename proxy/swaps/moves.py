@@ -181,6 +181,9 @@ def moved(found: Aim, swap: Swap, table: TargetTable) -> Aim | None:
     Nor may it be, since a configuration has changed: vectors of two spaces must not meet.
     """
     new, old = table.target(swap.plan.target), table.target(swap.plan.source)
+    if new is not None and isinstance(found, VirtualModel) and not _targets_of(found):
+        # What it led to was found on this machine, and may go once nobody needs it any more.
+        return replace(found, targets=(new,))
     if new is None or old is None or old.vector_space not in (None, new.vector_space):
         return None
     if isinstance(found, Target):
