@@ -113,6 +113,8 @@ class Moves:
                 f"the vectors of {new.name!r} are of the space {new.vector_space!r}, those of "
                 f"{old.name!r} of {old.vector_space!r}: no index may hold both"
             )
+        if new.price is None and old.price is not None:
+            return f"{new.name!r} has no price, so that no budget admits it; see 'unpriced'"
         return None
 
     def _is_moved(self, swap: Swap, caller: Caller, exchange: Exchange, request: Request) -> bool:

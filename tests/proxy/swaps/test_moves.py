@@ -281,7 +281,7 @@ def test_what_a_long_history_has_no_effect_of_is_found_in_one_pass(
 
 
 def test_no_virtual_model_is_moved_to_a_demonstration_beside_real_targets() -> None:
-    text = BASE.replace("targets:\n", "targets:\n  - {target: demo/m}\n", 1)
+    text = BASE.replace("targets:\n", "targets:\n  - {target: demo/m, price: free}\n", 1)
     table = a_table(text.replace("providers:\n", "providers:\n  demo: {adapter: scripted}\n"))
     problem = Moves(Told(), b"s").problem(a_swap(target="demo/m").plan, table)
     assert problem == "'demo/m' is a demonstration, which no virtual model leads to here"
@@ -315,3 +315,9 @@ def test_a_swap_stays_in_force_when_what_was_found_goes() -> None:
         assert targets_of(aimed(told, "nearby", table=table)) == ["up/new"]
         assert meaningless(told.swaps.values(), table) == []
     assert targets_of(aimed(told, "nearby", table=table_with("other"))) == ["near/other"]
+
+
+def test_what_has_a_price_is_not_moved_to_what_has_none() -> None:
+    table = a_table(BASE.replace("models:\n", "  - {target: up/unknown}\nmodels:\n", 1))
+    problem = Moves(Told(), b"s").problem(a_swap(target="up/unknown").plan, table)
+    assert problem == "'up/unknown' has no price, so that no budget admits it; see 'unpriced'"
