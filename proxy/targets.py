@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial
+from itertools import islice
 from urllib.parse import urlsplit
 
 import msgspec
@@ -256,9 +257,9 @@ class TargetTable:
         wildcards: Mapping[str, _Maker],
         providers: Mapping[str, cfg.Provider],
         revision: int = 0,
-        doubtful: Set[str] = frozenset(),
+        doubtful: Mapping[str, int] = {},
     ) -> None:
-        """`doubtful` are aliases of what was found: a wildcard before it may know them too."""
+        """`doubtful` are aliases of what was found, with how many wildcards come before it."""
         self.targets = targets
         self.models = models
         self.providers = providers
@@ -270,7 +271,7 @@ class TargetTable:
         )
         self.aliases = aliases
         self._wildcards = wildcards
-        self._doubtful = doubtful if wildcards else frozenset[str]()
+        self._doubtful = doubtful
         self._remembered: OrderedDict[str, Target] = OrderedDict()
 
     def find(self, name: str) -> VirtualModel | Target | None:
@@ -309,13 +310,10 @@ class TargetTable:
         provider, slash, model = name.partition("/")
         if slash and model and provider in self._wildcards:
             return self._wildcards[provider].make(model)
-        found = self._of_alias(name)
-        for maker in self._wildcards.values():
-            if found is not None and maker.name == found.provider:
-                break
+        for maker in islice(self._wildcards.values(), self._doubtful.get(name)):
             if maker.knows(name):
                 return maker.make(name)
-        return found
+        return self._of_alias(name)
 
 
 def _is_sane(name: str) -> bool:
@@ -576,21 +574,25 @@ def build_table(
         target = targets[entry.target] = maker.build(entry, facts)
         for alias in entry.alias:
             aliases[alias] = target.name
-    doubtful: set[str] = set()
-    for target in targets.values():
-        # But `anthropic/x` of a reseller is not its, where `anthropic` is a provider of its own.
-        prefix, slash, _ = target.model.partition("/")
-        if (not slash or prefix not in config.providers) and target.model not in aliases:
-            aliases[target.model] = target.name
-            # Whoever listens on a usual port may say that it has `gpt-4o`, too.
-            if target.name in found:
-                doubtful.add(target.model)
     # The files of a local provider are all that its `provider/*` stands for.
     open_ended = {
         name: maker
         for name, maker in wildcards.items()
         if not adapter_registry.is_hosted(maker.provider.adapter)
     }
+    before: dict[str, int] = {}
+    for name in wildcards:
+        before[name] = sum(other in open_ended for other in before)
+    doubtful: dict[str, int] = {}
+    for target in targets.values():
+        # But `anthropic/x` of a reseller is not its, where `anthropic` is a provider of its own.
+        prefix, slash, _ = target.model.partition("/")
+        if (not slash or prefix not in config.providers) and target.model not in aliases:
+            aliases[target.model] = target.name
+            # Whoever listens on a usual port may say that it has `gpt-4o`, too.
+            rank = before.get(target.provider, len(open_ended))
+            if target.name in found and rank:
+                doubtful[target.model] = rank
     make = partial(
         TargetTable,
         targets=targets,

@@ -465,6 +465,9 @@ class LedgerClient:
             self._on_swap(swap)
 
     def _put_conversations(self, began: ConversationsBegan) -> None:
+        swap = self._swaps.get(began.swap_id)
+        if swap is None or not swap.is_open:
+            return  # it has ended in the same batch
         known = self._conversations.setdefault(began.swap_id, {})
         for conversation in began.conversations:
             self._keep_conversation(known, conversation)

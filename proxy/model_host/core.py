@@ -452,8 +452,10 @@ class Core:
         while True:
             head = self._head()
             effects += self._grants(head, now)
-            steps = [] if head is None else self._make_way(head, now)
-            if not steps:
+            if head is None:
+                return effects
+            steps = self._make_way(head, now)
+            if not steps and head.waiters:
                 return effects
             effects += steps
 

@@ -123,6 +123,8 @@ class Moves:
                 f"the vectors of {new.name!r} are of the space {new.vector_space!r}, those of "
                 f"{old.name!r} of {old.vector_space!r}: no index may hold both"
             )
+        if new.price is None and old.price is not None:
+            return f"{new.name!r} has no price, so that no budget admits it; see 'unpriced'"
         return None
 
     def _is_moved(
@@ -193,6 +195,9 @@ def moved(found: Aim, swap: Swap, table: TargetTable) -> Aim | None:
     Nor may it be, since a configuration has changed: vectors of two spaces must not meet.
     """
     new, old = table.target(swap.plan.target), table.target(swap.plan.source)
+    if new is not None and isinstance(found, VirtualModel) and not _targets_of(found):
+        # What it led to was found on this machine, and may go once nobody needs it any more.
+        return replace(found, targets=(new,))
     if new is None or old is None or old.vector_space not in (None, new.vector_space):
         return None
     if isinstance(found, Target):

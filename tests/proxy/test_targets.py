@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
+import msgspec
 import pytest
 
 from proxy import catalog, config_file, discovery
@@ -106,27 +107,59 @@ def test_a_resellers_model_does_not_shadow_the_provider_of_that_name() -> None:
     assert _target(table, "a/b/x").model == "b/x"
 
 
-def test_what_is_found_takes_no_name_that_is_anothers() -> None:
-    text = """\
-discover: true
+CLAIMED = ("gpt-4o", "anthropic/claude-sonnet-4", "text-embedding-3-small", "own")
+
+
+@pytest.mark.parametrize(
+    ("targets", "leads_to"),
+    [
+        (
+            "{target: openai/*}, {target: router/*}",
+            {"openai/gpt-4o", "router/anthropic/claude-sonnet-4", "openai/text-embedding-3-small"},
+        ),
+        (
+            "{target: openai/*}, {target: lmstudio/*}, {target: router/*}",
+            {
+                "openai/gpt-4o",
+                "lmstudio/anthropic/claude-sonnet-4",
+                "openai/text-embedding-3-small",
+            },
+        ),
+        (
+            "{target: lmstudio/*}, {target: openai/*}",
+            {
+                "lmstudio/gpt-4o",
+                "lmstudio/anthropic/claude-sonnet-4",
+                "lmstudio/text-embedding-3-small",
+            },
+        ),
+    ],
+)
+def test_what_is_found_takes_no_name_that_a_wildcard_before_it_knows(
+    targets: str, leads_to: set[str]
+) -> None:
+    text = f"""\
 providers:
-  openai: {adapter: openai, api_key: sk-1}
-  router: {base_url: "https://openrouter.ai/api/v1"}
-targets: [{target: openai/*}, {target: router/*}]
+  openai: {{adapter: openai, api_key: sk-1}}
+  router: {{base_url: "https://openrouter.ai/api/v1"}}
+  lmstudio: {{adapter: lm_studio, base_url: "http://127.0.0.1:1234/v1"}}
+targets: [{targets}]
 """
     config = config_file.build(YamlFile.parse(text, "router.yaml"), {})
-    claimed = ["gpt-4o", "anthropic/claude-sonnet-4", "text-embedding-3-small", "own"]
-    models = tuple(FoundModel(name=name) for name in claimed)
-    liar = FoundProvider(name="lmstudio", adapter="lm_studio", by="1234", models=models)
+    if "lmstudio/*" not in targets:
+        own = {name: each for name, each in config.providers.items() if name != "lmstudio"}
+        config = msgspec.structs.replace(config, providers=own)
+    liar = FoundProvider(
+        name="lmstudio",
+        adapter="lm_studio",
+        by="1234",
+        base_url="http://127.0.0.1:1234/v1",
+        models=tuple(FoundModel(name=name) for name in CLAIMED),
+    )
     config, facts, _ = discovery.with_found(config, Inventory(providers=(liar,)))
     known, book, today = catalog.load(), PriceBook.load(), date(2026, 11, 20)
     table = build_table(config, known, book, today=today, found=facts)
-    assert {name: _target(table, name).name for name in claimed} == {
-        "gpt-4o": "openai/gpt-4o",
-        "anthropic/claude-sonnet-4": "router/anthropic/claude-sonnet-4",
-        "text-embedding-3-small": "openai/text-embedding-3-small",
-        "own": "lmstudio/own",
-    }
+    assert {_target(table, name).name for name in CLAIMED} == leads_to | {"lmstudio/own"}
     assert _target(table, "lmstudio/gpt-4o").provider == "lmstudio"
 
 

@@ -25,12 +25,16 @@ from proxy.ledger.protocol import (
     KeyChanged,
     KeySettings,
     ListBudgets,
+    MoveSwap,
+    OpenSwap,
     Reserved,
     Settlement,
+    SwapChanged,
     UpdateKey,
     Usage,
 )
 from proxy.ledger.reports import AttemptRow, attempts
+from proxy.swaps.core import Plan
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
 from tests.proxy.ledger.process import LedgerProcess, eventually
 from tests.proxy.ledger.relay import Relay
@@ -194,6 +198,26 @@ def test_keys_are_known_on_connecting_and_kept_up_to_date(ledger: LedgerProcess)
             await worker.aclose()
 
     run(main())
+
+
+def test_conversations_of_a_swap_that_has_just_ended_are_not_kept(ledger: LedgerProcess) -> None:
+    plan = Plan(name="auto", source="a/old", target="a/new", keeps_conversations=True)
+
+    async def scenario() -> None:
+        async with connected(ledger) as one, connected(ledger) as other:
+            opened = await one.call(OpenSwap(0, plan))
+            assert isinstance(opened, SwapChanged)
+            number = opened.swap.swap_id
+            await soon(lambda: number in other.swaps)
+            one.begin_conversation(number, 1)
+            await soon(lambda: other.began_moved(number, 1))
+            one.begin_conversation(number, 2)
+            await one.call(MoveSwap(0, number, "cancelled", "enough"))
+            await soon(lambda: number not in other.swaps)
+            await other.call(ListBudgets(0))
+            assert not any(c.began_moved(number, n) for c in (one, other) for n in (1, 2))
+
+    run(scenario())
 
 
 def test_a_refused_op_says_why(ledger: LedgerProcess) -> None:

@@ -195,6 +195,23 @@ class World:
         raise AssertionError("it never comes to rest")
 
 
+def test_who_waits_behind_a_load_that_cannot_be_any_more_goes_on() -> None:
+    pinned = Need(name="pinned", bytes=20 * MB, pinned=True)
+    models = [pinned, *needs("idle", megabytes=40), *needs("large", megabytes=60), *needs("small")]
+    world = World(models, Rules(memory_bytes=100 * MB, collate_s=5.0))
+    for name in ("pinned", "idle"):
+        ticket = world.ask(name)
+        world.loaded(name)
+        world.give_back(ticket)
+    world.ask("large", waits=False)
+    ticket = world.ask("small")
+    assert world.phases["small"] == "absent"
+    world.measured("pinned", 45 * MB)  # the large one has no place beside it now
+    assert world.phases["small"] == "loading"
+    world.loaded("small")
+    assert ticket in world.using
+
+
 NAMES = ("a", "b", "c", "d", "pinned")
 SIZES_MB = dict(zip(NAMES, (40, 30, 60, 90, 20), strict=True))  # four fit, and three may
 
@@ -302,6 +319,12 @@ class Races(RuleBasedStateMachine):
             assert standing.waiting == list(self.world.waiting.values()).count(name)
             assert standing.users == list(self.world.using.values()).count(name)
             assert standing.phase == self.world.phases[name]
+
+    @invariant()
+    def whoever_is_next_is_loaded_as_soon_as_there_is_room(self) -> None:
+        core = self.world.core
+        head = core._head()
+        assert head is None or not core._fits(head)
 
     def teardown(self) -> None:
         self.world.settle()

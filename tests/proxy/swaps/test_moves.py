@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from policies.base import Candidate, Choice, Question
-from proxy import catalog, config_file
+from proxy import catalog, config_file, discovery
 from proxy.auth import ANONYMOUS
 from proxy.http import Exchange
+from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.price_book import PriceBook
 from proxy.swaps import core
 from proxy.swaps import moves as module
@@ -279,8 +280,43 @@ def test_what_a_long_history_has_no_effect_of_is_found_in_one_pass(
 
 
 def test_no_virtual_model_is_moved_to_a_demonstration_beside_real_targets() -> None:
-    text = BASE.replace("targets:\n", "targets:\n  - {target: demo/m}\n", 1)
+    text = BASE.replace("targets:\n", "targets:\n  - {target: demo/m, price: free}\n", 1)
     table = a_table(text.replace("providers:\n", "providers:\n  demo: {adapter: scripted}\n"))
     problem = Moves(Told(), b"s").problem(a_swap(target="demo/m").plan, table)
     assert problem == "'demo/m' is a demonstration, which no virtual model leads to here"
     assert Moves(Told(), b"s").problem(a_swap(name="nick", target="demo/m").plan, table) is None
+
+
+def test_a_swap_stays_in_force_when_what_was_found_goes() -> None:
+    text = BASE + "  nearby: {targets: [near/*]}\n"
+    text = text.replace("targets:\n", "targets:\n  - {target: near/*, price: free}\n", 1)
+    text = text.replace("providers:\n", 'providers:\n  near: {base_url: "http://127.0.0.1:9/v1"}\n')
+    config = config_file.build(YamlFile.parse(text, "router.yaml"), {})
+
+    def table_with(*names: str) -> TargetTable:
+        models = tuple(FoundModel(name=name) for name in names)
+        near = FoundProvider(
+            name="near",
+            adapter="openai_compatible",
+            by="9",
+            base_url="http://127.0.0.1:9/v1",
+            models=models,
+        )
+        found, facts, _ = discovery.with_found(config, Inventory(providers=(near,)))
+        book, today = PriceBook.load(), date(2026, 11, 20)
+        return build_table(found, catalog.load(), book, today=today, found=facts)
+
+    told = Told(
+        a_swap(1, name="nearby", source="near/m", target="up/old"),
+        a_swap(2, name="nearby", source="up/old", target="up/new"),
+    )
+    for table in (table_with("m"), table_with()):
+        assert targets_of(aimed(told, "nearby", table=table)) == ["up/new"]
+        assert meaningless(told.swaps.values(), table) == []
+    assert targets_of(aimed(told, "nearby", table=table_with("other"))) == ["near/other"]
+
+
+def test_what_has_a_price_is_not_moved_to_what_has_none() -> None:
+    table = a_table(BASE.replace("models:\n", "  - {target: up/unknown}\nmodels:\n", 1))
+    problem = Moves(Told(), b"s").problem(a_swap(target="up/unknown").plan, table)
+    assert problem == "'up/unknown' has no price, so that no budget admits it; see 'unpriced'"
