@@ -192,10 +192,18 @@ class Host:
     def start(self) -> None:
         """Begin to load what is to be there from the start, and to look after it."""
         self._loop = asyncio.get_running_loop()
-        self._carry_out(self._core.preload(self._plan.preload, self._loop.time()))
+        self._preload()
         self._checking = self._loop.create_task(self._check_always())
         if self._plan.lookout is not None:
             self._looking = self._loop.create_task(self._look_always(self._plan.lookout))
+
+    def _preload(self) -> None:
+        effects = self._core.preload(self._plan.preload, self._loop.time())
+        loading = {effect.model for effect in effects if isinstance(effect, Load)}
+        for name in self._plan.preload:
+            if name not in loading:
+                _log.warning("the local model %s is not preloaded: 'host' has no room for it", name)
+        self._carry_out(effects)
 
     async def aclose(self) -> None:
         """End every model's process; whoever waits may ask the next host."""

@@ -465,6 +465,21 @@ def test_without_a_file_descriptor_left_a_load_fails_and_the_next_one_does_not(
     run(scene())
 
 
+def test_what_has_no_room_at_the_start_is_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.model("a")
+    place.model("b", megabytes=2000)
+
+    async def scene() -> None:
+        async with place.hosting(preload=["local/a", "local/b"]):
+            await place.until_state("a", "loaded")
+
+    run(scene())
+    (said,) = (line for line in caplog.messages if "preloaded" in line)
+    assert "local/b" in said
+
+
 def test_preloaded_models_are_there_before_anybody_asks(place: Place) -> None:
     for name in "ab":
         place.model(name)
