@@ -7,6 +7,7 @@ model's process listens, and says when it is done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -178,6 +179,8 @@ class Host:
         self._last_ticket = 0
         self._lives: dict[str, asyncio.Task[str]] = {}
         self._children: dict[str, Child] = {}
+        self._stamps: dict[str, validation.Stamp] = {}
+        """Of the files that were loaded."""
         self._speeds: dict[str, Speed] = {}
         self._due: asyncio.TimerHandle | None = None
         self._checking: asyncio.Task[None] | None = None
@@ -324,6 +327,7 @@ class Host:
             while True:
                 try:
                     await self._look(lookout)
+                    await self._retire_replaced()
                 except Exception:  # what was found before goes on to be served
                     _log.exception("the model host could not look for models")
                 await self._pulls.any_done(self._plan.discovery_s)
@@ -339,6 +343,17 @@ class Host:
         if self._found is not None or lookout.is_sure:
             self._found = (self._found[0] if self._found else 0) + 1, inventory
             self._tell(list(self._watchers))
+
+    async def _retire_replaced(self) -> None:
+        """What is loaded goes when other files lie in the place of its own, for these to come."""
+        for name, stamp in list(self._stamps.items()):
+            is_replaced = partial(validation.is_replaced, self._models[name], stamp)
+            with contextlib.suppress(TimeoutError):
+                if await aside(is_replaced, limit_s=self._plan.validation_s) and (
+                    self._stamps.get(name) is stamp
+                ):
+                    _log.info("the files of the local model %s are others now", name)
+                    self._carry_out(self._core.retire(name, self._loop.time()))
 
     def _take_over(self, inventory: Inventory) -> None:
         configured = {model.name: model for model in self._plan.models}
@@ -391,6 +406,7 @@ class Host:
 
     def _ended(self, name: str, life: asyncio.Task[str]) -> None:
         self._children.pop(name, None)
+        self._stamps.pop(name, None)
         del self._lives[name]
         if life.cancelled():
             problem = "it was told to end"
@@ -407,8 +423,9 @@ class Host:
     async def _live(self, name: str) -> str:
         """A model's process, from its start to its end, and how that came; cancelled to end it."""
         model = self._models[name]
+        check = partial(validation.check, model)
         try:
-            await aside(partial(validation.check, model), limit_s=self._plan.validation_s)
+            stamp = await aside(check, limit_s=self._plan.validation_s)
         except TimeoutError:
             raise validation.Unfit(
                 f"its files could not be looked at within {self._plan.validation_s:g} s"
@@ -416,7 +433,7 @@ class Host:
         async with running(
             model.arguments, self._environ, load_timeout_s=self._plan.load_timeout_s
         ) as child:
-            self._children[name] = child
+            self._children[name], self._stamps[name] = child, stamp
             self._carry_out(self._core.loaded(name, self._loop.time()))
             self._measure(name, child, await self._gpu_bytes())
             return await child.ended()

@@ -37,7 +37,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "log"
-        self._models: list[HostedModel] = []
+        self.models: list[HostedModel] = []
 
     def model(self, name: str, *, megabytes: int = 10, **script: Any) -> HostedModel:
         """One more model; `needs` its memory, `script` what its process does."""
@@ -48,7 +48,7 @@ class Place:
             backend="llama_cpp",
             arguments=[STAND_IN, "--model", str(file), "--name", name],
         )
-        self._models.append(model)
+        self.models.append(model)
         return model
 
     @property
@@ -67,7 +67,7 @@ class Place:
     async def hosting(self, **settings: Any) -> AsyncIterator[Host]:
         plan = HostPlan(
             **{
-                "models": self._models,
+                "models": self.models,
                 "memory_bytes": 1000 * MB,
                 "gpu_memory_bytes": 0,
                 "max_loaded": 3,
