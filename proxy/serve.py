@@ -44,6 +44,7 @@ from proxy.swaps.moves import meaningless
 from proxy.targets import CurrentTable, TargetTable, build_table
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
+_MOST_TARGETS_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,8 +317,11 @@ def _print_overview(
     providers = [f"{n} ({by[n]})" if n in by else n for n in table.providers]
     grid.add_row("providers", ", ".join(providers))
     for model in table.models.values():
-        targets = " → ".join(target.name for target in model.targets)
-        grid.add_row(model.name, targets or "nothing configured for it")
+        names = [target.name for target in model.targets]
+        if len(names) > _MOST_TARGETS_SHOWN:  # a folder may hold hundreds
+            more = len(names) - _MOST_TARGETS_SHOWN
+            names[_MOST_TARGETS_SHOWN:] = [f"{more} more"]
+        grid.add_row(model.name, " → ".join(names) or "nothing configured for it")
     grid.add_row("ledger", str(data.path / "ledger.db"))
     for budget in budgets:
         applies = budget.scope != "anonymous" or not has_keys

@@ -182,7 +182,12 @@ def test_says_what_can_be_asked_for_and_which_folder_is_not_there(tmp_path: Path
             "here": {"adapter": "local", "folder": str(tmp_path / "absent")},
             "up": {"base_url": "http://127.0.0.1:9"},
         },
-        "targets": [{"target": "here/*"}, {"target": "up/it's", "price": "free"}],
+        "targets": [
+            {"target": "here/*"},
+            *({"target": f"up/embed-{n}"} for n in range(10)),
+            {"target": "up/it's", "price": "free"},
+        ],
+        "models": {"vectors": {"targets": [f"up/embed-{n}" for n in range(10)]}},
     }
     tollway = Tollway(tmp_path, config).start()
     try:
@@ -191,5 +196,7 @@ def test_says_what_can_be_asked_for_and_which_folder_is_not_there(tmp_path: Path
         command = printed[printed.index("curl -N") :].splitlines()[0]
         (body,) = (json.loads(word) for word in shlex.split(command) if word.startswith("{"))
         assert body["model"] == "up/it's"
+        assert "up/embed-7 → 2 more" in " ".join(printed.split())
+        assert "up/embed-8" not in printed
     finally:
         assert tollway.stop() == 0
