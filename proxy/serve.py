@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -43,6 +44,7 @@ from proxy.swaps.moves import meaningless
 from proxy.targets import CurrentTable, TargetTable, build_table
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
+_MOST_TARGETS_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         )
         today = datetime.now(UTC).date()
         stale = price_list.staleness(table().targets.values(), today)
-        for warning in filter(None, (problem, stale, *_meaningless(swaps, table()))):
+        empty = _without_folders(resolved.lookout)
+        for warning in filter(None, (problem, stale, *empty, *_meaningless(swaps, table()))):
             console.print(warning, style="yellow", soft_wrap=True)
         if is_new_token:
             console.print(f"\nAdmin token (shown once, kept in {data.path}/admin-token):")
@@ -273,6 +276,15 @@ def _meaningless(swaps: Iterable[Swap], table: TargetTable) -> Iterator[str]:
         )
 
 
+def _without_folders(watching: Lookout) -> Iterator[str]:
+    """A line for each folder that is not there: it may be misspelt, or on a disk to come."""
+    for name, folder in watching.missing_folders():
+        yield (
+            f"providers.{name}.folder: there is no folder {str(folder)!r}; its models are found "
+            "once there is, or correct 'folder'"
+        )
+
+
 def _limits(loaded: Config) -> dict[str, Limits]:
     """The limits of targets and providers, by scope."""
     limits = {f"target:{target.target}": target.limits for target in loaded.targets}
@@ -306,8 +318,11 @@ def _print_overview(
     providers = [f"{n} ({by[n]})" if n in by else n for n in table.providers]
     grid.add_row("providers", ", ".join(providers))
     for model in table.models.values():
-        targets = " → ".join(target.name for target in model.targets)
-        grid.add_row(model.name, targets or "nothing configured for it")
+        names = [target.name for target in model.targets]
+        if len(names) > _MOST_TARGETS_SHOWN:  # a folder may hold hundreds
+            more = len(names) - _MOST_TARGETS_SHOWN
+            names[_MOST_TARGETS_SHOWN:] = [f"{more} more"]
+        grid.add_row(model.name, " → ".join(names) or "nothing configured for it")
     grid.add_row("ledger", str(data.path / "ledger.db"))
     for budget in budgets:
         applies = budget.scope != "anonymous" or not has_keys
@@ -327,8 +342,18 @@ def _print_overview(
         )
     key = ' -H "Authorization: Bearer $TOLLWAY_KEY"' if has_keys else ""
     console.print("\nTry it:", style="bold")
+    body = {"model": _example(table), "stream": True}
+    body["messages"] = [{"role": "user", "content": "Hello"}]
     console.print(
         f"curl -N {address}/v1/chat/completions{key} -H 'Content-Type: application/json' "
-        '-d \'{"model":"auto","stream":true,"messages":[{"role":"user","content":"Hello"}]}\'',
+        f"-d {shlex.quote(msgspec.json.encode(body).decode())}",
         soft_wrap=True,
     )
+
+
+def _example(table: TargetTable) -> str:
+    """A model that chats: `auto`, where the configuration has it."""
+    chatting = {name for name, t in table.targets.items() if "chat" in t.capabilities}
+    models = (m.name for m in table.models.values() if chatting & {t.name for t in m.targets})
+    names = [*models, *(name for name in table.targets if name in chatting)]
+    return "auto" if "auto" in names else next(iter(names), "auto")

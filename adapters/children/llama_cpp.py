@@ -21,7 +21,10 @@ def load(command_line: Sequence[str]) -> tuple[Model, int]:
     if not os.path.isfile(asked.model):
         raise ValueError(f"there is no file {asked.model!r}")
     # The library takes a third of a second, and must see the environment set here.
-    engines = import_module("adapters.children.llama_engine")
+    try:
+        engines = import_module("adapters.children.llama_engine")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is missing: pip install 'tollway[llama]'") from None
     thread = ModelThread()
     settings = {
         "context": asked.context,

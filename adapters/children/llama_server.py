@@ -126,6 +126,8 @@ def _drain(stream: IO[bytes], last: deque[bytes]) -> None:
 
 def _reason(last: deque[bytes], status: int) -> str:
     """The line that says most: the last error it logged, else its last line."""
+    if status == -signal.SIGKILL:  # it had no time to say why
+        return "llama-server was killed (SIGKILL), as the system does when memory runs out"
     lines = [line.decode(errors="replace").strip() for line in last]
     errors = [line for line in lines if " E " in line or "error" in line.lower()]
     said = [*(line for line in lines if line), *errors]

@@ -20,7 +20,10 @@ def load(command_line: Sequence[str]) -> tuple[Model, int]:
     os.environ["OPENBLAS_NUM_THREADS"] = str(asked.threads or 1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     thread = ModelThread()
-    bert = import_module("adapters.children.bert")
+    try:
+        bert = import_module("adapters.children.bert")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is missing: pip install 'tollway[embeddings]'") from None
     encoder = bert.Bert(Path(asked.model), thread, context=asked.context)
     about = {"dimensions": encoder.dimensions, "context": encoder.context}
     return (

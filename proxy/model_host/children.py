@@ -199,4 +199,6 @@ def _signal_group(pid: int, number: int) -> None:
 def _cause(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}"
+    if code == -signal.SIGKILL:
+        return "its process was killed (SIGKILL), as the system does when memory runs out"
     return f"its process was ended by {signal.Signals(-code).name}"

@@ -179,6 +179,8 @@ class Host:
         self._last_ticket = 0
         self._lives: dict[str, asyncio.Task[str]] = {}
         self._children: dict[str, Child] = {}
+        self._stamps: dict[str, validation.Stamp] = {}
+        """Of the files that were loaded."""
         self._speeds: dict[str, Speed] = {}
         self._due: asyncio.TimerHandle | None = None
         self._checking: asyncio.Task[None] | None = None
@@ -193,10 +195,18 @@ class Host:
     def start(self) -> None:
         """Begin to load what is to be there from the start, and to look after it."""
         self._loop = asyncio.get_running_loop()
-        self._carry_out(self._core.preload(self._plan.preload, self._loop.time()))
+        self._preload()
         self._checking = self._loop.create_task(self._check_always())
         if self._plan.lookout is not None:
             self._looking = self._loop.create_task(self._look_always(self._plan.lookout))
+
+    def _preload(self) -> None:
+        effects = self._core.preload(self._plan.preload, self._loop.time())
+        loading = {effect.model for effect in effects if isinstance(effect, Load)}
+        for name in self._plan.preload:
+            if name not in loading:
+                _log.warning("the local model %s is not preloaded: 'host' has no room for it", name)
+        self._carry_out(effects)
 
     async def aclose(self) -> None:
         """End every model's process; whoever waits may ask the next host."""
@@ -318,6 +328,7 @@ class Host:
             while True:
                 try:
                     await self._look(lookout)
+                    await self._retire_replaced()
                 except Exception:  # what was found before goes on to be served
                     _log.exception("the model host could not look for models")
                 await self._pulls.any_done(self._plan.discovery_s)
@@ -333,6 +344,17 @@ class Host:
         if self._found is not None or lookout.is_sure:
             self._found = (self._found[0] if self._found else 0) + 1, inventory
             self._tell(list(self._watchers))
+
+    async def _retire_replaced(self) -> None:
+        """What is loaded goes when other files lie in the place of its own, for these to come."""
+        for name, stamp in list(self._stamps.items()):
+            is_replaced = partial(validation.is_replaced, self._models[name], stamp)
+            with contextlib.suppress(TimeoutError):
+                if await aside(is_replaced, limit_s=self._plan.validation_s) and (
+                    self._stamps.get(name) is stamp
+                ):
+                    _log.info("the files of the local model %s are others now", name)
+                    self._carry_out(self._core.retire(name, self._loop.time()))
 
     async def _take_over(self, inventory: Inventory) -> None:
         """Serve what was found; raises `TimeoutError` where its files cannot be looked at."""
@@ -388,6 +410,7 @@ class Host:
 
     def _ended(self, name: str, life: asyncio.Task[str]) -> None:
         self._children.pop(name, None)
+        self._stamps.pop(name, None)
         del self._lives[name]
         if life.cancelled():
             problem = "it was told to end"
@@ -404,8 +427,9 @@ class Host:
     async def _live(self, name: str) -> str:
         """A model's process, from its start to its end, and how that came; cancelled to end it."""
         model = self._models[name]
+        check = partial(validation.check, model)
         try:
-            await aside(partial(validation.check, model), limit_s=self._plan.validation_s)
+            stamp = await aside(check, limit_s=self._plan.validation_s)
         except TimeoutError:
             raise validation.Unfit(
                 f"its files could not be looked at within {self._plan.validation_s:g} s"
@@ -413,7 +437,7 @@ class Host:
         async with running(
             model.arguments, self._environ, load_timeout_s=self._plan.load_timeout_s
         ) as child:
-            self._children[name] = child
+            self._children[name], self._stamps[name] = child, stamp
             self._carry_out(self._core.loaded(name, self._loop.time()))
             self._measure(name, child, await self._gpu_bytes())
             return await child.ended()

@@ -182,7 +182,8 @@ def _hosted(
     path = _path(target, provider)
     files = _files(path)
     known = table.targets[target.target]
-    arguments = [_MODULES[backend], "--model", str(path), "--name", known.model, "--port", "0"]
+    # In one piece: the name of a file may begin as an option does.
+    arguments = [_MODULES[backend], f"--name={known.model}", "--model", str(path), "--port", "0"]
     if known.context_length is not None:
         arguments += ["--context", str(known.context_length)]
     if "embeddings" in known.capabilities:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar, get_args
@@ -122,6 +122,7 @@ class _Place:
     root: Path | None
     named: Mapping[str, Path]
     llama_server: str
+    is_configured: bool = True
 
 
 @dataclass(slots=True)
@@ -150,6 +151,12 @@ class Lookout:
         """Whether what is not in the inventory is not there."""
         is_late = 0 < self._late < _MISSES
         return not is_late and all(server.is_known for server in self.servers)
+
+    def missing_folders(self) -> Iterator[tuple[str, Path]]:
+        """Folders of the configuration that are not there (yet), with their providers."""
+        for place in self.places:
+            if place.is_configured and place.root is not None and not place.root.is_dir():
+                yield place.name, place.root
 
     def server(self, name: str) -> Provider | None:
         """The server of a provider, if there is one that is known here."""
@@ -325,6 +332,7 @@ def lookout(
                     root=folder.absolute(),
                     named={},
                     llama_server=program,
+                    is_configured=False,
                 )
             )
     configured = {n: each for n, each in config.providers.items() if each.adapter == "ollama"}

@@ -26,14 +26,44 @@ class Unfit(Exception):
     """The model cannot be loaded now; in one line why."""
 
 
-def check(model: HostedModel) -> None:
-    """Raises `Unfit`; may block for as long as its disk does."""
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""What tells files from others in their place."""
+
+
+def check(model: HostedModel) -> Stamp:
+    """Its files as they are now; raises `Unfit`, and may block for as long as its disk does."""
+    stamp = _stamp(model)
     for path in model.files:
         _check_file(path)
     if model.program is not None and not os.access(model.program, os.X_OK):
         raise Unfit(f"{model.program}: is no program that may be run; correct 'llama_server'")
     _check_room(model.need)
     _check_port()
+    return stamp
+
+
+def is_replaced(model: HostedModel, loaded: Stamp) -> bool:
+    """Whether others lie in the place of the files that were loaded, whole; may block likewise."""
+    if _stamp(model) == loaded:
+        return False
+    try:
+        for path in model.files:
+            _check_file(path)
+    except Unfit:  # they are gone, or still being written: what is loaded serves on
+        return False
+    return True
+
+
+def _stamp(model: HostedModel) -> Stamp:
+    return tuple(map(_mark, model.files))
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _check_file(path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shlex
 import socket
 import sqlite3
 import stat
@@ -172,3 +174,29 @@ def test_damaged_secret_is_not_replaced(tmp_path: Path) -> None:
     secret.write_text("nonsense")
     assert "hmac-secret" in _serve(tmp_path)
     assert secret.read_text() == "nonsense"
+
+
+def test_says_what_can_be_asked_for_and_which_folder_is_not_there(tmp_path: Path) -> None:
+    config = {
+        "providers": {
+            "here": {"adapter": "local", "folder": str(tmp_path / "absent")},
+            "up": {"base_url": "http://127.0.0.1:9"},
+        },
+        "targets": [
+            {"target": "here/*"},
+            *({"target": f"up/embed-{n}"} for n in range(10)),
+            {"target": "up/it's", "price": "free"},
+        ],
+        "models": {"vectors": {"targets": [f"up/embed-{n}" for n in range(10)]}},
+    }
+    tollway = Tollway(tmp_path, config).start()
+    try:
+        printed = tollway.log()
+        assert f"providers.here.folder: there is no folder '{tmp_path}/absent'" in printed
+        command = printed[printed.index("curl -N") :].splitlines()[0]
+        (body,) = (json.loads(word) for word in shlex.split(command) if word.startswith("{"))
+        assert body["model"] == "up/it's"
+        assert "up/embed-7 → 2 more" in " ".join(printed.split())
+        assert "up/embed-8" not in printed
+    finally:
+        assert tollway.stop() == 0

@@ -23,6 +23,24 @@ def test_says_it_is_ready_on_a_line_of_its_own(tmp_path: Path) -> None:
         assert (entry["id"], entry["object"]) == ("tiny", "model")
 
 
+@pytest.mark.parametrize(
+    ("child", "library", "extra"),
+    [("llama_cpp", "jinja2", "llama"), ("minilm", "numpy", "embeddings")],
+)
+def test_a_library_that_is_missing_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: str, library: str, extra: str
+) -> None:
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError(name={library!r})")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    model = tmp_path / "model"
+    model.touch()
+    with start(f"adapters.children.{child}", "--model", str(model), "--name", "x") as process:
+        assert process.wait(PATIENCE_S) == 1
+        assert process.stderr
+        said = process.stderr.read()
+    assert f"{library} is missing: pip install 'tollway[{extra}]'" in said
+
+
 def test_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     with reciting(tmp_path) as child:
         pass

@@ -37,7 +37,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "log"
-        self._models: list[HostedModel] = []
+        self.models: list[HostedModel] = []
 
     def model(self, name: str, *, megabytes: int = 10, **script: Any) -> HostedModel:
         """One more model; `needs` its memory, `script` what its process does."""
@@ -48,7 +48,7 @@ class Place:
             backend="llama_cpp",
             arguments=[STAND_IN, "--model", str(file), "--name", name],
         )
-        self._models.append(model)
+        self.models.append(model)
         return model
 
     @property
@@ -67,7 +67,7 @@ class Place:
     async def hosting(self, **settings: Any) -> AsyncIterator[Host]:
         plan = HostPlan(
             **{
-                "models": self._models,
+                "models": self.models,
                 "memory_bytes": 1000 * MB,
                 "gpu_memory_bytes": 0,
                 "max_loaded": 3,
@@ -463,6 +463,21 @@ def test_without_a_file_descriptor_left_a_load_fails_and_the_next_one_does_not(
             await use(worker, "local/a")
 
     run(scene())
+
+
+def test_what_has_no_room_at_the_start_is_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.model("a")
+    place.model("b", megabytes=2000)
+
+    async def scene() -> None:
+        async with place.hosting(preload=["local/a", "local/b"]):
+            await place.until_state("a", "loaded")
+
+    run(scene())
+    (said,) = (line for line in caplog.messages if "preloaded" in line)
+    assert "local/b" in said
 
 
 def test_preloaded_models_are_there_before_anybody_asks(place: Place) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,38 @@ def test_files_that_hang_keep_nobody_from_the_models_there_are(place: Place) -> 
                     assert not ended
                 finally:
                     is_over.set()
+
+    run(scene())
+
+
+def test_a_file_in_the_place_of_a_loaded_one_is_loaded(place: Place) -> None:
+    model = place.model("a")
+    weights = place.folder / "weights"
+    weights.write_text("these")
+    (place.folder / "config.json").write_text("{}")
+    place.models[0] = replace(model, files=[weights, place.folder / "config.json"])
+
+    async def scene() -> None:
+        with ModelServer({"/v1/models": openai_list("m")}) as server:
+            looking = looking_at({"lmstudio": server})
+            async with (
+                place.hosting(lookout=looking, discovery_s=0.05),
+                client(place.folder) as line,
+            ):
+                await use(line, "local/a")
+                weights.write_text("others")
+                (place.folder / "config.json").write_text("{")  # still being written
+                asked = len(server.asked)
+
+                async def was_looked_at_twice() -> bool:
+                    return len(server.asked) >= asked + 3
+
+                await until_true(was_looked_at_twice)
+                assert (await place.state("a")).state == "loaded"
+                (place.folder / "config.json").write_text("{}")
+                await place.until_state("a", "absent")
+                await use(line, "local/a")
+                assert place.loads == ["a", "a"]
 
     run(scene())
 

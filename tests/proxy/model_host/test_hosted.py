@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.base import Deadlines
+from adapters.children.serving import arguments
 from proxy import catalog, config, config_file
 from proxy.discovery import with_found
 from proxy.errors import StartError
@@ -64,12 +65,12 @@ targets:
     assert chat.model == "chat"  # what callers see is the name, not the file
     serving, embedding = planned(text).models
     assert serving.name == "here/chat"
-    module, *arguments = serving.arguments
-    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    module, name, *rest = serving.arguments
+    assert name == "--name=chat"
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
     assert module == "adapters.children.llama_server"
     assert options == {
         "--model": str(folder / "chat.gguf"),
-        "--name": "chat",
         "--port": "0",
         "--context": str(chat.context_length),
         "--parallel": "4",
@@ -77,6 +78,19 @@ targets:
     }
     assert "--embeddings" in embedding.arguments
     assert "--context" not in embedding.arguments  # its own is the right one
+
+
+def test_a_name_may_look_like_an_option(folder: Path) -> None:
+    (folder / "-n.gguf").write_bytes((folder / "chat.gguf").read_bytes())
+    text = f"""
+providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
+targets: [{{target: here/-n, model: -n.gguf}}, {{target: here/--port, model: chat.gguf}}]
+"""
+    names = [
+        arguments("").parse_known_args(model.arguments[1:])[0].name
+        for model in planned(text).models
+    ]
+    assert names == ["-n", "--port"]
 
 
 def test_what_is_declared_counts(folder: Path) -> None:
