@@ -166,7 +166,7 @@ def test_a_model_killed_in_a_stream_fails_it_in_band_and_is_started_again(
             os.kill(machine.pids[-1], signal.SIGKILL)
             text = "\n".join(lines)
         assert "[DONE]" not in text
-        last = events(f"{text}\n")[-1]
+        last = events(f"{text.lstrip()}\n")[-1]  # it may be all that came after the first
         assert last["error"]["code"] == "upstream_error"
         reply = tollway.chat("local/a")
         assert reply.status_code == 200, reply.text
