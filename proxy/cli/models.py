@@ -94,7 +94,8 @@ def _print_local(shown: Shown) -> None:
     has_gpu = shown.gpu_memory_bytes > 0
     gpu_column = ("GPU MB",) if has_gpu else ()
     grid = Grid(
-        *("model", "backend", "state"),
+        *("backend", "state"),
+        name="model",
         numbers=("MB", *gpu_column, "in use", "waiting", "loads", "load s", "tokens/s"),
     )
     for model in shown.models:
@@ -116,11 +117,17 @@ def _print_local(shown: Shown) -> None:
         f"{_mb(shown.taken_bytes)} of {_mb(shown.memory_bytes)} MB taken"
         f"{of_gpu if has_gpu else ''}; at most {shown.max_loaded} models at a time"
     )
+    for model in shown.models:
+        if model.state == "absent" and model.problem:
+            # Not in the table, whose other columns it would press together.
+            console.print(
+                printable(f"{model.name} could not be loaded: {model.problem}"), soft_wrap=True
+            )
 
 
 def _print_found(inventory: Inventory) -> None:
     """What is not ours to load: the models of servers, and files that cannot be used."""
-    grid = Grid("found", "at", "state", "kind", numbers=("context", "MB"))
+    grid = Grid("at", "state", "kind", numbers=("context", "MB"), name="found")
     rows = 0
     for provider in inventory.providers:
         for model in provider.models:
@@ -153,7 +160,7 @@ def _found_state(inventory: Inventory, provider: str, name: str, model: FoundMod
 
 def _state(model: ModelState) -> str:
     if model.state == "absent":
-        return f"not loaded: {model.problem}" if model.problem else "not loaded"
+        return "not loaded"
     return f"{model.state}, pinned" if model.pinned else model.state
 
 

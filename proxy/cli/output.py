@@ -27,15 +27,19 @@ class Grid:
     Where not even folding makes room for all numbers, its lines are longer than the terminal.
     """
 
-    def __init__(self, *texts: str, numbers: Sequence[str] = ()) -> None:
-        self._headers = (*texts, *numbers)
-        self._texts = len(texts)
+    def __init__(self, *texts: str, numbers: Sequence[str] = (), name: str | None = None) -> None:
+        """With a `name` there is a first column of that header, whose texts stay whole too."""
+        names = () if name is None else (name,)
+        self._headers = (*names, *texts, *numbers)
+        self._folding = slice(len(names), len(names) + len(texts))
         self._table = Table(
             box=None,
             padding=(0, _PAD, 0, 0),
             pad_edge=False,
             show_header=any(self._headers),
         )
+        for header in names:
+            self._table.add_column(header, no_wrap=True)
         for header in texts:
             self._table.add_column(header, overflow="fold")
         for header in numbers:
@@ -50,8 +54,9 @@ class Grid:
 
     def print(self) -> None:
         """Print it."""
-        texts = sum(min(width, _LEAST_TEXT) + _PAD for width in self._widths[: self._texts])
-        numbers = sum(width + _PAD for width in self._widths[self._texts :])
+        folding = self._widths[self._folding]
+        texts = sum(min(width, _LEAST_TEXT) + _PAD for width in folding)
+        numbers = sum(width + _PAD for width in self._widths) - sum(w + _PAD for w in folding)
         if sum(width + _PAD for width in self._widths) > console.width:
             # Columns closer together, so that fewer words are broken.
             self._table.padding = (0, 1, 0, 0)

@@ -33,6 +33,8 @@ _HEALTH = Deadlines(connect_s=5.0, first_byte_s=5.0, idle_s=5.0)
 # What a program that runs a model has no business with.
 _NOT_FOR_CHILDREN = re.compile(r"key|token|secret|passw|credential|^tollway_", re.IGNORECASE)
 _LAST_WORDS = 20
+# How long its last words may take to come; what it started may hold the way open.
+_LAST_WORDS_S = 1.0
 
 _log = logging.getLogger("tollway")
 
@@ -44,8 +46,17 @@ class ChildFailed(Exception):
 class Child:
     """A process that serves a model at `url`, to whoever has its `key`."""
 
-    def __init__(self, process: Process, url: str, key: str) -> None:
+    def __init__(
+        self,
+        process: Process,
+        url: str,
+        key: str,
+        last_words: Sequence[str],
+        listening: asyncio.Task[None],
+    ) -> None:
         self._process = process
+        self._last_words = last_words
+        self._listening = listening
         self.url = url
         self.key = key
 
@@ -61,7 +72,11 @@ class Child:
 
     async def ended(self) -> str:
         """Wait for its end, and tell how it came."""
-        return _cause(await self._process.wait())
+        code = await self._process.wait()
+        if code <= 0:
+            return _cause(code)
+        await asyncio.wait([self._listening], timeout=_LAST_WORDS_S)
+        return ": ".join([_cause(code), *list(self._last_words)[-1:]])
 
     async def is_well(self) -> bool:
         """Whether it answers, within seconds."""
@@ -116,7 +131,7 @@ async def running(
             raise ChildFailed(last_words[-1] if last_words else cause)
         speaking = asyncio.create_task(_read_out(process))
         try:
-            yield Child(process, f"http://127.0.0.1:{port}", key)
+            yield Child(process, f"http://127.0.0.1:{port}", key, last_words, listening)
         finally:
             speaking.cancel()
     finally:

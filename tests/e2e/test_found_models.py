@@ -78,6 +78,26 @@ def local(folder: Path, program: Path | str, **host: Any) -> dict[str, Any]:
     }
 
 
+def test_why_a_model_could_not_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    name = "-a-name-as-long-as-those-that-models-have-Q4_K_M"
+    make_gguf.canned(folder / f"{name}.gguf", [b"Hello"])
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    with serving(tmp_path, local(folder, program)) as tollway:
+        until(lambda: f"local/{name}" in ids(tollway))
+        reply = tollway.chat(f"local/{name}")
+        assert reply.status_code == 503
+        assert "(SIGKILL), as the system does when memory runs out" in reply.text
+        lines = tollway.cli("models").stdout.splitlines()
+        assert any(line.startswith(f"local/{name} ") and "not loaded" in line for line in lines)
+        (why,) = (line for line in lines if "could not be loaded" in line)
+        assert why.startswith(f"local/{name} ")
+        assert why.endswith("memory runs out")
+
+
 @pytest.mark.skipif(BINARY is None, reason="no llama-server at hand")
 def test_a_file_that_is_dropped_into_the_folder_answers_until_it_goes(tmp_path: Path) -> None:
     assert BINARY is not None

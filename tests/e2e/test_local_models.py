@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ import httpx2
 import psutil
 import pytest
 
+from proxy.model_host import children
 from tests.e2e.test_llama_server import BINARY
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, serving
 from tests.models import make_gguf
@@ -164,7 +166,7 @@ def test_a_model_killed_in_a_stream_fails_it_in_band_and_is_started_again(
             os.kill(machine.pids[-1], signal.SIGKILL)
             text = "\n".join(lines)
         assert "[DONE]" not in text
-        last = events(f"{text}\n")[-1]
+        last = events(f"{text.lstrip()}\n")[-1]  # it may be all that came after the first
         assert last["error"]["code"] == "upstream_error"
         reply = tollway.chat("local/a")
         assert reply.status_code == 200, reply.text
@@ -389,3 +391,18 @@ def test_the_real_server_serves_dies_and_serves_again(tmp_path: Path) -> None:
     assert not is_alive(server.pid)
     whole, stream = tollway.rows()[:2]
     assert whole["output_tokens"] == stream["output_tokens"] == 20
+
+
+def test_a_server_that_is_killed_is_said_to_have_been(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    file = tmp_path / machine.model("a.gguf")
+    child = ["adapters.children.llama_server", "--name=a", "--model", str(file)]
+
+    async def scene() -> str:
+        arguments = [*child, "--binary", str(machine.program)]
+        async with children.running(arguments, os.environ, load_timeout_s=60) as running:
+            (server,) = psutil.Process(running.pid).children()
+            server.kill()
+            return await running.ended()
+
+    assert "llama-server was killed (SIGKILL)" in asyncio.run(scene())

@@ -61,6 +61,17 @@ def test_numbers_stay_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None
         assert number in file.getvalue()
 
 
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+def test_names_stay_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(output, "console", Console(file=file, width=width, markup=False))
+    grid = Grid("at", "state", numbers=("MB",), name="found")
+    grid.add("local/a-name-to-be-copied-Q4_K_M", "models/", "cannot be used: is cut", "4711")
+    grid.print()
+    for word in ("local/a-name-to-be-copied-Q4_K_M", "4711"):
+        assert word in file.getvalue()
+
+
 def test_words_stay_whole_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
     monkeypatch.setattr(output, "console", Console(file=file, width=80, markup=False))
