@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.test_llama_server import BINARY
 from tests.e2e.test_swaps import reaches, stream, swap, until
 from tests.e2e.tollway import Tollway, serving
 from tests.models import make_gguf
 
 OLD_SAYS, NEW_SAYS = "The old model says so.", "The new model says otherwise."
-LLAMA_SERVER = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
 BACKENDS = [
     pytest.param(
         {"backend": "llama_cpp"},
@@ -28,7 +26,7 @@ BACKENDS = [
     ),
     pytest.param(
         {"backend": "llama_server", "concurrency": 4},
-        marks=pytest.mark.skipif(LLAMA_SERVER is None, reason="no llama-server is at hand"),
+        marks=pytest.mark.skipif(BINARY is None, reason="no llama-server is at hand"),
         id="llama_server",
     ),
 ]
@@ -54,7 +52,7 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tollway]
         "models": {"mine": {"targets": ["local/old"]}},
         "host": {"memory_mb": 2000},
     }
-    with serving(tmp_path, config, "--workers", "2", LLAMA_SERVER=LLAMA_SERVER or "") as up:
+    with serving(tmp_path, config, "--workers", "2", LLAMA_SERVER=BINARY or "") as up:
         yield up
 
 
