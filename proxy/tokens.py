@@ -50,11 +50,13 @@ def is_countable(model: str) -> bool:
 @cache
 def _encoder(name: str) -> Callable[[str], list[int]] | None:
     """Loads a vocabulary once: tens of milliseconds, and tens of megabytes."""
+    if not name:
+        return None
     try:
-        # An extra, which takes half a second to import.
+        # An extra, which takes a second to import.
         import bpe_openai
 
-        return bpe_openai.get_encoding(name).encode_ordinary if name else None
+        return bpe_openai.get_encoding(name).encode_ordinary
     except (ImportError, KeyError, ValueError):
         return None
 
