@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated, Literal, get_args
 from zoneinfo import ZoneInfo
@@ -13,7 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from policies.base import Analysis, Complexity, Domain, Sense, Task
-from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.constraints import NO_CONSTRAINTS, Constraints, matches
 from policies.weights import Weights
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -82,7 +81,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _is_called_by(self, scopes: Iterable[str]) -> bool:
         if self.scopes is None:
             return True
-        return any(fnmatchcase(scope, said) for scope in scopes for said in self.scopes)
+        return any(matches(scope, said) for scope in scopes for said in self.scopes)
 
     def _is_about(self, analysis: Analysis | None) -> bool:
         if analysis is None:

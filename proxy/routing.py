@@ -267,6 +267,8 @@ def _ordered(
     if not accepted:
         return Denial(rejections=rejections)
     choices = policy.decide(question, accepted)
+    if not choices or not {c.target for c in choices} <= {c.name for c in accepted}:
+        raise RuntimeError(f"the policy {policy.name!r} chose none of its candidates, or others")
     if constraints:
         choices = preferred_first(choices, accepted, constraints)
         choices = wishes.ordered(choices, accepted, question)

@@ -272,6 +272,7 @@ def test_sorted_by_latency_the_figures_of_the_moment_count(routing: Tollway) -> 
         ({"quantizations": ["fp8"]}, "provider.quantizations"),
         ({"sort": "beauty"}, "provider.sort"),
         ({"order": "gpt-4"}, "provider.order"),
+        ({"ignore": ["gpt-4"] * 101}, "provider.ignore"),
     ],
 )
 def test_preferences_without_a_meaning_are_refused(
