@@ -53,6 +53,11 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     budget_left: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """At most this share of the hard budget that is nearest its limit."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what never holds."""
+        if self.max_input_tokens is not None and self.max_input_tokens < self.min_input_tokens:
+            raise ValueError("'max_input_tokens' is below 'min_input_tokens'")
+
     @property
     def reads(self) -> frozenset[Sense]:
         """What has to be known of a request."""

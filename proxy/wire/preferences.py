@@ -77,7 +77,10 @@ def read(body: Body) -> Preferences:
 def _problem(error: msgspec.ValidationError) -> InvalidRequest:
     if "unknown field" not in str(error):
         return wire_body.invalid(error)
-    path = f"provider.{str(error).split('`')[1]}"
+    name, _, place = (
+        str(error).removeprefix("Object contains unknown field `").rpartition("` - at `$.")
+    )
+    path = f"{place.removesuffix('`')}.{name}"
     return InvalidRequest(
         f"{path!r} has no meaning here; leave it out, or name a target of the provider "
         "that understands it",

@@ -270,6 +270,7 @@ def test_sorted_by_latency_the_figures_of_the_moment_count(routing: Tollway) -> 
     ("provider", "param"),
     [
         ({"quantizations": ["fp8"]}, "provider.quantizations"),
+        ({"max_price": {"request": 1}}, "provider.max_price.request"),
         ({"sort": "beauty"}, "provider.sort"),
         ({"order": "gpt-4"}, "provider.order"),
         ({"ignore": ["gpt-4"] * 101}, "provider.ignore"),

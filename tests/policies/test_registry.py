@@ -89,7 +89,12 @@ def test_a_mistake_is_told_with_its_place(
 
 @pytest.mark.parametrize(
     ("code", "problem"),
-    [("1 / 0", "ZeroDivisionError"), ("x = 1", "no class 'Policy'"), ("Policy = 1", "no class")],
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("x = 1", "no class 'Policy'"),
+        ("Policy = 1", "no class"),
+    ],
 )
 def test_a_file_that_is_no_policy_is_told(tmp_path: Path, code: str, problem: str) -> None:
     file = tmp_path / "mine.py"
