@@ -51,6 +51,8 @@ _OF_LOCAL_TARGETS = (
     *("concurrency", "timeout_s", "pinned", "kept_prompts_mb"),
 )
 _WITH_LAYERS = (None, "llama_server", "llama_cpp")
+# What rules know of a caller; a request's model and target are not among it.
+_CALLERS = ("organisation", "team", "key", "user", "tag")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -374,6 +376,12 @@ def _check_rule(file: YamlFile, path: Path_, rule: Rule, config: Config, names: 
     for model in sorted(rule.when.models or ()):
         if model not in config.models:
             raise file.error((*path, "when", "models"), f"there is no model {model!r}")
+    for scope in sorted(rule.when.scopes or ()):
+        kind, _, name = scope.partition(":")
+        is_caller = scope in budgets.BARE or (kind in _CALLERS and name)
+        if not is_caller and "*" not in kind:
+            known = ", ".join((*budgets.BARE, *(f"{kind}:..." for kind in _CALLERS)))
+            raise file.error((*path, "when", "scopes"), f"{scope!r} is no caller; write {known}")
     for j, name in enumerate(rule.targets or ()):
         _check_reference(file, (*path, "targets", j), name, config, names)
     if rule.targets == ():
