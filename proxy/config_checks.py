@@ -89,8 +89,12 @@ def check(file: YamlFile, config: Config) -> None:
 
 
 def check_rules(file: YamlFile, config: Config) -> None:
-    """The same for the rules and what is expected of them; the policies are in order by now."""
+    """The same for the rules and what is expected of them; the policies' options can be read."""
     names = {name for target in config.targets for name in (target.target, *target.alias)}
+    for name, model in config.models.items():
+        for policy in (model.policy, *(tier.policy for tier in model.downgrade)):
+            if policy is not None:
+                _check_targets_of(file, ("models", name), policy, config, names)
     rules: set[str] = set()
     for i, rule in enumerate(config.rules):
         _check_rule(file, ("rules", i), rule, config, names)
@@ -115,6 +119,16 @@ def _check_policy(file: YamlFile, path: Path_, policy: Policy) -> None:
         ) from None
     except ValueError as error:
         raise file.error(path, str(error)) from None
+
+
+def _check_targets_of(
+    file: YamlFile, path: Path_, policy: Policy, config: Config, names: set[str]
+) -> None:
+    """Whether what a policy's options name can be targets, of which they know no other names."""
+    for target in getattr(policy_registry.make(*policy_of(policy)), "targets", ()):
+        if "/" not in target or "*" in target:
+            raise file.error((*path, "policy"), f"{target!r} is no target; write provider/model")
+        _check_reference(file, (*path, "policy"), target, config, names)
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:

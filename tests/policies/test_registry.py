@@ -75,6 +75,8 @@ def test_the_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
         ("{name: weighted, weights: {price: 1}}", "models.auto.policy.weights.price", "no setting"),
         ("{name: weighted, weights: {cost: 0}}", "models.auto.policy.weights", "above 0"),
         ("{name: balanced, by: magic}", "models.auto.policy.by", "round_robin"),
+        ("{name: balanced, by: weighted, shares: {m: 2}}", "models.auto.policy", "write provider"),
+        ("{name: learned, strong: [up/typo]}", "models.auto.policy", "no target 'up/typo'"),
         ("./missing.py", "models.auto.policy", "missing.py"),
     ],
 )
