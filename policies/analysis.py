@@ -40,9 +40,11 @@ _code_line = re.compile(
     re.MULTILINE,
 ).search
 _CODE = ("```", "select * from", "()", "=>", "</", "c++", "c#", "&&", "!=", "==")
-_item = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s", re.MULTILINE).findall
+# Looks at no blank line twice: a prompt may be made of nothing else.
+_item = re.compile(r"^[^\S\n]*(?:[-*•]|\d{1,2}[.)])\s", re.MULTILINE).findall
 _length = re.compile(
-    r"(\d{1,5})\s*[- ]?(words?|wörter\w*|worte|mots|palabras|parole|palavras|woorden|слов\w*"
+    r"(?<!\d)(\d{1,5})\s{0,3}[- ]?"
+    r"(words?|wörter\w*|worte|mots|palabras|parole|palavras|woorden|слов\w*"
     r"|字|文字|단어"
     r"|sentences?|sätze\w*|phrases|frases|frasi|предложени\w*|句|문장"
     r"|paragraphs?|absätze\w*|paragraphes|párrafos|pages?|seiten?|páginas)",

@@ -50,6 +50,11 @@ class Balanced:
             {"conversation", "live"} if options.sticky else {"live"}
         )
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Those that its options name."""
+        return tuple(self._options.shares)
+
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates, the one whose turn it is first; those that mostly fail last."""
         options = self._options

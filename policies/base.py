@@ -231,7 +231,8 @@ class Policy(Protocol):
     """Orders the candidates that passed every hard constraint.
 
     A class with options has their type, a `msgspec.Struct`, as its `Options`, and is made with a
-    value of it (see `policies.registry`); one without is made with nothing.
+    value of it (see `policies.registry`); one without is made with nothing. Where its options name
+    targets it has them as `targets`, which are checked with the configuration.
     """
 
     @property

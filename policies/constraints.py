@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 import msgspec
@@ -238,6 +237,25 @@ _RULES: tuple[Callable[[Question, Candidate, Constraints], tuple[str, str] | Non
 def is_named(name: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns is for `provider/model`, for the provider, or for the model."""
     provider, _, model = name.partition("/")
-    return any(
-        fnmatchcase(known, pattern) for pattern in patterns for known in (name, provider, model)
-    )
+    return any(matches(known, pattern) for pattern in patterns for known in (name, provider, model))
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern, in which `*` stands for anything.
+
+    Not `fnmatch`, which compiles and keeps whatever it is given, and reads `?` and `[` as well:
+    callers bring patterns of their own, and seconds of a compiler's time would be in them.
+    """
+    first, *others = pattern.split("*")
+    if not others:
+        return name == pattern
+    *middle, last = others
+    at, end = len(first), len(name) - len(last)
+    if at > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

@@ -65,6 +65,11 @@ class Learned:
         self.share = self._strong_share()
         self._threshold = self._calibration.threshold(self.share)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Those that its options name."""
+        return (*self._options.weak, *self._options.strong)
+
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates, those of the tier that the prompt calls for first."""
         prompt = question.prompt

@@ -78,7 +78,7 @@ def _in_file(path: Path) -> type[Any]:
     """The operator's own code, run as the program's own is: whoever writes the file may do so."""
     try:
         found = runpy.run_path(str(path), run_name=path.stem).get("Policy")
-    except Exception as error:  # whatever a stranger's module raises when it is run
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises when it is run
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(found, type):
         raise ValueError(f"{path}: has no class 'Policy'")

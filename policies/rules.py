@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated, Literal, get_args
 from zoneinfo import ZoneInfo
@@ -13,7 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from policies.base import Analysis, Complexity, Domain, Sense, Task
-from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.constraints import NO_CONSTRAINTS, Constraints, matches
 from policies.weights import Weights
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -54,6 +53,11 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     budget_left: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """At most this share of the hard budget that is nearest its limit."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what never holds."""
+        if self.max_input_tokens is not None and self.max_input_tokens < self.min_input_tokens:
+            raise ValueError("'max_input_tokens' is below 'min_input_tokens'")
+
     @property
     def reads(self) -> frozenset[Sense]:
         """What has to be known of a request."""
@@ -82,7 +86,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _is_called_by(self, scopes: Iterable[str]) -> bool:
         if self.scopes is None:
             return True
-        return any(fnmatchcase(scope, said) for scope in scopes for said in self.scopes)
+        return any(matches(scope, said) for scope in scopes for said in self.scopes)
 
     def _is_about(self, analysis: Analysis | None) -> bool:
         if analysis is None:

@@ -51,6 +51,8 @@ _OF_LOCAL_TARGETS = (
     *("concurrency", "timeout_s", "pinned", "kept_prompts_mb"),
 )
 _WITH_LAYERS = (None, "llama_server", "llama_cpp")
+# What rules know of a caller; a request's model and target are not among it.
+_CALLERS = ("organisation", "team", "key", "user", "tag")
 # It becomes a part of a host name.
 _REGION = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -87,8 +89,12 @@ def check(file: YamlFile, config: Config) -> None:
 
 
 def check_rules(file: YamlFile, config: Config) -> None:
-    """The same for the rules and what is expected of them; the policies are in order by now."""
+    """The same for the rules and what is expected of them; the policies' options can be read."""
     names = {name for target in config.targets for name in (target.target, *target.alias)}
+    for name, model in config.models.items():
+        for policy in (model.policy, *(tier.policy for tier in model.downgrade)):
+            if policy is not None:
+                _check_targets_of(file, ("models", name), policy, config, names)
     rules: set[str] = set()
     for i, rule in enumerate(config.rules):
         _check_rule(file, ("rules", i), rule, config, names)
@@ -113,6 +119,16 @@ def _check_policy(file: YamlFile, path: Path_, policy: Policy) -> None:
         ) from None
     except ValueError as error:
         raise file.error(path, str(error)) from None
+
+
+def _check_targets_of(
+    file: YamlFile, path: Path_, policy: Policy, config: Config, names: set[str]
+) -> None:
+    """Whether what a policy's options name can be targets, of which they know no other names."""
+    for target in getattr(policy_registry.make(*policy_of(policy)), "targets", ()):
+        if "/" not in target or "*" in target:
+            raise file.error((*path, "policy"), f"{target!r} is no target; write provider/model")
+        _check_reference(file, (*path, "policy"), target, config, names)
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:
@@ -374,6 +390,12 @@ def _check_rule(file: YamlFile, path: Path_, rule: Rule, config: Config, names: 
     for model in sorted(rule.when.models or ()):
         if model not in config.models:
             raise file.error((*path, "when", "models"), f"there is no model {model!r}")
+    for scope in sorted(rule.when.scopes or ()):
+        kind, _, name = scope.partition(":")
+        is_caller = scope in budgets.BARE or (kind in _CALLERS and name)
+        if not is_caller and "*" not in kind:
+            known = ", ".join((*budgets.BARE, *(f"{kind}:..." for kind in _CALLERS)))
+            raise file.error((*path, "when", "scopes"), f"{scope!r} is no caller; write {known}")
     for j, name in enumerate(rule.targets or ()):
         _check_reference(file, (*path, "targets", j), name, config, names)
     if rule.targets == ():

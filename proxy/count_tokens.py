@@ -90,7 +90,7 @@ class CountTokens:
     ) -> Target | None:
         """The first target that would answer; None where none could, which is no reason here."""
         engine = self._engine
-        found, _ = engine.aim(caller, exchange, request)
+        found, _ = engine.aim(request.model, caller, exchange, request, is_dry=False)
         route = engine.router.decide(found, request).outcome
         return None if isinstance(route, Denial) else engine.table.target(route.choices[0].target)
 

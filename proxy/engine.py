@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -50,7 +50,7 @@ from proxy.swaps.moves import Aim, Moves
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.dialect import Identity, Request, Sent, Upstream
-from proxy.wishes import Wishes
+from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
 DECISION_HEADER = b"x-tollway-decision"
@@ -175,23 +175,22 @@ class Engine:
         job.downgrade = considered.tier
         job.swap = considered.swap
         job.cold_start = decision.cold_start
-        job.virtual_model = decision.model
         job.policy = decision.outcome.policy
         job.revision = decision.revision
         job.decision = decision
         return decision.outcome
 
     def aim(
-        self, caller: Caller, exchange: Exchange, request: Request, *, is_dry: bool = False
+        self, name: str, caller: Caller, exchange: Exchange, request: Request, *, is_dry: bool
     ) -> tuple[Aim, Swap | None]:
-        """What a request asks for, and the swap, if any, that has moved it there.
+        """What a name stands for in a request, and the swap, if any, that has moved it there.
 
         Raises `UnknownModel`. A dry one begins no conversation.
         """
-        found = self._router.find(caller, request.model)
+        found = self._router.find(caller, name)
         if not self._ledger.swaps:
             return found, None
-        return self._moves.aimed(found, self.table, caller, exchange, request, is_dry=is_dry)
+        return self._moves.aimed(name, found, self.table, caller, exchange, request, is_dry=is_dry)
 
     async def consider(
         self,
@@ -207,7 +206,7 @@ class Engine:
 
         Raises `UnknownModel`, `LedgerDown`, and `InvalidRequest` for wishes that nothing heeds.
         """
-        found, swap = self.aim(caller, exchange, request, is_dry=is_dry)
+        found, swap = self.aim(request.model, caller, exchange, request, is_dry=is_dry)
         if isinstance(found, Target):  # its provider may know what the body says besides
             decision = self._router.decide(found, request, wishes, caller_id=caller.key_id)
             return Considered(decision, request, wishes, swap=swap)
@@ -215,27 +214,37 @@ class Engine:
         if preferred is not None:
             wishes, request = wishes.and_of(preferred[0]), preferred[1]
         decide = partial(
-            self._router.decide,
-            request=request,
-            wishes=wishes,
-            caller_id=caller.key_id,
-            scopes=scopes,
+            self._router.decide, request=request, caller_id=caller.key_id, scopes=scopes
         )
+        decision, tier = await self._decided(found, decide, wishes, scopes)
+        unweighed = replace(wishes, weights=None)  # the weights were for the model's own
+        for name in wishes.models:
+            other, _ = self.aim(name, caller, exchange, request, is_dry=True)
+            decision = or_else(decision, (await self._decided(other, decide, unweighed, scopes))[0])
+        return Considered(decision, request, wishes, tier, swap)
+
+    async def _decided(
+        self,
+        found: Aim,
+        decide: Callable[..., Decision],
+        wishes: Wishes,
+        scopes: tuple[str, ...],
+    ) -> tuple[Decision, str]:
+        """The decision on one model, and the tier that a spent budget has brought it down to."""
+        if isinstance(found, Target):
+            return decide(found, wishes=wishes), ""
         if "budget" in found.reads:
             decide = partial(decide, budget_left=await self.budget_left(found.name, scopes))
-        tier = ""
-        if found.downgrades:
-            cheaper, tier = await self._downgrades.choose(found, scopes)
-            decision = decide(cheaper)
-            if tier and isinstance(decision.outcome, Denial):  # none of its targets can do this
-                decision, tier = decide(found), ""
-        else:
-            decision = decide(found)
-        for name in wishes.models:
-            other = self._router.find(caller, name)
-            unweighed = replace(wishes, weights=None)  # the weights were for the model's own
-            decision = or_else(decision, decide(other, wishes=unweighed))
-        return Considered(decision, request, wishes, tier, swap)
+        if not found.downgrades:
+            return decide(found, wishes=wishes), ""
+        cheaper, tier = await self._downgrades.choose(found, scopes)
+        decision = decide(cheaper, wishes=wishes)
+        # What the tier cannot do the full model does; what the caller does not like of it, not.
+        if tier and isinstance(decision.outcome, Denial):
+            unwished = decide(cheaper, wishes=NO_WISHES)
+            if isinstance(unwished.outcome, Denial):
+                return decide(found, wishes=wishes), ""
+        return decision, tier
 
     async def budget_left(self, model: str, scopes: tuple[str, ...]) -> float | None:
         """The share of the caller's tightest hard budget that is left; None if there is none.
@@ -269,6 +278,8 @@ class Engine:
             # Not of the table of now: what the route names may be gone from it.
             target = job.table.target(choice.target)
             assert target is not None
+            assert job.decision is not None
+            job.virtual_model = job.decision.model_of(target.name)
             waits = job.cold_start == "wait" or (
                 job.cold_start == "spill" and choice is route.choices[-1]
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
 
 from policies.base import Denial
+from policies.constraints import matches
 from proxy.auth import ANONYMOUS
 from proxy.clock import Clock
 from proxy.config import Expectation
@@ -43,7 +43,7 @@ def _problem(expected: Expectation, router: Router) -> str:
     first = decision.outcome.choices[0]
     if expected.refused:
         return f"is not refused but goes to {first.target} ({first.reason})"
-    if expected.target is not None and not fnmatchcase(first.target, expected.target):
+    if expected.target is not None and not matches(first.target, expected.target):
         return f"goes to {first.target} ({first.reason}), not to {expected.target}"
     return ""
 

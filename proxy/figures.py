@@ -101,10 +101,11 @@ class Figures:
     def _of(self, target: Target) -> _Kept:
         kept = self._kept.get(target.name)
         if kept is None:
-            kept = self._kept[target.name] = _Kept(self._clock.monotonic())
-            if len(self._kept) > _MOST_KEPT:
+            if len(self._kept) >= _MOST_KEPT:
+                # One that has requests open stays: else the end of them would be counted alone.
                 idle = (name for name, each in self._kept.items() if not each.in_flight)
-                del self._kept[next(idle, target.name)]
+                self._kept.pop(next(idle, ""), None)
+            kept = self._kept[target.name] = _Kept(self._clock.monotonic())
         return kept
 
 

@@ -5,8 +5,8 @@ The same code decides live, when it is asked what it would do, and by itself on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 
@@ -59,6 +59,12 @@ class Decision:
     cold_start: ColdStart = "wait"
     rules: tuple[str, ...] = ()
     """The names of the rules that held."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Of targets that came by another virtual model than the one that was asked for: that one."""
+
+    def model_of(self, target: str) -> str:
+        """The virtual model by which a target came, whose budgets pay for it."""
+        return self.others.get(target, self.model)
 
     @cached_property
     def id(self) -> str:
@@ -267,6 +273,8 @@ def _ordered(
     if not accepted:
         return Denial(rejections=rejections)
     choices = policy.decide(question, accepted)
+    if not choices or not {c.target for c in choices} <= {c.name for c in accepted}:
+        raise RuntimeError(f"the policy {policy.name!r} chose none of its candidates, or others")
     if constraints:
         choices = preferred_first(choices, accepted, constraints)
         choices = wishes.ordered(choices, accepted, question)
@@ -289,13 +297,20 @@ def or_else(decision: Decision, other: Decision) -> Decision:
     known = {candidate.name for candidate in decision.candidates}
     choices = () if isinstance(first, Denial) else first.choices
     chosen = {choice.target for choice in choices}
+    added = [choice for choice in then.choices if choice.target not in chosen]
     outcome = replace(
         then if isinstance(first, Denial) else first,
-        choices=(*choices, *(c for c in then.choices if c.target not in chosen)),
+        choices=(*choices, *added),
         rejections=first.rejections,
     )
+    others = {choice.target: other.model for choice in added} if other.model else {}
     candidates = (c for c in other.candidates if c.name not in known)
-    return replace(decision, outcome=outcome, candidates=(*decision.candidates, *candidates))
+    return replace(
+        decision,
+        outcome=outcome,
+        candidates=(*decision.candidates, *candidates),
+        others={**others, **decision.others},
+    )
 
 
 def _fewest_tokens(request: Request, longest_context: int | None) -> int | None:

@@ -28,6 +28,7 @@ _LIMITS = {
     b"x-tollway-max-cost-usd": "max_cost_per_request",
     b"x-tollway-max-latency-ms": "max_latency_ms",
 }
+_LIMITING = b"x-tollway-max-"
 _LONGEST_QUOTE = 100
 
 
@@ -121,6 +122,13 @@ def read(headers: Mapping[bytes, bytes]) -> Wishes:
         for header, name in _LIMITS.items()
         if header in headers
     }
+    for header in headers:
+        if header.startswith(_LIMITING) and header not in _LIMITS:
+            name = header.decode("latin-1")[:_LONGEST_QUOTE]
+            known = ", ".join(each.decode() for each in _LIMITS)
+            raise InvalidRequest(
+                f"{name}: is no limit that is known; there are {known}", param=name
+            )
     wanted = _weights(headers[WEIGHTS_HEADER]) if WEIGHTS_HEADER in headers else None
     if not limits and wanted is None:
         return NO_WISHES

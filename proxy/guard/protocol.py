@@ -171,6 +171,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_deaf or self.parser.should_upgrade():
             return
         self._reads_head = False
+        previous = self.cycle
+        if previous is not None and len(self.pipeline) == MOST_PIPELINED:
+            self._is_deaf = True
+            previous.keep_alive = False  # it has come whole, and its reply is the last one
+            return
         self._reads_body = True
         self._deadline = math.inf
         self._body_bytes = self._seen_bytes = self._window_bytes = 0
@@ -183,17 +188,14 @@ class GuardedProtocol(HttpToolsProtocol):
             refusal = heads.too_large(self.url, self.headers)
         if refusal is not None:
             self._is_deaf = True
-        waits_to_go_on = fields.get(b"expect", b"").lower() == b"100-continue"
-        previous = self.cycle
+        expects = fields.get(b"expect", b"").lower()
+        waits_to_go_on = expects == b"100-continue" and version == "1.1"
         cycle = self._new_cycle(version, refusal, waits_to_go_on=waits_to_go_on)
         if previous is None or previous.response_complete:
             self._start_asgi_task(cycle, self.app)
             return
         # Reading goes on: else a client that leaves would not be noticed.
         self.pipeline.appendleft((cycle, self.app))
-        if len(self.pipeline) == MOST_PIPELINED:
-            self._is_deaf = True
-            cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -354,14 +356,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _check_body(self, cycle: Cycle, now: float) -> None:
         wait_s = self._patience.body_s
+        if self.flow.read_paused:  # it is we who do not read
+            self._window_bytes, self._window_at = self._body_bytes, now
         if self._body_bytes != self._seen_bytes or self.flow.read_paused:
             self._seen_bytes, self._seen_at = self._body_bytes, now
         is_slow = now - self._seen_at >= wait_s
         if now - self._window_at >= wait_s:
             least_bytes = SLOWEST_BODY_BYTES_PER_S * wait_s
-            is_slow = is_slow or (
-                self._body_bytes - self._window_bytes < least_bytes and not self.flow.read_paused
-            )
+            is_slow = is_slow or self._body_bytes - self._window_bytes < least_bytes
             self._window_bytes, self._window_at = self._body_bytes, now
         if is_slow:
             self._is_deaf = True

@@ -58,6 +58,7 @@ class Moves:
 
     def aimed(
         self,
+        name: str,
         found: Aim,
         table: TargetTable,
         caller: Caller,
@@ -66,11 +67,11 @@ class Moves:
         *,
         is_dry: bool = False,
     ) -> tuple[Aim, Swap | None]:
-        """What is asked for in place of `found`, and the swap that moved the request there.
+        """What `name` stands for in place of `found`, and the swap that moved the request there.
 
         One that `is_dry` is only asked about: it begins no conversation.
         """
-        move = self._of(table).get(request.model)
+        move = self._of(table).get(name)
         if move is None:
             return found, None
         if self._is_moved(move.swap, caller, exchange, request, is_dry=is_dry):

@@ -19,6 +19,9 @@ Sort = Literal["price", "throughput", "latency"]
 
 _Price = Annotated[float, msgspec.Meta(ge=0)]
 _MOST_MODELS = 20
+# Each is compared with each target, before anything else of a request is done.
+_MOST_NAMES = 100
+_Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=_MOST_NAMES)]
 
 
 class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,9 +34,9 @@ class MaxPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names are those of providers, or of targets."""
 
-    order: tuple[str, ...] = ()
-    only: tuple[str, ...] | None = None
-    ignore: tuple[str, ...] = ()
+    order: _Names = ()
+    only: _Names | None = None
+    ignore: _Names = ()
     allow_fallbacks: bool = True
     require_parameters: bool = False
     data_collection: Literal["allow", "deny"] = "allow"
@@ -74,7 +77,10 @@ def read(body: Body) -> Preferences:
 def _problem(error: msgspec.ValidationError) -> InvalidRequest:
     if "unknown field" not in str(error):
         return wire_body.invalid(error)
-    path = f"provider.{str(error).split('`')[1]}"
+    name, _, place = (
+        str(error).removeprefix("Object contains unknown field `").rpartition("` - at `$.")
+    )
+    path = f"{place.removesuffix('`')}.{name}"
     return InvalidRequest(
         f"{path!r} has no meaning here; leave it out, or name a target of the provider "
         "that understands it",

@@ -289,6 +289,51 @@ def test_a_virtual_model_gets_cheaper_as_its_budget_is_spent(
         assert seen[18:] == [("up/cheap", "90%")]
 
 
+@pytest.mark.parametrize(
+    ("asked", "wishes", "status"),
+    [
+        ("auto", {"provider": {"ignore": ["up/cheap"]}}, 400),
+        ("auto", {"provider": {"only": ["up/best"]}}, 400),
+        ("other", {"models": ["auto"]}, 200),
+    ],
+)
+def test_no_wish_leads_past_a_cheaper_tier(
+    upstream: Upstream, tmp_path: Path, asked: str, wishes: dict[str, Any], status: int
+) -> None:
+    config = provider(upstream.base_url, "best", "cheap", "tiny")
+    config["targets"][2]["context_length"] = 10
+    config["models"] |= {
+        "auto": {
+            "targets": ["up/best"],
+            "downgrade": [{"at_percent": 1, "targets": ["up/cheap"]}],
+        },
+        "other": {"targets": ["up/tiny"]},
+    }
+    with serving(tmp_path, config) as tollway:
+        headers = a_key(tollway, 0.002)
+        assert tollway.chat("auto", max_tokens=50, headers=headers).status_code == 200
+        tollway.rows(1)
+        reply = tollway.chat(asked, max_tokens=50, headers=headers, **wishes)
+        assert reply.status_code == status, reply.text
+        assert reply.headers.get("x-tollway-model") in (None, "up/cheap")
+
+
+def test_a_target_is_paid_for_by_the_model_that_it_came_by(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    config = provider(upstream.base_url, "m1", "tiny")
+    config["targets"][1]["context_length"] = 10
+    config["models"] |= {"auto": {"targets": ["up/m1"]}, "other": {"targets": ["up/tiny"]}}
+    with serving(tmp_path, config) as tollway:
+        tollway.admin(
+            "POST", "/budgets", {"scope": "model:auto", "window": "lifetime", "limit_usd": 1e-6}
+        )
+        reply = tollway.chat("other", max_tokens=50, models=["auto"])
+        assert reply.status_code == 429, reply.text
+        reply = tollway.chat("auto", max_tokens=50, models=["m1"])
+        assert reply.status_code == 429, reply.text
+
+
 def test_what_a_cheaper_tier_cannot_do_the_full_model_does(
     upstream: Upstream, tmp_path: Path
 ) -> None:

@@ -343,6 +343,15 @@ def test_expect_100_continue(tollway: Tollway) -> None:
         assert client.reply().status == 200
 
 
+def test_http_1_0_is_not_told_to_continue(tollway: Tollway) -> None:
+    with connect(tollway) as client:
+        request = post(chat(), b"expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+        head, mark, body = request.partition(b"\r\n\r\n")
+        client.send(head + mark)
+        client.send(body)
+        assert [reply.status for reply in client.replies()] == [200]
+
+
 def test_a_refused_body_is_read_past(tollway: Tollway) -> None:
     """What is still on its way when it is refused is not the next request."""
     body = b"GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n" + b"x" * 100_000
@@ -379,6 +388,16 @@ def test_a_flood_of_pipelined_requests_is_cut(tollway: Tollway) -> None:
         client.send((GET + b"\r\n") * 5_000)
         replies = client.replies()
     assert 0 < len(replies) < 50
+    assert {reply.status for reply in replies} == {200}
+    assert replies[-1].headers["connection"] == "close"
+
+
+def test_of_a_flood_with_bodies_all_that_is_begun_is_answered(tollway: Tollway) -> None:
+    """One that waited for a body which is not read any more would have its place for good."""
+    with connect(tollway) as client:
+        client.send(post(chat()) * 60)
+        replies = client.replies()
+    assert 0 < len(replies) < 60
     assert {reply.status for reply in replies} == {200}
     assert replies[-1].headers["connection"] == "close"
 

@@ -147,6 +147,7 @@ def test_with_a_spent_budget_the_cheapest_answers(upstream: Upstream, tmp_path: 
         ("x-tollway-max-cost-usd", "-1"),
         ("x-tollway-max-latency-ms", "0"),
         ("x-tollway-max-latency-ms", "nan"),
+        ("x-tollway-max-cost", "1"),
     ],
 )
 def test_wishes_that_mean_nothing_are_refused(routing: Tollway, header: str, value: str) -> None:
@@ -270,8 +271,10 @@ def test_sorted_by_latency_the_figures_of_the_moment_count(routing: Tollway) -> 
     ("provider", "param"),
     [
         ({"quantizations": ["fp8"]}, "provider.quantizations"),
+        ({"max_price": {"request": 1}}, "provider.max_price.request"),
         ({"sort": "beauty"}, "provider.sort"),
         ({"order": "gpt-4"}, "provider.order"),
+        ({"ignore": ["gpt-4"] * 101}, "provider.ignore"),
     ],
 )
 def test_preferences_without_a_meaning_are_refused(

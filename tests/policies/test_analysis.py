@@ -158,3 +158,9 @@ def test_of_a_long_text_only_the_ends_are_looked_at(piece: str, other: str) -> N
     texts = (f"{'x ' * 400}{(each * 3000)[:3000]}{' y' * 400}" for each in (piece, other))
     first, second = (analyse(Prompt(text=text)) for text in texts)
     assert first == second
+
+
+def test_what_is_no_count_is_not_counted() -> None:
+    """Its last five digits are none: they would be an answer of no words."""
+    told = analyse(Prompt(text="Write an essay of 100000 words about the sea"))
+    assert told.output_tokens > 100

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import registry
 from policies.base import Candidate, Capability, Question
-from policies.constraints import Constraints, ResourceLimits, eligible, is_named, preferred_first
+from policies.constraints import (
+    Constraints,
+    ResourceLimits,
+    eligible,
+    is_named,
+    matches,
+    preferred_first,
+)
 
 CAPABILITIES: tuple[Capability, ...] = ("chat", "tools", "vision")
 NAMES = ("a/m", "a/n", "b/m", "b/n", "c/m")
@@ -155,3 +164,16 @@ def test_reasons(
     accepted, (rejection,) = eligible(question, [candidate], real_targets=True, constraints=said)
     assert (accepted, rejection.code) == ((), code)
     assert reason in rejection.reason
+
+
+@given(name=st.text("ab/", max_size=6), pattern=st.text("ab/*", max_size=6))
+def test_a_star_stands_for_anything(name: str, pattern: str) -> None:
+    assert matches(name, pattern) == fnmatchcase(name, pattern)
+
+
+def test_all_but_a_star_stands_for_itself() -> None:
+    """Also what costs a compiler of patterns seconds: callers bring names of their own."""
+    assert matches("up/m[1]", "up/m[1]*")
+    assert not matches("up/m1", "up/m[1]")
+    assert not matches("up/m1", "up/m?")
+    assert not matches("up/m", "[[" * 100_000)

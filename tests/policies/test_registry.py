@@ -75,6 +75,8 @@ def test_the_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
         ("{name: weighted, weights: {price: 1}}", "models.auto.policy.weights.price", "no setting"),
         ("{name: weighted, weights: {cost: 0}}", "models.auto.policy.weights", "above 0"),
         ("{name: balanced, by: magic}", "models.auto.policy.by", "round_robin"),
+        ("{name: balanced, by: weighted, shares: {m: 2}}", "models.auto.policy", "write provider"),
+        ("{name: learned, strong: [up/typo]}", "models.auto.policy", "no target 'up/typo'"),
         ("./missing.py", "models.auto.policy", "missing.py"),
     ],
 )
@@ -89,7 +91,12 @@ def test_a_mistake_is_told_with_its_place(
 
 @pytest.mark.parametrize(
     ("code", "problem"),
-    [("1 / 0", "ZeroDivisionError"), ("x = 1", "no class 'Policy'"), ("Policy = 1", "no class")],
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("x = 1", "no class 'Policy'"),
+        ("Policy = 1", "no class"),
+    ],
 )
 def test_a_file_that_is_no_policy_is_told(tmp_path: Path, code: str, problem: str) -> None:
     file = tmp_path / "mine.py"

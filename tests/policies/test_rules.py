@@ -84,6 +84,12 @@ def test_hours_that_are_none_are_refused(hours: str) -> None:
         _when(hours=hours)
 
 
+def test_a_range_that_holds_nothing_is_refused() -> None:
+    assert _when(min_input_tokens=5, max_input_tokens=5).holds(replace(NOW, input_tokens=5))
+    with pytest.raises(msgspec.ValidationError, match="below"):
+        _when(min_input_tokens=5, max_input_tokens=4)
+
+
 times = st.times().map(lambda time: time.strftime("%H:%M"))
 
 

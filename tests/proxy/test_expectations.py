@@ -107,6 +107,7 @@ def test_what_is_not_as_expected_is_told(tmp_path: Path) -> None:
         ({"targets": []}, "rules[0].targets", "is empty"),
         ({"targets": ["up/none"]}, "rules[0].targets[0]", "no target 'up/none'"),
         ({"targets": ["up/weak"], "when": {"models": ["x"]}}, "rules[0].when.models", "no model"),
+        ({"targets": ["up/weak"], "when": {"scopes": ["teem:x"]}}, "rules[0].when.scopes", "teem"),
         ({"targets": ["up/weak"], "when": {"timezone": "x"}}, "rules[0].when.timezone", "x"),
         ({"targets": ["up/weak"], "when": {"hour": "x"}}, "rules[0].when.hour", "no setting"),
         (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.figures import HALF_LIFE_S, UNKNOWN, Figures
+from proxy.figures import _MOST_KEPT, HALF_LIFE_S, UNKNOWN, Figures
 from proxy.ledger.protocol import Outcome
 from proxy.pricing import Usage
 from proxy.targets import Target
@@ -192,3 +192,20 @@ def test_figures_stay_within_what_was_measured_and_declared(
         assert shown.reliability is None or -1e-9 <= shown.reliability <= 1 + 1e-9
         if shown.latency_ms is not None:
             assert min(seen) * 0.999 <= shown.latency_ms <= max(seen) * 1.001
+
+
+def test_of_however_many_targets_none_has_fewer_than_no_requests_open() -> None:
+    figures, _, first = _made()
+    targets = [replace(first, name=f"up/m{number}") for number in range(_MOST_KEPT + 5)]
+    for target in targets:
+        figures.began(target)
+    for target in targets:
+        figures.ended(
+            target,
+            outcome="client_gone",
+            status=0,
+            usage=Usage(input_tokens=0, output_tokens=0),
+            first_token_s=None,
+            total_s=1.0,
+        )
+    assert {figures.candidate(target).in_flight for target in targets} == {0}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.base import Denial
+from policies.base import Candidate, Choice, Denial, Question, Sense
 from policies.constraints import Constraints
 from policies.weights import CRITERIA, Weights
 from proxy import config_file, serve
@@ -20,6 +22,7 @@ from proxy.errors import ApiError
 from proxy.figures import Figures
 from proxy.price_book import PriceBook
 from proxy.routing import Decision, Router
+from proxy.targets import VirtualModel
 from proxy.wire import chat
 from proxy.wishes import Wishes
 
@@ -200,3 +203,25 @@ def test_what_seems_too_long_is_tried_only_where_its_script_says_twice_the_truth
 ) -> None:
     decision = _decide(routers[0], _parsed("cheapest", text), Wishes(), None)
     assert isinstance(decision.outcome, Denial) is not accepted
+
+
+@pytest.mark.parametrize("chosen", [(), ("up/c",), ("up/b", "up/none")])
+def test_a_policy_cannot_choose_nothing_or_what_is_no_candidate(
+    routers: tuple[Router, Router], chosen: tuple[str, ...]
+) -> None:
+    """One of the operator's own may try: it fails alike asked in advance and live."""
+
+    class Own:
+        name = "own"
+        reads: frozenset[Sense] = frozenset()
+
+        def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
+            return tuple(Choice(target=name, reason="mine") for name in chosen)
+
+    found = routers[0].find(ANONYMOUS, "cheapest")
+    assert isinstance(found, VirtualModel)
+    limits = (Constraints(excluded_models=frozenset({"up/c"})),)
+    with pytest.raises(RuntimeError, match="'own'"):
+        routers[0].decide(
+            replace(found, policy=Own()), _parsed("cheapest", "Hi"), Wishes(constraints=limits)
+        )

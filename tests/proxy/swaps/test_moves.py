@@ -88,7 +88,7 @@ def aimed(told: Told, name: str = "auto", *texts: str, table: TargetTable = TABL
     found = table.find(name)
     assert found is not None
     moves = Moves(told, b"secret")
-    return moves.aimed(found, table, ANONYMOUS, an_exchange(), request)[0]
+    return moves.aimed(name, found, table, ANONYMOUS, an_exchange(), request)[0]
 
 
 def targets_of(aim: Aim) -> list[str]:
