@@ -56,9 +56,10 @@ def _encoder(name: str) -> Callable[[str], list[int]] | None:
         # An extra, which takes a second to import.
         import bpe_openai
 
-        return bpe_openai.get_encoding(name).encode_ordinary
+        encode: Callable[[str], list[int]] = bpe_openai.get_encoding(name).encode_ordinary
     except (ImportError, KeyError, ValueError):
         return None
+    return encode
 
 
 @cache
