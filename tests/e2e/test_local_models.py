@@ -315,21 +315,24 @@ def test_a_killed_supervisor_lets_streams_end(machine: Machine, tmp_path: Path) 
         tollway.stop()
 
 
+@pytest.mark.parametrize(
+    ("collate_s", "loads"), [(0, "abacabc"), (5, "abc")], ids=["first in, first out", "collated"]
+)
 def test_requests_that_alternate_do_not_make_models_alternate(
-    machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path, collate_s: float, loads: str
 ) -> None:
-    targets = [
-        {"target": f"local/{name}", "model": machine.model(f"{name}.gguf"), "needs_mb": 60}
-        for name in "abc"
-    ]
-    config = machine.config(*targets, max_loaded=1, collate_s=5)
+    gate = tmp_path / "gate"
+    names = (machine.model(f"{name}.gguf", gate=str(gate)) for name in "abc")
+    targets = [{"target": f"local/{name[0]}", "model": name, "needs_mb": 60} for name in names]
+    config = machine.config(*targets, max_loaded=1, collate_s=collate_s)
     with serving(tmp_path, config) as tollway, ThreadPoolExecutor(8) as pool:
         asked = []
         for name in "abaacabc":
             asked.append(pool.submit(tollway.chat, f"local/{name}"))
-            time.sleep(0.02)
+            until(lambda: sum(each["waiting"] for each in states(tollway).values()) == len(asked))
+        gate.touch()
         assert [future.result().status_code for future in asked] == [200] * 8
-    assert sorted(machine.loads) == ["a", "b", "c"]
+    assert machine.loads == list(loads)
 
 
 def test_what_is_missing_is_said_at_the_start(machine: Machine, tmp_path: Path) -> None:
