@@ -306,6 +306,9 @@ def test_the_operator_has_a_model_fetched(tmp_path: Path) -> None:
     server = ollama()
     server.answers["/api/pull"] = fetch
     with server, polled(tmp_path, server) as tollway:
+        for model in ("near/qwen3:8b", "qwen3:8b", "auto"):
+            assert tollway.chat(model).status_code >= 400
+        assert "/api/pull" not in [path for path, _ in server.asked]
         pull = {"model": "qwen3:8b", "provider": "near"}
         anybody = tollway.post("/admin/v1/models/pull", pull)
         assert anybody.status_code == 401
@@ -329,7 +332,8 @@ def test_the_operator_has_a_model_fetched(tmp_path: Path) -> None:
             headers={"authorization": f"Bearer {ADMIN_TOKEN}"},
         )
         assert refused.status_code == 400
-    assert all(path != "/api/pull" or body["model"] for path, body in server.asked)
+    pulled = [body["model"] for path, body in server.asked if path == "/api/pull"]
+    assert pulled == ["qwen3:8b", "qwen3:8b", "m"]
 
 
 def test_files_beside_the_server_are_found_without_configuration(tmp_path: Path) -> None:
