@@ -27,6 +27,7 @@ from proxy.ledger.export import COLUMNS
 from proxy.ledger.reports import Dimension
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host import protocol as host_protocol
+from proxy.swaps.orders import NewSwap
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -69,16 +70,19 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
 
 
 @pytest.mark.parametrize(
-    ("settings", "heading"),
+    ("settings", "page", "heading"),
     [
-        (config.Server, "`server`"),
-        (config.Budget, "`budgets[]`"),
-        (config.Webhook, "`alerts.webhooks[]`"),
-        (config.Host, "`host`"),
+        (config.Server, "configuration.md", "`server`"),
+        (config.Budget, "configuration.md", "`budgets[]`"),
+        (config.Webhook, "configuration.md", "`alerts.webhooks[]`"),
+        (config.Host, "configuration.md", "`host`"),
+        (NewSwap, "admin.md", "Swaps"),
     ],
 )
-def test_documented_defaults_are_the_defaults(settings: type[msgspec.Struct], heading: str) -> None:
-    section = _section((DOCS / "configuration.md").read_text(), heading)
+def test_documented_defaults_are_the_defaults(
+    settings: type[msgspec.Struct], page: str, heading: str
+) -> None:
+    section = _section((DOCS / page).read_text(), heading)
     rows = {
         name: default
         for names, default in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", section, re.M)

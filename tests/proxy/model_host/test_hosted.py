@@ -116,6 +116,17 @@ host: {{memory_mb: 2000, max_loaded: 2, ttl_s: 60, preload: [here/a]}}
     assert plan.preload == ("here/a",)
 
 
+def test_what_is_not_declared_is_as_promised(folder: Path) -> None:
+    plan = planned(
+        f"""
+providers: {{here: {{adapter: local, folder: "{folder}", llama_server: "{folder}/llama-server"}}}}
+targets: [{{target: here/a, model: chat.gguf}}]
+"""
+    )
+    assert (plan.max_loaded, plan.ttl_s, plan.validation_s) == (3, 30 * 60, 5)
+    assert (plan.discovery_s, plan.health_s) == (30, 10)
+
+
 def test_mlx_is_told_what_it_may_keep(folder: Path) -> None:
     (folder / "mlx").mkdir()
     (folder / "mlx" / "model.safetensors").write_bytes(bytes(8 * MB))
