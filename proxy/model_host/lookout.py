@@ -51,8 +51,6 @@ _LOCAL_ADAPTERS = {
     "lmstudio": ("lm_studio", "/v1"),
     "llama-server": ("llama_server", "/v1"),
 }
-_MLX = "mlx"
-"""What answers on llama-server's port, and is mlx-lm's server."""
 
 
 @dataclass(slots=True)
@@ -87,15 +85,26 @@ class _Server:
             await self.adapter.aclose()
         self.adapter = None
 
+    @property
+    def is_mlx(self) -> bool:
+        """Whether mlx-lm's server answers on llama-server's port.
+
+        It says when its models were made, and not whose they are; no other does so.
+        """
+        told = self.last if self.name == "llama-server" else ()
+        return bool(told) and all(model.created and not model.owner for model in told)
+
+    @property
+    def called(self) -> str:
+        """Under which name it is found."""
+        return "mlx" if self.is_mlx else self.name
+
     def found(self) -> FoundProvider:
-        """What it has, and under which name."""
-        name, adapter = self.name, self.provider.adapter
-        if name == "llama-server" and _is_mlx(self.last):
-            name, adapter = _MLX, "mlx_server"
+        """What it has."""
         models = {m.name: _model(m) for m in self.last[:MOST_MODELS] if _is_fit(m.name)}
         return FoundProvider(
-            name=name,
-            adapter=adapter,
+            name=self.called,
+            adapter="mlx_server" if self.is_mlx else self.provider.adapter,
             by=self.by,
             base_url=self.provider.base_url,
             models=tuple(models.values()),
@@ -109,7 +118,7 @@ class _Server:
     @property
     def loaded(self) -> frozenset[str]:
         """What it has in memory."""
-        name = self.found().name
+        name = self.called
         return frozenset(f"{name}/{m.name}" for m in self.last if m.is_loaded)
 
 
@@ -205,11 +214,11 @@ class Lookout:
             providers=(*found, *(place for place in self._seen if place.models)),
             loaded=frozenset[str]().union(*(server.loaded for server in self.servers)),
             tells_loading=frozenset(
-                server.found().name
+                server.called
                 for server in self.servers
                 if any(model.is_loaded is not None for model in server.last)
             ),
-            silent=frozenset(server.found().name for server in self.servers if server.misses),
+            silent=frozenset(server.called for server in self.servers if server.misses),
         )
         return self.inventory
 
@@ -386,11 +395,6 @@ def _place_of(provider: Provider) -> str:
 def _local(name: str, port: int) -> Provider:
     adapter, path = _LOCAL_ADAPTERS.get(name, ("openai_compatible", "/v1"))
     return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}")
-
-
-def _is_mlx(models: Sequence[Listed]) -> bool:
-    """mlx-lm's server says when its models were made, and not whose they are; no other does so."""
-    return bool(models) and all(model.created and not model.owner for model in models)
 
 
 def _is_fit(name: str) -> bool:
