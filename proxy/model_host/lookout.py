@@ -6,12 +6,10 @@ Nobody who is asked is trusted: to answer at all, in time, or with what should b
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar, get_args
+from typing import get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,9 +30,8 @@ from proxy.inventory import (
     readable,
 )
 from proxy.model_host import model_files
+from proxy.model_host.aside import Background
 from proxy.model_host.folders import Folders
-
-T = TypeVar("T")
 
 _LIST_S = 2.0
 # A server that computes may be late to answer; one that is late so often in a row is not there.
@@ -148,7 +145,7 @@ class Lookout:
     """What the folders had last."""
     _late: int = 0
     """How often in a row there was no time to see all of them."""
-    _reading: Background[tuple[FoundProvider, ...]] = field(default_factory=lambda: Background())
+    _reading: Background[tuple[FoundProvider, ...]] = field(default_factory=Background)
 
     @property
     def is_idle(self) -> bool:
@@ -265,44 +262,6 @@ def _with_those_there(now: FoundProvider, before: FoundProvider | None) -> Found
     names = {model.name for model in now.models}
     there = (m for m in before.models if m.name not in names and Path(m.path).exists())
     return msgspec.structs.replace(now, models=(*now.models, *there))
-
-
-class Background(Generic[T]):
-    """One piece of work at a time in a thread that nobody waits for at the end.
-
-    A file system that hangs keeps its thread, and neither this process nor its end.
-    """
-
-    def __init__(self) -> None:
-        self._running: asyncio.Future[T] | None = None
-
-    async def run(self, work: Callable[[], T], within_s: float) -> T | None:
-        """Its result; None where it takes longer, or what began earlier still goes on."""
-        if self._running is not None and not self._running.done():
-            return None
-        loop = asyncio.get_running_loop()
-        running = self._running = loop.create_future()
-
-        def finish(result: T | None, error: Exception | None) -> None:
-            if running.cancelled():
-                return
-            if error is not None:
-                running.set_exception(error)
-            else:
-                running.set_result(result)
-
-        def carry_out() -> None:
-            result, error = None, None
-            try:
-                result = work()
-            except Exception as caught:
-                error = caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(finish, result, error)
-
-        threading.Thread(target=carry_out, daemon=True).start()
-        done, _ = await asyncio.wait([running], timeout=within_s)
-        return running.result() if done else None
 
 
 def lookout(
