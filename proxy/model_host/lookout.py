@@ -292,14 +292,13 @@ def lookout(
             if name not in config.providers and port != config.server.port and by not in taken:
                 servers.append(_Server(name=name, provider=_local(name, port), by=by))
         if "local" not in config.providers:
-            program = environ.get("LLAMA_SERVER") or "llama-server"
             places.append(
                 _Place(
                     name="local",
                     by=f"{folder.name}/",
                     root=folder.absolute(),
                     named={},
-                    llama_server=program,
+                    llama_server=model_files.llama_server(None, environ),
                     is_configured=False,
                 )
             )
@@ -329,7 +328,7 @@ def _configured_place(
         by=f"{root.name}/",
         root=scanned,
         named=named,
-        llama_server=provider.llama_server or environ.get("LLAMA_SERVER") or "llama-server",
+        llama_server=model_files.llama_server(provider.llama_server, environ),
     )
 
 
