@@ -7,16 +7,36 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 async def aside(work: Callable[[], T], *, limit_s: float) -> T:
-    """What `work` returns, from a thread of its own, or raises.
+    """What `work` returns or raises; `TimeoutError` after `limit_s`."""
+    async with asyncio.timeout(limit_s):
+        return await _begun(work)
 
-    `TimeoutError` after `limit_s`: the thread is left to itself then, and the end of the process
-    does not wait for it, as it would for one of a pool.
+
+class Background(Generic[T]):
+    """One piece of work at a time: what never ends keeps one thread, however often it is begun."""
+
+    def __init__(self) -> None:
+        self._running: asyncio.Future[T] | None = None
+
+    async def run(self, work: Callable[[], T], within_s: float) -> T | None:
+        """Its result; None where it takes longer, or what began earlier still goes on."""
+        if self._running is not None and not self._running.done():
+            return None
+        self._running = _begun(work)
+        done, _ = await asyncio.wait([self._running], timeout=within_s)
+        return self._running.result() if done else None
+
+
+def _begun(work: Callable[[], T]) -> asyncio.Future[T]:
+    """What `work` will return or raise, from a thread of its own.
+
+    The end of the process does not wait for that thread, as it would for one of a pool.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -30,5 +50,4 @@ async def aside(work: Callable[[], T], *, limit_s: float) -> T:
             loop.call_soon_threadsafe(lambda: None if result.done() else told())
 
     threading.Thread(target=run, name="aside", daemon=True).start()
-    async with asyncio.timeout(limit_s):
-        return await result
+    return result

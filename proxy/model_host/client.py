@@ -77,12 +77,7 @@ class HostClient:
 
     async def look(self) -> Shown:
         """How the models stand; raises `OSError` where the host cannot be reached in time."""
-        async with asyncio.timeout(_LOOK_S):
-            link = await self._connected()
-            reply = await link.asked(Look(self._next_seq()))
-        if not isinstance(reply, Shown):
-            raise ConnectionError("the model host went away")
-        return reply
+        return await self._asked(Look(self._next_seq()), Shown)
 
     async def retire(self, model: str) -> None:
         """Have a model unloaded as soon as nobody uses it; raises `OSError` where no host is."""
@@ -108,17 +103,20 @@ class HostClient:
 
         Asked again while it does, how far it is.
         """
-        async with asyncio.timeout(_LOOK_S):
-            link = await self._connected()
-            reply = await link.asked(Pull(self._next_seq(), provider, model))
-        if not isinstance(reply, Pulled):
-            raise ConnectionError("the model host went away")
-        return reply
+        return await self._asked(Pull(self._next_seq(), provider, model), Pulled)
 
     async def aclose(self) -> None:
         """Close the connection: whatever was leased over it is free."""
         if self._link is not None:
             self._link.close()
+
+    async def _asked(self, op: Look | Pull, kind: type[T]) -> T:
+        async with asyncio.timeout(_LOOK_S):
+            link = await self._connected()
+            reply = await link.asked(op)
+        if not isinstance(reply, kind):
+            raise ConnectionError("the model host went away")
+        return reply
 
     async def _granted(self, model: str, waits: bool) -> tuple[_Link, int, Granted]:
         while True:

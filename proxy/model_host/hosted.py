@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from adapters import registry
 from proxy.config import Backend, Config, Provider, Target
 from proxy.errors import StartError
 from proxy.inventory import FoundModel, Inventory
-from proxy.model_host import gpu, memory
+from proxy.model_host import gpu, memory, model_files
 from proxy.model_host.core import Group, Need
 from proxy.model_host.lookout import Lookout
 from proxy.targets import TargetTable
@@ -34,8 +33,6 @@ _CONCURRENCY: Mapping[Backend, int] = {
 # What a process takes besides its model, and besides that part of it for what it computes with.
 _OVERHEAD_BYTES = 128 << 20
 _WORKING_PART = 4
-# The first of several files that make up one model, as llama.cpp's `gguf-split` names them.
-_SPLIT = re.compile(r"(.*)-00001-of-([0-9]{5})\.gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +224,7 @@ def _path(target: Target, provider: Provider) -> Path:
 
 
 def _llama_server(name: str, provider: Provider, environ: Mapping[str, str]) -> str:
-    named = provider.llama_server or environ.get("LLAMA_SERVER") or "llama-server"
+    named = model_files.llama_server(provider.llama_server, environ)
     found = shutil.which(Path(named).expanduser(), path=environ.get("PATH"))
     if found is None:
         raise StartError(
@@ -246,9 +243,4 @@ def _estimate(files: Sequence[Path]) -> int:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return [file for file in path.rglob("*") if file.is_file()]
-    split = _SPLIT.fullmatch(path.name)
-    if split is None:
-        return [path]
-    beginning = path.parent / split[1]
-    # Each by its name, whether it is there or not: what is missing is told before a load.
-    return [Path(f"{beginning}-{n:05}-of-{split[2]}.gguf") for n in range(1, int(split[2]) + 1)]
+    return model_files.parts_of(path)  # what is missing is told before a load

@@ -6,12 +6,10 @@ Nobody who is asked is trusted: to answer at all, in time, or with what should b
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar, get_args
+from typing import get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,9 +30,8 @@ from proxy.inventory import (
     readable,
 )
 from proxy.model_host import model_files
+from proxy.model_host.aside import Background
 from proxy.model_host.folders import Folders
-
-T = TypeVar("T")
 
 _LIST_S = 2.0
 # A server that computes may be late to answer; one that is late so often in a row is not there.
@@ -51,8 +48,6 @@ _LOCAL_ADAPTERS = {
     "lmstudio": ("lm_studio", "/v1"),
     "llama-server": ("llama_server", "/v1"),
 }
-_MLX = "mlx"
-"""What answers on llama-server's port, and is mlx-lm's server."""
 
 
 @dataclass(slots=True)
@@ -87,15 +82,26 @@ class _Server:
             await self.adapter.aclose()
         self.adapter = None
 
+    @property
+    def is_mlx(self) -> bool:
+        """Whether mlx-lm's server answers on llama-server's port.
+
+        It says when its models were made, and not whose they are; no other does so.
+        """
+        told = self.last if self.name == "llama-server" else ()
+        return bool(told) and all(model.created and not model.owner for model in told)
+
+    @property
+    def called(self) -> str:
+        """Under which name it is found."""
+        return "mlx" if self.is_mlx else self.name
+
     def found(self) -> FoundProvider:
-        """What it has, and under which name."""
-        name, adapter = self.name, self.provider.adapter
-        if name == "llama-server" and _is_mlx(self.last):
-            name, adapter = _MLX, "mlx_server"
+        """What it has."""
         models = {m.name: _model(m) for m in self.last[:MOST_MODELS] if _is_fit(m.name)}
         return FoundProvider(
-            name=name,
-            adapter=adapter,
+            name=self.called,
+            adapter="mlx_server" if self.is_mlx else self.provider.adapter,
             by=self.by,
             base_url=self.provider.base_url,
             models=tuple(models.values()),
@@ -109,7 +115,7 @@ class _Server:
     @property
     def loaded(self) -> frozenset[str]:
         """What it has in memory."""
-        name = self.found().name
+        name = self.called
         return frozenset(f"{name}/{m.name}" for m in self.last if m.is_loaded)
 
 
@@ -139,7 +145,7 @@ class Lookout:
     """What the folders had last."""
     _late: int = 0
     """How often in a row there was no time to see all of them."""
-    _reading: Background[tuple[FoundProvider, ...]] = field(default_factory=lambda: Background())
+    _reading: Background[tuple[FoundProvider, ...]] = field(default_factory=Background)
 
     @property
     def is_idle(self) -> bool:
@@ -205,11 +211,11 @@ class Lookout:
             providers=(*found, *(place for place in self._seen if place.models)),
             loaded=frozenset[str]().union(*(server.loaded for server in self.servers)),
             tells_loading=frozenset(
-                server.found().name
+                server.called
                 for server in self.servers
                 if any(model.is_loaded is not None for model in server.last)
             ),
-            silent=frozenset(server.found().name for server in self.servers if server.misses),
+            silent=frozenset(server.called for server in self.servers if server.misses),
         )
         return self.inventory
 
@@ -258,44 +264,6 @@ def _with_those_there(now: FoundProvider, before: FoundProvider | None) -> Found
     return msgspec.structs.replace(now, models=(*now.models, *there))
 
 
-class Background(Generic[T]):
-    """One piece of work at a time in a thread that nobody waits for at the end.
-
-    A file system that hangs keeps its thread, and neither this process nor its end.
-    """
-
-    def __init__(self) -> None:
-        self._running: asyncio.Future[T] | None = None
-
-    async def run(self, work: Callable[[], T], within_s: float) -> T | None:
-        """Its result; None where it takes longer, or what began earlier still goes on."""
-        if self._running is not None and not self._running.done():
-            return None
-        loop = asyncio.get_running_loop()
-        running = self._running = loop.create_future()
-
-        def finish(result: T | None, error: Exception | None) -> None:
-            if running.cancelled():
-                return
-            if error is not None:
-                running.set_exception(error)
-            else:
-                running.set_result(result)
-
-        def carry_out() -> None:
-            result, error = None, None
-            try:
-                result = work()
-            except Exception as caught:
-                error = caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(finish, result, error)
-
-        threading.Thread(target=carry_out, daemon=True).start()
-        done, _ = await asyncio.wait([running], timeout=within_s)
-        return running.result() if done else None
-
-
 def lookout(
     config: Config,
     environ: Mapping[str, str],
@@ -324,14 +292,13 @@ def lookout(
             if name not in config.providers and port != config.server.port and by not in taken:
                 servers.append(_Server(name=name, provider=_local(name, port), by=by))
         if "local" not in config.providers:
-            program = environ.get("LLAMA_SERVER") or "llama-server"
             places.append(
                 _Place(
                     name="local",
                     by=f"{folder.name}/",
                     root=folder.absolute(),
                     named={},
-                    llama_server=program,
+                    llama_server=model_files.llama_server(None, environ),
                     is_configured=False,
                 )
             )
@@ -361,7 +328,7 @@ def _configured_place(
         by=f"{root.name}/",
         root=scanned,
         named=named,
-        llama_server=provider.llama_server or environ.get("LLAMA_SERVER") or "llama-server",
+        llama_server=model_files.llama_server(provider.llama_server, environ),
     )
 
 
@@ -386,11 +353,6 @@ def _place_of(provider: Provider) -> str:
 def _local(name: str, port: int) -> Provider:
     adapter, path = _LOCAL_ADAPTERS.get(name, ("openai_compatible", "/v1"))
     return Provider(adapter=adapter, base_url=f"http://127.0.0.1:{port}{path}")
-
-
-def _is_mlx(models: Sequence[Listed]) -> bool:
-    """mlx-lm's server says when its models were made, and not whose they are; no other does so."""
-    return bool(models) and all(model.created and not model.owner for model in models)
 
 
 def _is_fit(name: str) -> bool:

@@ -37,6 +37,7 @@ _FILE_TYPES = {
     **{29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0"},
     38: "MXFP4",
 }
+# One of several files that make up a model, as llama.cpp's `gguf-split` names them.
 _SPLIT = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 # Encoders that say nothing of how they pool still are encoders.
 _ENCODER = re.compile(r"bert|^t5encoder$")
@@ -76,6 +77,11 @@ class Runtimes:
                 return "", "nothing here runs it; install tollway[mlx]"
 
 
+def llama_server(named: str | None, environ: Mapping[str, str]) -> str:
+    """The name or path of llama.cpp's program: the provider's own word, else the variable's."""
+    return named or environ.get("LLAMA_SERVER") or "llama-server"
+
+
 def installed(llama_server: str) -> Runtimes:
     """What runs models here, with llama.cpp's program by that name or path."""
     return Runtimes(
@@ -92,6 +98,15 @@ def split_of(name: str) -> tuple[str, int, int] | None:
     return (found[1], int(found[2]), int(found[3])) if found else None
 
 
+def parts_of(path: Path) -> list[Path]:
+    """All files of a model that is in one or several, by their names: they need not be there."""
+    split = split_of(path.name)
+    if split is None:
+        return [path]
+    stem, _, count = split
+    return [path.with_name(f"{stem}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+
+
 def is_model_folder(names: Sequence[str]) -> bool:
     """Whether a folder with these files is a model, and not one that has models in it."""
     return "config.json" in names and any(name.endswith(".safetensors") for name in names)
@@ -102,7 +117,10 @@ def is_model_folder(names: Sequence[str]) -> bool:
 
 def describe_gguf(path: Path, name: str, runtimes: Runtimes) -> FoundModel:
     """A GGUF file, or the first of several; raises `ValueError` and `OSError`."""
-    parts = _parts(path)
+    parts = parts_of(path)
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
     header = gguf.header(path)
     if path.stat().st_size < header.least_bytes:
         raise ValueError("is not whole (yet)")
@@ -140,19 +158,6 @@ def is_projector(path: Path) -> bool:
         return gguf.metadata(path).get("general.architecture") == "clip"
     except (OSError, ValueError):
         return False
-
-
-def _parts(path: Path) -> list[Path]:
-    """All files of a model, which must be there."""
-    split = split_of(path.name)
-    if split is None:
-        return [path]
-    stem, _, count = split
-    parts = [path.with_name(f"{stem}-{n + 1:05}-of-{count:05}.gguf") for n in range(count)]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing")
-    return parts
 
 
 def _chat_capabilities(template: str) -> frozenset[Capability]:

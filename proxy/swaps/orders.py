@@ -53,14 +53,8 @@ class NewCheck(Body, frozen=True, kw_only=True):
         )
 
 
-class NewRollback(Body, frozen=True, kw_only=True):
+class NewRollback(Rollback, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a swap is rolled back by itself."""
-
-    error_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
-    p95_latency_ms: Annotated[int, msgspec.Meta(ge=1, le=3_600_000)] | None = None
-    min_requests: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 20
-    window_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 60
-    watch_s: Seconds = 300
 
     def rollback(self) -> Rollback | None:
         """The rules; None where there are no limits to keep to."""

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from proxy.model_host.aside import aside
+from proxy.model_host.aside import Background, aside
 
 PATIENCE_S = 20.0
 
@@ -50,3 +50,21 @@ def test_a_process_ends_without_it() -> None:
         [sys.executable, "-c", program], capture_output=True, timeout=PATIENCE_S, check=True
     )
     assert done.stdout == b"left\n"
+
+
+def test_a_folder_that_hangs_holds_nobody_up() -> None:
+    stuck = threading.Event()
+
+    async def scene() -> None:
+        background: Background[int] = Background()
+        assert await background.run(lambda: 1, 10) == 1
+        assert await background.run(lambda: stuck.wait(30) and 2, 0.05) is None
+        assert await background.run(lambda: 3, 10) is None  # the first one still hangs
+        stuck.set()
+        assert background._running is not None
+        await background._running
+        assert await background.run(lambda: 4, 10) == 4
+        with pytest.raises(ZeroDivisionError):
+            await background.run(lambda: 1 // 0, 10)
+
+    asyncio.run(scene())

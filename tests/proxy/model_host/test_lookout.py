@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from proxy.config import Config, Provider, Target
 from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.model_host import lookout as module
-from proxy.model_host.lookout import Background, Lookout, lookout
+from proxy.model_host.lookout import Lookout, lookout
 from tests.models import make_gguf
 from tests.proxy.model_host.model_server import (
     OLLAMA_MODEL,
@@ -269,24 +268,6 @@ def test_files_are_found_beside_the_server_and_in_the_folders_that_are_named(
     looking.first()
     # What is configured is itself, and not found beside that.
     assert names(looking) == {"here/mine", "here/two"}
-
-
-def test_a_folder_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
-    stuck = threading.Event()
-
-    async def scene() -> None:
-        background: Background[int] = Background()
-        assert await background.run(lambda: 1, 10) == 1
-        assert await background.run(lambda: stuck.wait(30) and 2, 0.05) is None
-        assert await background.run(lambda: 3, 10) is None  # the first one still hangs
-        stuck.set()
-        assert background._running is not None
-        await background._running
-        assert await background.run(lambda: 4, 10) == 4
-        with pytest.raises(ZeroDivisionError):
-            await background.run(lambda: 1 // 0, 10)
-
-    asyncio.run(scene())
 
 
 def test_an_inventory_is_a_value() -> None:
