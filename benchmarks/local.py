@@ -20,13 +20,13 @@ from typing import Any
 
 from adapters.leases import KEY_VARIABLE
 from benchmarks import proc
-from benchmarks.bare_llama import PROMPT
 from benchmarks.measure import Bench
 from benchmarks.results import Local
 from benchmarks.subjects import ROOT, free_port, serve, wait_for
 from proxy.model_host.client import HostClient
 from tests.models import make_gguf
 
+_PROMPT = "Say something."
 _CONTEXT = 2048
 _SHORT, _LONG = 100, 1100
 _PATIENCE_S = 60.0
@@ -86,7 +86,7 @@ def local(bench: Bench, model: Path | None) -> Local:
 
 def _bare(path: Path) -> dict[str, Any]:
     numbers = map(str, (_CONTEXT, _SHORT, _LONG))
-    command = [sys.executable, "-m", "benchmarks.bare_llama", str(path), *numbers]
+    command = [sys.executable, "-m", "benchmarks.bare_llama", str(path), _PROMPT, *numbers]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -148,7 +148,7 @@ async def _unload(data: Path) -> None:
 
 def _stream(port: int, model: str, **asked: Any) -> float:
     """Read an answer to its end; the milliseconds to its first words."""
-    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": PROMPT}]}
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": _PROMPT}]}
     headers = {"content-type": "application/json", "authorization": f"Bearer {_KEY}"}
     if model != "tiny":
         del headers["authorization"]  # whoever asks from here needs none

@@ -86,7 +86,8 @@ def _router(folder: Path) -> Router:
     }
     file = folder / "policy.yaml"
     file.write_text(yaml.safe_dump(config))
-    _, table, _ = serve.resolve(config_file.load(file, {}), {}, PriceBook.load())
+    loaded = config_file.load(file, {})
+    table = serve.resolve(loaded, {}, PriceBook.load(), looks=False).tables
     figures = Figures(SystemClock())
     for target in table().targets.values():
         figures.began(target)
