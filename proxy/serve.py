@@ -173,6 +173,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         admin_token=token,
         allow_anonymous=is_loopback(server.host),
         host=hosted.plan(loaded, table(), environ, lookout=resolved.lookout, found=resolved.hosted),
+        by_keys={each.provider: each.by for each in resolved.by_keys},
     )
     listener = bind(server.host, server.port)
     supervisor = Supervisor(plan, listener)

@@ -98,9 +98,9 @@ class Plan:
     secret: bytes = field(repr=False)
     admin_token: str = field(repr=False)
     allow_anonymous: bool
-    host: HostPlan | None = None
+    host: HostPlan | None
     """What local models there are, if any."""
-    by_keys: Mapping[str, str] = field(default_factory=dict)
+    by_keys: Mapping[str, str]
     """By provider, the environment's variable that brought it."""
 
 

@@ -85,6 +85,8 @@ def test_finds_providers_by_the_keys_in_the_environment(upstream: Upstream, tmp_
         listed = [model["id"] for model in tollway.get("/v1/models").json()["data"]]
         assert listed[:6] == ["auto", "cheap", "best", "fast", "local", "embed"]
         assert not [name for name in listed if name.startswith("tollway/")]
+        entry = tollway.get(f"/v1/models/{reply.headers['x-tollway-model']}").json()
+        assert entry["found_by"] == "OPENAI_API_KEY"
         assert "openai (OPENAI_API_KEY)" in tollway.log()
         assert "sk-env" not in tollway.log()
     finally:
