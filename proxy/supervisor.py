@@ -140,6 +140,8 @@ class Supervisor:
         # Closing the terminal that a server was started in ends it, unless that was not to be.
         was_told_to_stay = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._ends_with_terminal = _has_terminal() and not was_told_to_stay
+        # From now on, that nobody who tells it to reload as it starts ends it.
+        signal.signal(signal.SIGHUP, self._on_signal)
         self._is_stopping = False
         self._ledger = Child("ledger", self._run_ledger)
         self._host: Child | None = None
@@ -155,15 +157,19 @@ class Supervisor:
         self._own_socket = OwnSocket.listen(self._plan.data.path, OWN_SOCKET)
 
     def start_host(self) -> None:
-        """Start the model host, if there are local models; the ledger's lock is ours by now.
+        """Start the model host, if there are local models; the ledger's lock is ours by now."""
+        self._add_host(self._plan)
+        if self._host is not None:
+            _await_ready(self._host)
+
+    def _add_host(self, plan: Plan) -> None:
+        """Have a model host from now on, if there is something for it to do.
 
         The socket is ours, so that whoever connects while a host is started anew waits for it.
         """
-        if self._plan.host is None:
-            return
-        self._host_socket = OwnSocket.listen(self._plan.data.path, SOCKET)
-        self._host = Child("model host", self._run_host)
-        _await_ready(self._host)
+        if plan.host is not None and self._host is None:
+            self._host_socket = OwnSocket.listen(self._plan.data.path, SOCKET)
+            self._host = Child("model host", self._run_host)
 
     def start_workers(self) -> None:
         """Start the workers and wait until they accept requests; raises `StartError`."""
@@ -174,7 +180,7 @@ class Supervisor:
         """Keep the children alive until SIGTERM or SIGINT, then stop; SIGHUP has them reload."""
         assert self._own_socket is not None
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
@@ -182,13 +188,13 @@ class Supervisor:
             while not self._stop_signals:
                 self._reap()
                 self._restart()
+                if self._is_told_to_reload or (self._is_watching and self._file.look()):
+                    self._is_told_to_reload = False
+                    self._answer(Wanted())
                 ready = [key for key, _ in selector.select(self._next_look_s())]
                 _drain(self._wake_read)
                 if asking in ready:
                     answer_next(self._own_socket.socket, self._answer)
-                if self._is_told_to_reload or (self._is_watching and self._file.look()):
-                    self._is_told_to_reload = False
-                    self._answer(Wanted())
         self.stop()
 
     def stop(self) -> None:
@@ -223,7 +229,9 @@ class Supervisor:
         try:
             outcome = self._reload(is_dry=wanted.is_dry)
         except (StartError, LedgerError) as error:
-            outcome = self._outcome(refusal=str(error))
+            path, problem = str(self._source.path), str(error)
+            named = problem if problem.startswith(path) else f"{path}: {problem}"
+            outcome = self._outcome(refusal=named)
         except Exception:  # the children serve on by what they have
             _log.exception("the configuration could not be read again")
             outcome = self._outcome(refusal="something went wrong; the log says what")
@@ -247,18 +255,13 @@ class Supervisor:
         self._source.check(plan)
         if is_dry:
             return self._outcome(needs_restart=plan.needs_restart)
-        # First, and the last that may refuse: no worker grants what the new budgets forbid.
+        self._add_host(plan)  # it will be started like one that has ended
+        # Before the workers, and the last that may refuse: none grants what new budgets forbid.
         self._source.apply(plan)
         self._plan = plan
         log.info("revision %d of %s is handed out", revision.number, revision.name)
-        problems = []
-        if self._host is None:
-            try:
-                self.start_host()
-            except (StartError, LedgerError) as error:
-                problems.append(str(error))
         told = {child.name: child.line for child in self._followers if child.line is not None}
-        problems += tell_all(told, revision)
+        problems = tell_all(told, revision)
         return self._outcome(needs_restart=plan.needs_restart, problems=tuple(problems))
 
     def _outcome(
