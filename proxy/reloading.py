@@ -23,7 +23,7 @@ _ANSWER_S = 60.0
 _QUESTION_S = 1.0
 _READ_BYTES = 1 << 16
 
-_Stamp = tuple[int, int, int]
+_Stamp = tuple[int, int, int, int]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,4 +126,4 @@ class FileWatch:
             found = os.stat(self._path())
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
