@@ -33,9 +33,10 @@ imports: $(STAMP)
 bench: $(STAMP) ## CPU per request, start time, memory
 	$(BIN)/python -m benchmarks
 
-chaos: $(STAMP) ## kills of workers and ledger, a broken disk, 500 streams on one key, stalled clients
+chaos: $(STAMP) ## kills of workers and ledger, a broken disk, 500 streams on one key, stalled clients, reloads
 	TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 TOLLWAY_PARALLEL_STREAMS=500 TOLLWAY_STALLED_CLIENTS=1000 \
-	  $(BIN)/pytest -s tests/e2e/test_crash.py tests/e2e/test_faults.py \
+	  TOLLWAY_RELOADS=100 TOLLWAY_RELOAD_STREAMS=500 \
+	  $(BIN)/pytest -s tests/e2e/test_crash.py tests/e2e/test_faults.py tests/e2e/test_reload.py \
 	  tests/e2e/test_parallel_streams.py tests/e2e/test_guard.py
 
 lock: $(STAMP) ## pin every dependency anew, with hashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from adapters import registry
@@ -9,6 +10,7 @@ from adapters.base import Adapter
 from adapters.leases import Lessor
 from proxy.config import Provider
 from proxy.errors import StartError
+from proxy.targets import TargetTable
 
 
 def make_adapter(name: str, provider: Provider, lessor: Lessor | None = None) -> Adapter:
@@ -36,3 +38,37 @@ def make_adapter(name: str, provider: Provider, lessor: Lessor | None = None) ->
         return registry.make(provider.adapter, settings)
     except (ValueError, OSError, ImportError) as error:
         raise StartError(f"providers.{name}: {error}") from None
+
+
+class Accounts:
+    """The adapters of a table's providers.
+
+    They stay where providers go, which may come back. A provider that is configured as in `before`
+    keeps the adapter that it has there, with its connections.
+    """
+
+    def __init__(
+        self,
+        table: Callable[[], TargetTable],
+        lessor: Lessor | None = None,
+        before: Accounts | None = None,
+    ) -> None:
+        """Raises `StartError`."""
+        self.adapters: dict[str, Adapter] = {}
+        """By provider."""
+        self._table = table
+        self._lessor = lessor
+        self._configured: dict[str, Provider] = {}
+        if before is not None:
+            for name, provider in table().providers.items():
+                if before._configured.get(name) == provider:
+                    self._configured[name] = provider
+                    self.adapters[name] = before.adapters[name]
+        self.complete()
+
+    def complete(self) -> None:
+        """Make an adapter for each provider that has none yet; raises `StartError`."""
+        for name, provider in self._table().providers.items():
+            if name not in self.adapters:
+                self.adapters[name] = make_adapter(name, provider, self._lessor)
+                self._configured[name] = provider

@@ -91,6 +91,7 @@ class Alerts:
         self._told: asyncio.Queue[Alert] = asyncio.Queue()
         # From when we are told of an alert until the ledger has confirmed that it was delivered.
         self._known: set[int] = set()
+        self._under_way: dict[int, tuple[Alert, asyncio.Task[None]]] = {}
         self._delivered: set[int] = set()
         self._has_delivered = asyncio.Event()
 
@@ -98,6 +99,8 @@ class Alerts:
         """Take note of an alert, once however often it is told. Never waits."""
         if alert.alert_id not in self._known:
             self._known.add(alert.alert_id)
+            self._metrics.alerts.labels(alert.kind).inc()
+            _log.warning("alert: %s", _in_one_line(alert.text))
             self._told.put_nowait(alert)
 
     async def run(self, acknowledge: Acknowledge) -> None:
@@ -107,12 +110,23 @@ class Alerts:
                 group.create_task(self._keep_acknowledging(acknowledge))
                 while True:
                     alert = await self._told.get()
-                    self._metrics.alerts.labels(alert.kind).inc()
-                    _log.warning("alert: %s", _in_one_line(alert.text))
-                    group.create_task(self._deliver(alert))
+                    task = group.create_task(self._deliver(alert))
+                    self._under_way[alert.alert_id] = alert, task
         except Exception:
             _log.exception("alerts are not delivered any more")
             raise
+
+    async def send_to(self, receivers: Sequence[Receiver]) -> None:
+        """Send to these from now on, what is under way too; who had it may get it once more."""
+        before, self._receivers = self._receivers, receivers
+        under_way, self._under_way = self._under_way, {}
+        for _, task in under_way.values():
+            task.cancel()
+        await asyncio.gather(*(task for _, task in under_way.values()), return_exceptions=True)
+        for alert, _ in under_way.values():
+            self._told.put_nowait(alert)
+        for receiver in before:
+            await receiver.webhook.aclose()
 
     async def aclose(self) -> None:
         """Close the webhooks' connections."""
@@ -122,6 +136,7 @@ class Alerts:
     async def _deliver(self, alert: Alert) -> None:
         interested = [r for r in self._receivers if alert.kind in r.kinds]
         await asyncio.gather(*(self._send(alert, receiver) for receiver in interested))
+        del self._under_way[alert.alert_id]
         self._delivered.add(alert.alert_id)
         self._has_delivered.set()
 

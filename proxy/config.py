@@ -84,6 +84,14 @@ class Server(Strict, frozen=True):
     """After this long without a payload a stream starts with status 200 and keep-alive comments."""
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     """SQLite's durability: FULL survives power loss, NORMAL only a crash of the process."""
+    reload: Literal["manual", "auto"] = "manual"
+    """Whether the file is read again when it is told, or also when it is another."""
+    unready_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 0.0
+    """How long a server that is to stop still takes requests, with `/readyz` saying 503."""
+
+
+FIXED = ("host", "port", "workers", "data", "synchronous")
+"""The settings of `server` that stay as they were when it was started."""
 
 
 class Deadlines(Strict, frozen=True):

@@ -9,19 +9,20 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from proxy import catalog, config, config_file, discovery, price_list, process_limits, tokens
-from proxy.accounts import make_adapter
+from proxy.accounts import Accounts
 from proxy.budgets import is_template
 from proxy.clock import SystemClock
-from proxy.config import LOCAL_FOLDER, Config
+from proxy.config import FIXED, LOCAL_FOLDER, Config
 from proxy.data_folder import DataFolder
 from proxy.discovery import Found, with_demonstration
 from proxy.errors import StartError
@@ -39,9 +40,14 @@ from proxy.model_host.client import HostClient
 from proxy.model_host.lookout import Lookout, lookout
 from proxy.price_book import PriceBook
 from proxy.pricing import format_usd, parse_usd
+from proxy.revisions import Revision
 from proxy.swaps.core import Swap
 from proxy.swaps.moves import meaningless
 from proxy.targets import CurrentTable, TargetTable, build_table
+from proxy.yaml_file import YamlFile, read_text
+
+if TYPE_CHECKING:  # importing it too soon would choose how prometheus-client counts
+    from proxy.worker import Plan
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
 _MOST_TARGETS_SHOWN = 8
@@ -61,6 +67,10 @@ class Options:
 def load_config(options: Options, environ: Mapping[str, str]) -> Config:
     """The configuration with what the environment and the command line override."""
     loaded = config_file.load(config_file.find(options.config, environ), environ)
+    return _overridden(loaded, options, environ)
+
+
+def _overridden(loaded: Config, options: Options, environ: Mapping[str, str]) -> Config:
     server = loaded.server
     changes: dict[str, str | int] = {}
     for name, value in (
@@ -109,10 +119,11 @@ def resolve(
     *,
     revision: int = 0,
     looks: bool = True,
+    inventory: Inventory | None = None,
 ) -> Resolved:
     """The configuration with what was discovered, and its target table, day by day.
 
-    Without `looks` nobody is asked, and no folder is read.
+    Without `looks` nobody is asked, and no folder is read; nor where an `inventory` is known.
     """
     known = catalog.load()
     by_keys: tuple[Found, ...] = ()
@@ -120,7 +131,8 @@ def resolve(
     watching = lookout(loaded, environ) if looks else Lookout(servers=[], places=[])
     if loaded.discover:
         loaded, by_keys = discovery.discover(loaded, known, environ)
-    inventory = watching.first()
+    if inventory is None:
+        inventory = watching.first()
 
     def extended(inventory: Inventory) -> tuple[Config, Mapping[str, FoundModel]]:
         found_too, facts, _ = discovery.with_found(loaded, inventory)
@@ -145,6 +157,68 @@ def resolve(
     )
 
 
+def check(resolved: Resolved) -> None:
+    """Find out, by making them, whether there can be the adapters; raises `StartError`."""
+    try:
+        Accounts(resolved.tables, HostClient(Path(resolved.config.server.data)))
+    except StartError as error:
+        raise StartError(f"{resolved.config.source}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the configuration of a server comes from, to be read again while it serves."""
+
+    options: Options
+    environ: Mapping[str, str] = field(repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The file that would be read now."""
+        return config_file.find(self.options.config, self.environ)
+
+    def read(self, number: int) -> Revision:
+        """The file as it is now; raises `StartError`."""
+        path = self.path
+        return Revision(number=number, name=str(path), text=read_text(path))
+
+    def plan(self, revision: Revision, before: Plan) -> Plan:
+        """What a revision means for a server that serves by `before`; raises `StartError`.
+
+        What is fixed at the start stays as it was. Blocks for a tenth of a second.
+        """
+        file = YamlFile.parse(revision.text, revision.name)
+        loaded = _overridden(config_file.build(file, self.environ), self.options, self.environ)
+        wanted = loaded.server
+        fixed = {name: getattr(before.config.server, name) for name in FIXED}
+        server = msgspec.structs.replace(wanted, **fixed)
+        loaded = msgspec.structs.replace(loaded, server=server)
+        book, _ = price_list.load(before.data.path)
+        number, inventory = revision.number, before.table.inventory
+        resolved = resolve(loaded, self.environ, book, revision=number, inventory=inventory)
+        check(resolved)
+        tokens.load(target.model for target in resolved.tables().targets.values())
+        return replace(
+            before,
+            config=resolved.config,
+            table=resolved.tables,
+            revision=number,
+            host=hosted.plan(
+                resolved.config,
+                resolved.tables(),
+                self.environ,
+                lookout=resolved.lookout,
+                found=resolved.hosted,
+            ),
+            by_keys={each.provider: each.by for each in resolved.by_keys},
+            wanted=wanted,
+        )
+
+    def apply(self, plan: Plan) -> None:
+        """Tell the ledger what it is to keep to; raises `LedgerError`."""
+        _apply_budgets(plan)
+
+
 def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     """Serve until told to stop; raises `StartError`."""
     process_limits.prepare()
@@ -153,6 +227,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     book, problem = price_list.load(Path(server.data))
     resolved = resolve(loaded, environ, book)
     loaded, table = resolved.config, resolved.tables
+    source = Source(options=options, environ=environ)
     found = (*resolved.by_keys, *resolved.nearby)
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
@@ -162,8 +237,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     from proxy.supervisor import Supervisor, bind
 
     worker.log_to_stderr()
-    for name, provider in table().providers.items():
-        make_adapter(name, provider, HostClient(data.path))
+    check(resolved)
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
@@ -174,13 +248,15 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         allow_anonymous=is_loopback(server.host),
         host=hosted.plan(loaded, table(), environ, lookout=resolved.lookout, found=resolved.hosted),
         by_keys={each.provider: each.by for each in resolved.by_keys},
+        wanted=server,
+        revise=source.plan,
     )
     listener = bind(server.host, server.port)
-    supervisor = Supervisor(plan, listener)
+    supervisor = Supervisor(plan, listener, source)
     supervisor.start_ledger()
     try:
         _remove_old_metrics(data, metrics)
-        has_keys, budgets, swaps = _apply_budgets(loaded, data)
+        has_keys, budgets, swaps = _apply_budgets(plan)
         if not has_keys and not plan.allow_anonymous:
             raise StartError(
                 f"{server.host}: is not a loopback address and there are no keys, so anybody could "
@@ -232,13 +308,13 @@ def _remove_old_metrics(data: DataFolder, kept: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _apply_budgets(
-    loaded: Config, data: DataFolder
-) -> tuple[bool, tuple[BudgetState, ...], tuple[Swap, ...]]:
+def _apply_budgets(plan: Plan) -> tuple[bool, tuple[BudgetState, ...], tuple[Swap, ...]]:
     """Tell the ledger the configuration's budgets. Anonymous callers always have one.
 
-    Returns whether there are keys, all budgets, and the swaps that are open or in force.
+    Returns whether there are keys, all budgets, and the swaps that are open or in force. Raises
+    `LedgerError`.
     """
+    loaded = plan.config
     budgets = [
         ConfigBudget(
             budget.joined_scope,
@@ -257,9 +333,10 @@ def _apply_budgets(
         limit = parse_usd(DEFAULT_ANONYMOUS_USD_PER_DAY)
         default = BudgetSettings(limit_nanousd=limit, window="day")
         budgets.append(ConfigBudget("anonymous", default))
-    with open_ledger(data.path) as ledger:
-        percents = loaded.alerts.percents
-        ledger.call(ApplyConfig(0, tuple(budgets), limits=_limits(loaded), alert_percents=percents))
+    with open_ledger(plan.data.path) as ledger:
+        percents, number = loaded.alerts.percents, plan.revision
+        limits = _limits(loaded)
+        ledger.call(ApplyConfig(number, tuple(budgets), limits=limits, alert_percents=percents))
         return bool(ledger.keys()), ledger.budgets(), ledger.swaps()
 
 

@@ -32,7 +32,7 @@ from proxy.pricing import Usage, format_usd
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 # What the files of a process begin with, for what is counted once, and for each target: far more
 # than either takes. prometheus-client names them so.
-_FILES = ("counter", "gauge_livesum", "histogram")
+_FILES = ("counter", "gauge_livesum", "gauge_livemin", "histogram")
 _FILE_BYTES = 64 << 10
 _TARGET_BYTES = 12 << 10
 _OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
@@ -77,6 +77,12 @@ class Metrics:
             "Requests being answered now.",
             registry=own,
             multiprocess_mode="livesum",
+        )
+        self.revision = Gauge(
+            "tollway_config_revision",
+            "Revision of the configuration that every worker serves by, or a newer one.",
+            registry=own,
+            multiprocess_mode="livemin",
         )
         self.attempts = Counter(
             "tollway_attempts_total",
@@ -217,12 +223,12 @@ class RequestLog:
 
     def __init__(self, write: Callable[[str], object] = sys.stdout.write, *, on: bool) -> None:
         self._write = write
-        self._on = on
+        self.is_on = on
         self._lines: list[LogLine] = []
 
     def add(self, line: LogLine) -> None:
         """Queue a line."""
-        if not self._on:
+        if not self.is_on:
             return
         if not self._lines:
             asyncio.get_running_loop().call_later(0.1, self.flush)

@@ -15,22 +15,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
 from adapters.base import Adapter
-from proxy.accounts import make_adapter
+from proxy import revisions
+from proxy.accounts import Accounts
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
 from proxy.admin.models import ModelsApi
+from proxy.admin.reload import ReloadApi
 from proxy.alerts import Alerts, Receiver
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
-from proxy.clock import SystemClock
+from proxy.clock import Clock, SystemClock
+from proxy.config import FIXED, Config, Server
 from proxy.config import Alerts as AlertSettings
-from proxy.config import Config
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
@@ -41,7 +45,6 @@ from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
 from proxy.http import Exchange
 from proxy.inference import Inference
-from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
 from proxy.model_host import metrics as host_metrics
@@ -49,10 +52,13 @@ from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.reloading import Outcome, ask_soon
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
+from proxy.revisions import Revision, follow
 from proxy.routing import Router
+from proxy.serving import Current, Serving
 from proxy.swaps.asking import ask
 from proxy.swaps.moves import Moves
 from proxy.swaps.preparing import Preparations
@@ -102,31 +108,71 @@ class Plan:
     """What local models there are, if any."""
     by_keys: Mapping[str, str]
     """By provider, the environment's variable that brought it."""
+    revise: Callable[[Revision, Plan], Plan]
+    """What a revision of the configuration means in place of a plan; raises `StartError`."""
+    wanted: Server
+    """What the file says of the server, some of which takes effect with its next start."""
+    revision: int = 0
+
+    @property
+    def needs_restart(self) -> tuple[str, ...]:
+        """The settings that take effect with the next start, and are others now."""
+        now = self.config.server
+        changed = (name for name in FIXED if getattr(now, name) != getattr(self.wanted, name))
+        return tuple(f"server.{name}" for name in changed)
 
 
-def run(plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int) -> None:
+def run(
+    plan: Plan,
+    number: int,
+    listener: socket.socket,
+    ready: int,
+    lifeline: int,
+    line: socket.socket,
+) -> None:
     """Serve until SIGTERM, or until the supervisor is gone; then finish what is in flight.
 
     A byte is written to `ready` when requests are accepted. `lifeline` is the read end of a pipe
-    that only the supervisor holds open.
+    that only the supervisor holds open; over `line` it tells of other revisions.
     """
     # What exists now lives as long as the process: the collector need never look at it again,
     # and its pages stay shared with the supervisor.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(plan, number, listener, ready, lifeline))
+        runner.run(_serve(plan, number, listener, ready, lifeline, line))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a worker keeps while revisions of the configuration come and go."""
+
+    ledger: LedgerClient
+    host: HostClient
+    moves: Moves
+    figures: Figures
+    metrics: Metrics
+    log: RequestLog
+    clock: Clock
+    patience: Patience
+    admission: Admission
 
 
 async def _serve(
-    plan: Plan, number: int, listener: socket.socket, ready: int, lifeline: int
+    plan: Plan,
+    number: int,
+    listener: socket.socket,
+    ready: int,
+    lifeline: int,
+    line: socket.socket,
 ) -> None:
     server_settings = plan.config.server
-    most_targets = len(plan.table().targets) + (FOUND_LATER if plan.host is not None else 0)
+    most_targets = len(plan.table().targets) + FOUND_LATER
     reserve_space(most_targets)
     metrics = Metrics(most_targets=most_targets)
+    metrics.revision.set(plan.revision)
     # One for the whole server: an alert is sent once, not by every worker.
-    alerts = make_alerts(plan.config.alerts, metrics) if number == 0 else None
+    alerts = Alerts(receivers(plan.config.alerts), metrics) if number == 0 else None
     ledger = LedgerClient(
         plan.data.path, name=f"worker-{number}", on_alert=alerts.put if alerts else None
     )
@@ -136,58 +182,37 @@ async def _serve(
         if alerts
         else None
     )
-    host = HostClient(plan.data.path)
-    adapters: dict[str, Adapter] = {}
-    finder = _Finder(plan.table, adapters, host)
-    finder.make_adapters()
-    watching = asyncio.create_task(host.watch(finder.find)) if plan.host is not None else None
-    log = RequestLog(on=server_settings.access_log)
-    store = make_store(plan)
-    moves = Moves(ledger, plan.secret)
     clock = SystemClock()
-    figures = Figures(clock)
-    engine = Engine(
-        router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
-        figures=figures,
-        adapters=adapters,
+    parts = Parts(
         ledger=ledger,
-        moves=moves,
+        host=HostClient(plan.data.path),
+        moves=Moves(ledger, plan.secret),
+        figures=Figures(clock),
         metrics=metrics,
-        log=log,
+        log=RequestLog(on=server_settings.access_log),
         clock=clock,
-        first_payload_s=server_settings.first_payload_s,
-        hear_out_s=server_settings.hear_out_s,
+        patience=make_patience(server_settings),
+        admission=Admission(
+            most=server_settings.max_concurrent,
+            queue=server_settings.queue,
+            queue_s=server_settings.queue_s,
+        ),
     )
+    current = Current(make_serving(plan, parts, make_store(plan)))
     preparations = Preparations(
         ledger=ledger,
-        moves=moves,
-        table=plan.table,
-        models=host,
+        moves=parts.moves,
+        table=current.table,
+        models=parts.host,
         clock=clock,
-        ask=partial(ask, engine),
+        ask=lambda swap, check, target: ask(current.serving.engine, swap, check, target),
     )
     if number == 0:
         preparations.start()
-    tidying = (
-        asyncio.create_task(store.tidy_always(_warn_of_store))
-        if store is not None and number == 0
-        else None
-    )
-    patience = Patience(
-        head_s=server_settings.head_s,
-        body_s=server_settings.body_s,
-        reader_s=server_settings.reader_s,
-        keep_alive_s=server_settings.keep_alive_s,
-    )
-    admission = Admission(
-        most=server_settings.max_concurrent,
-        queue=server_settings.queue,
-        queue_s=server_settings.queue_s,
-    )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, host, adapters, engine, figures, moves, metrics, store),
-            http=partial(GuardedProtocol, patience, admission),  # type: ignore[arg-type] # uvicorn only calls it
+            current,
+            http=partial(GuardedProtocol, parts.patience, parts.admission),  # type: ignore[arg-type] # uvicorn only calls it
             ws="none",
             lifespan="off",
             log_config=None,
@@ -197,9 +222,11 @@ async def _serve(
             timeout_graceful_shutdown=math.ceil(server_settings.drain_s),
         ),
         ready,
+        parts.admission,
     )
+    server.unready_s = server_settings.unready_s
     connections = server.server_state.connections
-    sweeping = asyncio.create_task(watch(connections, admission, patience, server_settings.queue_s))
+    sweeping = asyncio.create_task(watch(connections, parts.admission, parts.patience))
     loop = asyncio.get_running_loop()
 
     def supervisor_gone() -> None:
@@ -207,53 +234,91 @@ async def _serve(
         server.should_exit = True
 
     loop.add_reader(lifeline, supervisor_gone)
+    taking_over = _Revisions(plan, parts, current, alerts, server)
+    taking_over.go_on()
+    following = asyncio.create_task(follow(line, taking_over.apply))
     try:
         await server.serve(sockets=[listener])
     finally:
+        following.cancel()
         await server.end_tasks()
         await preparations.aclose()
-        log.flush()
-        for task in (sweeping, delivering, tidying, watching):
+        parts.log.flush()
+        taking_over.close()
+        for task in (sweeping, delivering):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SETTLEMENTS_S):
                 await ledger.drained()
         await ledger.aclose()
-        for adapter in adapters.values():
-            await adapter.aclose()
-        await host.aclose()
+        await current.aclose()
+        await parts.host.aclose()
         if alerts is not None:
             await alerts.aclose()
-        if store is not None:
-            store.close()
 
 
-class _Finder:
-    """Brings what the model host finds into the target table, and makes the adapters for it.
+class _Revisions:
+    """Takes over the revisions that the supervisor tells of."""
 
-    Requests that are under way keep the targets that they have, and adapters stay where providers
-    go: they may come back.
-    """
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Parts,
+        current: Current,
+        alerts: Alerts | None,
+        server: _Server,
+    ) -> None:
+        """`alerts` are those of the one worker that does what is done once for the server."""
+        self._plan = plan
+        self._parts = parts
+        self._current = current
+        self._alerts = alerts
+        self._server = server
+        self._watching: asyncio.Task[NoReturn] | None = None
+        self._tidying: tuple[ResponseStore, asyncio.Task[None]] | None = None
 
-    def __init__(self, table: CurrentTable, adapters: dict[str, Adapter], host: HostClient) -> None:
-        self._table = table
-        self._adapters = adapters
-        self._host = host
+    async def apply(self, revision: Revision) -> None:
+        """Serve by a revision; where this raises, the one before is served. Raises `StartError`."""
+        before = self._plan
+        plan = await asyncio.to_thread(before.revise, revision, before)
+        serving = self._current.serving
+        is_same_store = _store_settings(plan) == _store_settings(before)
+        store = serving.store if is_same_store else make_store(plan)
+        changed = make_serving(plan, self._parts, store, serving.accounts)
+        changed.find(serving.table.inventory)  # it may have come meanwhile
+        self._plan = plan
+        self._current.replace(changed)
+        server = plan.config.server
+        self._parts.patience.follow(make_patience(server))
+        self._parts.admission.resize(
+            most=server.max_concurrent, queue=server.queue, queue_s=server.queue_s
+        )
+        self._server.config.timeout_graceful_shutdown = math.ceil(server.drain_s)
+        self._server.unready_s = server.unready_s
+        self._parts.log.is_on = server.access_log
+        self._parts.metrics.revision.set(plan.revision)
+        self.go_on()
+        if self._alerts is not None and plan.config.alerts != before.config.alerts:
+            await self._alerts.send_to(receivers(plan.config.alerts))
 
-    def make_adapters(self) -> None:
-        """An adapter for each provider that has none yet; raises `StartError`."""
-        for name, provider in self._table().providers.items():
-            if name not in self._adapters:
-                self._adapters[name] = make_adapter(name, provider, self._host)
+    def go_on(self) -> None:
+        """Begin and end what is done beside requests, as the plan has it."""
+        if self._plan.host is not None and self._watching is None:
+            watching = self._parts.host.watch(self._current.find)
+            self._watching = asyncio.create_task(watching)
+        store = self._current.serving.store
+        if self._tidying is not None and self._tidying[0] is not store:
+            self._tidying[1].cancel()
+            self._tidying = None
+        if self._tidying is None and store is not None and self._alerts is not None:
+            self._tidying = store, asyncio.create_task(store.tidy_always(_warn_of_store))
 
-    def find(self, inventory: Inventory) -> None:
-        """Take over what was found; never raises."""
-        try:
-            if self._table.find(inventory):
-                self.make_adapters()
-        except Exception:  # what was found before goes on to be served
-            _logger.exception("what was found on this machine cannot be served")
+    def close(self) -> None:
+        """Begin nothing more."""
+        for task in (self._watching, self._tidying and self._tidying[1]):
+            if task is not None:
+                task.cancel()
 
 
 def say_ready(descriptor: int) -> None:
@@ -266,9 +331,22 @@ def say_ready(descriptor: int) -> None:
 class _Server(uvicorn.Server):
     """uvicorn's server, which says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+    unready_s = 0.0
+    """How long it goes on when it is told to stop, for others to notice that it will."""
+
+    def __init__(self, config: uvicorn.Config, ready: int, admission: Admission) -> None:
         super().__init__(config)
         self._ready = ready
+        self._admission = admission
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop, once whoever asks had time to hear that this server is not ready any more."""
+        if self._admission.is_leaving:  # the terminal and the supervisor may both say so
+            return
+        self._admission.is_leaving = True
+        stop = partial(super().handle_exit, signal.SIGTERM, None)
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, self.unready_s, stop)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -290,18 +368,39 @@ class _Server(uvicorn.Server):
         say_ready(self._ready)
 
 
+def make_serving(
+    plan: Plan, parts: Parts, store: ResponseStore | None, before: Accounts | None = None
+) -> Serving:
+    """A revision that can be served; raises `StartError`. Its adapters may be those of `before`."""
+    accounts = Accounts(plan.table, parts.host, before)
+    settings = plan.config.server
+    engine = Engine(
+        router=Router(
+            table=plan.table, figures=parts.figures, secret=plan.secret, clock=parts.clock
+        ),
+        figures=parts.figures,
+        adapters=accounts.adapters,
+        ledger=parts.ledger,
+        moves=parts.moves,
+        metrics=parts.metrics,
+        log=parts.log,
+        clock=parts.clock,
+        first_payload_s=settings.first_payload_s,
+        hear_out_s=settings.hear_out_s,
+    )
+    app = build_app(plan, parts, accounts.adapters, engine, store)
+    return Serving(table=plan.table, accounts=accounts, engine=engine, app=app, store=store)
+
+
 def build_app(
     plan: Plan,
-    ledger: LedgerClient,
-    host: HostClient,
+    parts: Parts,
     adapters: Mapping[str, Adapter],
     engine: Engine,
-    figures: Figures,
-    moves: Moves,
-    metrics: Metrics,
     store: ResponseStore | None,
 ) -> App:
     """Put the parts together."""
+    ledger, host, moves, clock = parts.ledger, parts.host, parts.moves, parts.clock
     server = plan.config.server
     table = plan.table
     auth = Auth(
@@ -309,7 +408,7 @@ def build_app(
         keys=lambda: ledger.keys,
         groups=lambda: ledger.groups,
         allow_anonymous=plan.allow_anonymous,
-        clock=SystemClock(),
+        clock=clock,
         hosts=frozenset(server.hosts),
         trusted_proxies=tuple(map(parse_network, server.trusted_proxies)),
     )
@@ -319,15 +418,19 @@ def build_app(
         secret=plan.secret,
         table=table,
         providers=adapters,
-        clock=SystemClock(),
+        clock=clock,
     )
     models_api = ModelsApi(host if plan.host is not None else None)
-    admin = AdminApi(books, models_api, moves, token=plan.admin_token)
+    served = Outcome(
+        revision=plan.revision, source=plan.config.source, needs_restart=plan.needs_restart
+    )
+    reload_api = ReloadApi(served, partial(ask_soon, plan.data.path))
+    admin = AdminApi(books, models_api, moves, reload_api, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
     began_at = time.time()
     entries = Entries(
         tables=table,
-        figures=figures,
+        figures=parts.figures,
         host=host if plan.host is not None else None,
         by_keys=plan.by_keys,
         configured_at=began_at,
@@ -344,6 +447,8 @@ def build_app(
         await exchange.reply(200, text, content_type=kind.encode())
 
     def problem() -> str:
+        if parts.admission.is_leaving:
+            return "the server stops"
         return "" if ledger.is_connected else "the ledger cannot be reached"
 
     max_body = server.max_body_mb << 20
@@ -353,7 +458,7 @@ def build_app(
         engine=engine,
         adapters=adapters,
         ledger=ledger,
-        clock=SystemClock(),
+        clock=clock,
         max_body=max_body,
     )
     routes: dict[str, Mapping[str, Endpoint]] = {
@@ -377,7 +482,7 @@ def build_app(
         },
         rest=admin.application(),
         rest_prefixes=ADMIN_PREFIXES,
-        metrics=metrics,
+        metrics=parts.metrics,
     )
 
 
@@ -417,13 +522,27 @@ def make_store(plan: Plan) -> ResponseStore | None:
     )
 
 
+def _store_settings(plan: Plan) -> tuple[object, ...]:
+    return plan.config.responses, plan.config.server.max_body_mb
+
+
 def _warn_of_store(error: Exception) -> None:
     _logger.warning("old responses could not be removed: %s", error)
 
 
-def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:
-    """What delivers the alerts of a server to the configured webhooks."""
-    receivers = [
+def make_patience(settings: Server) -> Patience:
+    """How long clients may take."""
+    return Patience(
+        head_s=settings.head_s,
+        body_s=settings.body_s,
+        reader_s=settings.reader_s,
+        keep_alive_s=settings.keep_alive_s,
+    )
+
+
+def receivers(settings: AlertSettings) -> list[Receiver]:
+    """Who is sent the alerts of a server."""
+    return [
         Receiver(
             name=f"alerts.webhooks[{i}]",
             webhook=Webhook(
@@ -434,7 +553,6 @@ def make_alerts(settings: AlertSettings, metrics: Metrics) -> Alerts:
         )
         for i, webhook in enumerate(settings.webhooks)
     ]
-    return Alerts(receivers, metrics)
 
 
 def log_to_stderr() -> None:
@@ -442,5 +560,6 @@ def log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
+    revisions.log.setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what clients send

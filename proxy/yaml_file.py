@@ -46,15 +46,7 @@ class YamlFile:
     @classmethod
     def read(cls, path: Path) -> YamlFile:
         """Read a file; raises `StartError`."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise StartError(
-                f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise StartError(f"{path}: is not UTF-8 (byte {error.start})") from None
-        return cls.parse(text, str(path))
+        return cls.parse(read_text(path), str(path))
 
     @classmethod
     def parse(cls, text: str, name: str) -> YamlFile:
@@ -82,6 +74,18 @@ class YamlFile:
         line = f":{self.lines[nearest]}" if nearest in self.lines else ""
         where = f"{dotted(path)}: " if path else ""
         return StartError(f"{self.name}{line}: {where}{problem}")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; raises `StartError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StartError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise StartError(f"{path}: is not UTF-8 (byte {error.start})") from None
 
 
 def dotted(path: Path_) -> str:

@@ -22,6 +22,7 @@ EXIT_USAGE = 2
 _MODULES = {
     "serve": "serving",
     "check": "checking",
+    "reload": "reloading",
     "route": "routing",
     "models": "models",
     "swap": "swapping",

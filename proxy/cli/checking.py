@@ -26,7 +26,9 @@ def check(
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
     loaded = config_file.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
-    tables = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False).tables
+    resolved = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False)
+    serve.check(resolved)
+    tables = resolved.tables
     table = tables()
     problems = unmet(loaded.expect, tables, SystemClock())
     for problem in problems:

@@ -19,11 +19,17 @@ class Admission:
     """At most `most` requests at the same time, and `queue` that wait, for `queue_s` at most."""
 
     def __init__(self, *, most: int, queue: int, queue_s: float) -> None:
-        self._most = most
-        self._queue = queue
-        self._queue_s = queue_s
+        self.resize(most=most, queue=queue, queue_s=queue_s)
+        self.is_leaving = False
+        """Whether the server goes, so that each reply is the last one on its connection."""
         self._running = 0
         self._waiting: deque[tuple[float, Start]] = deque()
+
+    def resize(self, *, most: int, queue: int, queue_s: float) -> None:
+        """Admit so many from the next request on; who waits, waits as it was told."""
+        self._most = most
+        self._queue = queue
+        self.queue_s = queue_s
 
     def enter(self, start: Start, now: Callable[[], float]) -> None:
         """Start a request, now or when there is room. Who is let in must `leave`."""
@@ -31,7 +37,7 @@ class Admission:
             self._running += 1
             start(None)
         elif len(self._waiting) < self._queue:
-            self._waiting.append((now() + self._queue_s, start))
+            self._waiting.append((now() + self.queue_s, start))
         else:
             start(_overloaded())
 

@@ -45,9 +45,9 @@ _LARGEST_READ_BYTES = 256 << 10
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Patience:
-    """How long a client may take."""
+    """How long a client may take; one for all connections, which follow its changes."""
 
     head_s: float
     """From the first byte of a request to the end of its head."""
@@ -57,6 +57,11 @@ class Patience:
     """Without reading any of a reply that waits to be read."""
     keep_alive_s: float
     """Between two requests."""
+
+    def follow(self, other: Patience) -> None:
+        """Be as long as another."""
+        self.head_s, self.body_s = other.head_s, other.body_s
+        self.reader_s, self.keep_alive_s = other.reader_s, other.keep_alive_s
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -253,7 +258,10 @@ class GuardedProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=waits_to_go_on,
-            keep_alive=version == "1.1" and refusal is None and self.parser.should_keep_alive(),
+            keep_alive=version == "1.1"
+            and refusal is None
+            and not self._admission.is_leaving
+            and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         cycle.on_last = self._close_gently
@@ -375,15 +383,12 @@ class GuardedProtocol(HttpToolsProtocol):
 _OF_AN_UPGRADE = frozenset({b"upgrade", b"http2-settings"})
 
 
-async def watch(
-    connections: Collection[Any], admission: Admission, patience: Patience, queue_s: float
-) -> None:
+async def watch(connections: Collection[Any], admission: Admission, patience: Patience) -> None:
     """Look at all connections again and again, until cancelled."""
     loop = asyncio.get_running_loop()
-    times_s = (patience.head_s, patience.body_s, patience.reader_s, queue_s)
-    interval_s = min(1.0, min(times_s) / 4)
     while True:
-        await asyncio.sleep(interval_s)
+        times_s = (patience.head_s, patience.body_s, patience.reader_s, admission.queue_s)
+        await asyncio.sleep(min(1.0, min(times_s) / 4))
         now = loop.time()
         admission.expire(now)
         for connection in tuple(connections):

@@ -253,11 +253,15 @@ class Core:
                 effects.append(self._load(model, now))
         return effects
 
-    def configure(self, needs: Iterable[Need], now: float) -> list[Effect]:
+    def configure(
+        self, needs: Iterable[Need], now: float, rules: Rules | None = None
+    ) -> list[Effect]:
         """These are the models from now on: new ones among them, and some that need other things.
 
-        Those that are not among them are retired for good: whoever waits for one is refused.
+        Those that are not among them are retired for good: whoever waits for one is refused. With
+        other `rules`, what is loaded stays, and makes room as ever.
         """
+        self._rules = rules or self._rules
         configured = {need.name: need for need in needs}
         for name, need in configured.items():
             model = self._models.setdefault(name, _Model(need))

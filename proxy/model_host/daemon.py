@@ -46,6 +46,7 @@ from proxy.model_host.protocol import (
 )
 from proxy.model_host.pulls import Pulls
 from proxy.model_host.speed import Speed
+from proxy.revisions import Revision, follow
 
 # A child that does not answer this often in a row is ended.
 _MISSED_CHECKS = 3
@@ -63,20 +64,28 @@ def run_host(
     ready: Callable[[], None],
     lifeline: int,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    line: socket.socket,
+    revise: Callable[[Revision], HostPlan],
 ) -> None:
     """Serve until SIGTERM, or until the supervisor is gone, and its workers, or ten seconds passed.
 
     No model's process is left then.
 
     `ready` is called once, when leases are given. `lifeline` is the read end of a pipe whose other
-    end the supervisor holds.
+    end the supervisor holds; over `line` it tells of other configurations, which `revise` makes
+    plans of.
     """
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_serve(plan, listening, ready, lifeline))
+        runner.run(_serve(plan, listening, ready, lifeline, line, revise))
 
 
 async def _serve(
-    plan: HostPlan, listening: socket.socket, ready: Callable[[], None], lifeline: int
+    plan: HostPlan,
+    listening: socket.socket,
+    ready: Callable[[], None],
+    lifeline: int,
+    line: socket.socket,
+    revise: Callable[[Revision], HostPlan],
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -96,10 +105,16 @@ async def _serve(
     # Kept, since uvloop stops a server that nobody holds once garbage is collected. Never closed
     # here: the supervisor listens on for the host that it starts next.
     kept = await loop.create_unix_server(lambda: Connection(host), sock=listening)
+
+    async def take_over(revision: Revision) -> None:
+        await host.go_by(await asyncio.to_thread(revise, revision))
+
+    following = asyncio.create_task(follow(line, take_over))
     ready()
     try:
         await stopped.wait()
     finally:
+        following.cancel()
         await host.aclose()
         del kept
 
@@ -163,15 +178,7 @@ class Host:
         self._plan = plan
         self._environ = environ
         self._models = {model.name: model for model in plan.models}
-        self._rules = Rules(
-            memory_bytes=plan.memory_bytes,
-            gpu_memory_bytes=plan.gpu_memory_bytes,
-            groups=plan.groups,
-            max_loaded=plan.max_loaded,
-            ttl_s=plan.ttl_s,
-            collate_s=plan.collate_s,
-            queue=plan.queue,
-        )
+        self._rules = _rules(plan)
         self._core = Core([model.need for model in plan.models], self._rules)
         self.connections: set[Connection] = set()
         self._on_alone: Callable[[], None] = lambda: None
@@ -195,15 +202,18 @@ class Host:
     def start(self) -> None:
         """Begin to load what is to be there from the start, and to look after it."""
         self._loop = asyncio.get_running_loop()
-        self._preload()
+        self._preload(self._plan.preload)
         self._checking = self._loop.create_task(self._check_always())
+        self._begin_to_look()
+
+    def _begin_to_look(self) -> None:
         if self._plan.lookout is not None:
             self._looking = self._loop.create_task(self._look_always(self._plan.lookout))
 
-    def _preload(self) -> None:
-        effects = self._core.preload(self._plan.preload, self._loop.time())
+    def _preload(self, names: Sequence[str]) -> None:
+        effects = self._core.preload(names, self._loop.time())
         loading = {effect.model for effect in effects if isinstance(effect, Load)}
-        for name in self._plan.preload:
+        for name in names:
             if name not in loading:
                 _log.warning("the local model %s is not preloaded: 'host' has no room for it", name)
         self._carry_out(effects)
@@ -234,6 +244,38 @@ class Host:
         if not self.connections:
             self._on_alone()
 
+    async def go_by(self, plan: HostPlan) -> None:
+        """Serve by another plan; what is loaded and stays as it was, stays loaded.
+
+        What is found by the new one is known before the old one ends, so that nothing is unloaded
+        for not having been looked at yet.
+        """
+        found: Sequence[HostedModel] = ()
+        if plan.lookout is not None:
+            if self._plan.lookout is not None:
+                plan.lookout.go_on_from(self._plan.lookout)
+            inventory = await plan.lookout.look()
+            with contextlib.suppress(TimeoutError):
+                found = await aside(partial(plan.found, inventory), limit_s=plan.validation_s)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+            self._looking = None
+        before, self._plan = self._plan, plan
+        self._rules = _rules(plan)
+        self._pulls.lookout = plan.lookout
+        self._serve(found)
+        self._preload([name for name in plan.preload if name not in before.preload])
+        if plan.lookout is None and self._found is not None:
+            self._found = self._found[0] + 1, NOTHING
+            self._tell(list(self._watchers))
+        self._begin_to_look()
+
+    def _serve(self, found: Sequence[HostedModel]) -> None:
+        """Serve what is configured, and what was found besides."""
+        configured = {model.name: model for model in self._plan.models}
+        self.set_models(tuple(({model.name: model for model in found} | configured).values()))
+
     def set_models(self, models: Sequence[HostedModel]) -> None:
         """Serve these models from now on.
 
@@ -245,7 +287,8 @@ class Host:
         for name, model in before.items():
             if model.arguments != self._models[name].arguments:
                 self._carry_out(self._core.retire(name, now))
-        self._carry_out(self._core.configure([model.need for model in models], now))
+        needs = [model.need for model in models]
+        self._carry_out(self._core.configure(needs, now, self._rules))
 
     # --- those who ask ----------------------------------------------------------------------
 
@@ -359,10 +402,7 @@ class Host:
     async def _take_over(self, inventory: Inventory) -> None:
         """Serve what was found; raises `TimeoutError` where its files cannot be looked at."""
         looking = partial(self._plan.found, inventory)
-        models = await aside(looking, limit_s=self._plan.validation_s)
-        configured = {model.name: model for model in self._plan.models}
-        found = {model.name: model for model in models}
-        self.set_models(tuple((found | configured).values()))
+        self._serve(await aside(looking, limit_s=self._plan.validation_s))
 
     def _tell(self, watchers: Sequence[Connection]) -> None:
         for watcher in watchers:
@@ -474,3 +514,15 @@ class Host:
                     child.kill()
                 elif self._children.get(name) is child:
                     self._measure(name, child, gpu_bytes)
+
+
+def _rules(plan: HostPlan) -> Rules:
+    return Rules(
+        memory_bytes=plan.memory_bytes,
+        gpu_memory_bytes=plan.gpu_memory_bytes,
+        groups=plan.groups,
+        max_loaded=plan.max_loaded,
+        ttl_s=plan.ttl_s,
+        collate_s=plan.collate_s,
+        queue=plan.queue,
+    )

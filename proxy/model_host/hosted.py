@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters import registry
@@ -99,16 +99,23 @@ def plan(
         lookout = None
     if not targets and lookout is None:
         return None
+    gpu_bytes = _gpu_bytes(config)
+    models = [
+        _hosted(target, provider, table, environ, has_gpu_memory=gpu_bytes > 0)
+        for target, provider in targets
+    ]
+    room = idle(config)
+    return replace(room, models=models, gpu_memory_bytes=gpu_bytes, lookout=lookout, found=found)
+
+
+def idle(config: Config) -> HostPlan:
+    """The plan of a host that has no models and looks for none, any more."""
     host = config.host
     share = memory.installed_bytes() * 3 // 4
-    gpu_bytes = _gpu_bytes(config)
     return HostPlan(
-        models=[
-            _hosted(target, provider, table, environ, has_gpu_memory=gpu_bytes > 0)
-            for target, provider in targets
-        ],
+        models=(),
         memory_bytes=share if host.memory_mb is None else host.memory_mb << 20,
-        gpu_memory_bytes=gpu_bytes,
+        gpu_memory_bytes=0,
         groups=tuple(
             Group(
                 models=frozenset(group.targets),
@@ -126,8 +133,6 @@ def plan(
         load_timeout_s=host.load_timeout_s,
         health_s=host.health_s,
         discovery_s=host.discovery_s,
-        lookout=lookout,
-        found=found,
     )
 
 

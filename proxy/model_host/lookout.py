@@ -164,6 +164,19 @@ class Lookout:
             if place.is_configured and place.root is not None and not place.root.is_dir():
                 yield place.name, place.root
 
+    def go_on_from(self, before: Lookout) -> None:
+        """Know what another one knew of the places that both look at."""
+        known = {server.name: server for server in before.servers}
+        for server in self.servers:
+            other = known.get(server.name)
+            if other is not None and other.provider == server.provider:
+                server.last, server.misses = other.last, other.misses
+        roots = {place.name: place.root for place in before.places}
+        same = {place.name for place in self.places if roots.get(place.name) == place.root}
+        self._seen = tuple(found for found in before._seen if found.name in same)
+        self._folders = before._folders
+        self._sum_up()
+
     def server(self, name: str) -> Provider | None:
         """The server of a provider, if there is one that is known here."""
         asked = {server.name: server.provider for server in self.servers}

@@ -37,7 +37,8 @@ class Pulls:
     """Those that run, and those that ended last. They go on though nobody looks."""
 
     def __init__(self, lookout: Lookout | None) -> None:
-        self._lookout = lookout
+        self.lookout = lookout
+        """Who knows the servers."""
         self._pulls: dict[tuple[str, str], _Pull] = {}
         self._done = asyncio.Event()
 
@@ -48,7 +49,7 @@ class Pulls:
         known = self._pulls.get((provider, model))
         if known is not None and known.state == "running":
             return known.shown()
-        server = self._lookout.server(provider) if self._lookout is not None else None
+        server = self.lookout.server(provider) if self.lookout is not None else None
         if server is None:
             raise ValueError(
                 f"there is no server {provider!r} that is looked at; configure it with a target "

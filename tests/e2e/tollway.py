@@ -58,6 +58,17 @@ class Tollway:
         self.url = found.group(1)
         return self
 
+    def configure(self, config: dict[str, Any]) -> None:
+        """Write another configuration, as an editor that saves it at once."""
+        fresh = self.config.with_suffix(".new")
+        fresh.write_text(yaml.safe_dump(config, sort_keys=False))
+        fresh.replace(self.config)
+
+    def reload(self, config: dict[str, Any]) -> Any:
+        """Have it serve by another configuration."""
+        self.configure(config)
+        return self.admin("POST", "/reload")
+
     def log(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
 

@@ -125,6 +125,10 @@ class Upstream:
         assert arrived, f"{len(self.calls)} of {count} calls arrived"
         return self.calls[:count]
 
+    def connections(self) -> set[int]:
+        """Those that are open now."""
+        return {id(task) for task in tuple(self._connections)}
+
     def in_loop(self, call: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(call)
 

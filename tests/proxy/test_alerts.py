@@ -362,3 +362,23 @@ def test_closing_closes_the_webhooks() -> None:
     post = Post()
     asyncio.run(Desk(receiver(post)).alerts.aclose())
     assert post.host == "closed"
+
+
+def test_other_receivers_get_what_those_before_did_not() -> None:
+    before, after = Post(gate=asyncio.Event()), Post()
+    desk = Desk(receiver(before))
+
+    async def scenario() -> None:
+        async with desk.running():
+            desk.alerts.put(an_alert(1))
+            await before.arrived.acquire()
+            await desk.alerts.send_to([receiver(after)])
+            await desk.until_acknowledged(1)
+            desk.alerts.put(an_alert(2))
+            await desk.until_acknowledged(2)
+
+    asyncio.run(scenario())
+    assert before.host == "closed"
+    numbers = [number for number, _, _ in after.bodies]
+    assert numbers == [message_id(an_alert(1)), message_id(an_alert(2))]
+    assert desk.acknowledged == [1, 2]

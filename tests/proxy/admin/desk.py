@@ -17,10 +17,12 @@ from proxy import catalog, config_file
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
 from proxy.admin.models import ModelsApi
+from proxy.admin.reload import ReloadApi
 from proxy.clock import SystemClock
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AdminOp, AdminReply, Settlement, Usage
 from proxy.price_book import PriceBook
+from proxy.reloading import Outcome, Wanted
 from proxy.swaps.moves import Moves
 from proxy.targets import build_table
 from proxy.yaml_file import YamlFile
@@ -58,7 +60,11 @@ class Desk:
             clock=SystemClock(),
         )
         self.app = AdminApi(
-            self.books, ModelsApi(None), Moves(self.ledger, SECRET), token=TOKEN
+            self.books,
+            ModelsApi(None),
+            Moves(self.ledger, SECRET),
+            nothing_to_reload(),
+            token=TOKEN,
         ).application()
         self.run(self.ledger.connect())
 
@@ -148,3 +154,13 @@ def opened(data: Path) -> Iterator[Desk]:
             yield desk
         finally:
             desk.close()
+
+
+def nothing_to_reload() -> ReloadApi:
+    """A configuration that is always as it was."""
+    served = Outcome(revision=0, source="router.yaml")
+
+    async def reload(wanted: Wanted) -> Outcome:
+        return served
+
+    return ReloadApi(served, reload)

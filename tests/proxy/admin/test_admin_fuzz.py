@@ -13,7 +13,7 @@ from proxy.admin.app import all_operations
 from proxy.admin.models import ModelsApi
 from proxy.admin.operations import Operation
 from proxy.swaps.moves import Moves
-from tests.proxy.admin.desk import Desk
+from tests.proxy.admin.desk import Desk, nothing_to_reload
 
 _TEXTS = st.sampled_from(
     ["", "global", "k_1", "1d", "30d", "month", "5h", "2026-11-20", "UTC", "auto", "hard", "sk-x"]
@@ -33,7 +33,9 @@ _VALUES = st.recursive(
 )
 @given(data=st.data())
 def test_no_body_is_our_fault_or_breaks_the_ledger(shared_desk: Desk, data: st.DataObject) -> None:
-    operations = all_operations(shared_desk.books, ModelsApi(None), Moves(shared_desk.ledger, b""))
+    operations = all_operations(
+        shared_desk.books, ModelsApi(None), Moves(shared_desk.ledger, b""), nothing_to_reload()
+    )
     operation: Operation = data.draw(st.sampled_from([o for o in operations if o.body is not None]))
     known = {"key_id": _a_key(shared_desk), "team_id": _a_team(shared_desk)}
     reply = shared_desk.ask(

@@ -37,7 +37,7 @@ def test_what_came_while_the_process_stood_still_is_read_before_anybody_is_given
 
             loop.add_reader(ours, read)
             watching = asyncio.create_task(
-                watch([Connection()], Admission(most=1, queue=0, queue_s=1), PATIENCE, 1)
+                watch([Connection()], Admission(most=1, queue=0, queue_s=1), PATIENCE)
             )
             await looked.wait()
             seen.clear()
