@@ -1,14 +1,59 @@
-"""A configured provider as the adapter that speaks to it."""
+"""A configured provider as a worker uses it: the adapters that speak to it, and its retries."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from adapters import registry
 from adapters.base import Adapter
 from adapters.leases import Lessor
-from proxy.config import Provider
+from proxy.clock import Clock
+from proxy.config import Provider, Retries
 from proxy.errors import StartError
+from proxy.provider_keys import ProviderKeys
+from proxy.retries import RetryBudget
+
+
+class Account:
+    """A provider with its keys, each with an adapter of its own. One per worker and provider."""
+
+    def __init__(self, keys: ProviderKeys, settings: Retries, budget: RetryBudget) -> None:
+        self.keys = keys
+        self.settings = settings
+        self.budget = budget
+
+    @property
+    def adapter(self) -> Adapter:
+        """That of the key whose turn it is."""
+        return self.keys.take().adapter
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        for key in self.keys:
+            await key.adapter.aclose()
+
+
+def open_account(
+    name: str, provider: Provider, lessor: Lessor | None, *, clock: Clock, workers: int
+) -> Account:
+    """A configured provider, in one of several workers that share its retries.
+
+    Raises `StartError`.
+    """
+    keys: Sequence[str | None] = provider.api_keys or (provider.api_key,)
+    adapters = [
+        make_adapter(name, msgspec.structs.replace(provider, api_key=key), lessor) for key in keys
+    ]
+    retries = provider.retries
+    budget = RetryBudget(
+        share=retries.budget_percent / 100,
+        per_s=retries.budget_per_s / workers,
+        now=clock.monotonic(),
+    )
+    return Account(ProviderKeys(name, adapters, clock), retries, budget)
 
 
 def make_adapter(name: str, provider: Provider, lessor: Lessor | None = None) -> Adapter:

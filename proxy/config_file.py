@@ -140,6 +140,11 @@ def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str])
     value = dict(value)
     for key in ("base_url", "api_key", "proxy", *OF_CLOUDS, *_PATHS):
         value[key] = _expand(file, (*path, key), value.get(key), environ)
+    if isinstance(value.get("api_keys"), list):
+        value["api_keys"] = [
+            _expand(file, (*path, "api_keys", i), text, environ)
+            for i, text in enumerate(value["api_keys"])
+        ]
     if isinstance(value.get("headers"), dict):
         value["headers"] = {
             header: _expand(file, (*path, "headers", header), text, environ)

@@ -18,8 +18,7 @@ from functools import partial
 
 import uvicorn
 
-from adapters.base import Adapter
-from proxy.accounts import make_adapter
+from proxy.accounts import Account, open_account
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
@@ -137,9 +136,9 @@ async def _serve(
         else None
     )
     host = HostClient(plan.data.path)
-    adapters: dict[str, Adapter] = {}
-    finder = _Finder(plan.table, adapters, host)
-    finder.make_adapters()
+    accounts: dict[str, Account] = {}
+    finder = _Finder(plan.table, accounts, host, workers=server_settings.workers)
+    finder.open_accounts()
     watching = asyncio.create_task(host.watch(finder.find)) if plan.host is not None else None
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
@@ -149,7 +148,7 @@ async def _serve(
     engine = Engine(
         router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
         figures=figures,
-        adapters=adapters,
+        accounts=accounts,
         ledger=ledger,
         moves=moves,
         metrics=metrics,
@@ -186,7 +185,7 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, host, adapters, engine, figures, moves, metrics, store),
+            build_app(plan, ledger, host, accounts, engine, figures, moves, metrics, store),
             http=partial(GuardedProtocol, patience, admission),  # type: ignore[arg-type] # uvicorn only calls it
             ws="none",
             lifespan="off",
@@ -220,8 +219,8 @@ async def _serve(
             async with asyncio.timeout(LAST_SETTLEMENTS_S):
                 await ledger.drained()
         await ledger.aclose()
-        for adapter in adapters.values():
-            await adapter.aclose()
+        for account in accounts.values():
+            await account.aclose()
         await host.aclose()
         if alerts is not None:
             await alerts.aclose()
@@ -230,28 +229,38 @@ async def _serve(
 
 
 class _Finder:
-    """Brings what the model host finds into the target table, and makes the adapters for it.
+    """Brings what the model host finds into the target table, and opens the accounts for it.
 
-    Requests that are under way keep the targets that they have, and adapters stay where providers
+    Requests that are under way keep the targets that they have, and accounts stay where providers
     go: they may come back.
     """
 
-    def __init__(self, table: CurrentTable, adapters: dict[str, Adapter], host: HostClient) -> None:
+    def __init__(
+        self,
+        table: CurrentTable,
+        accounts: dict[str, Account],
+        host: HostClient,
+        *,
+        workers: int,
+    ) -> None:
         self._table = table
-        self._adapters = adapters
+        self._accounts = accounts
         self._host = host
+        self._workers = workers
 
-    def make_adapters(self) -> None:
-        """An adapter for each provider that has none yet; raises `StartError`."""
+    def open_accounts(self) -> None:
+        """One for each provider that has none yet; raises `StartError`."""
         for name, provider in self._table().providers.items():
-            if name not in self._adapters:
-                self._adapters[name] = make_adapter(name, provider, self._host)
+            if name not in self._accounts:
+                self._accounts[name] = open_account(
+                    name, provider, self._host, clock=SystemClock(), workers=self._workers
+                )
 
     def find(self, inventory: Inventory) -> None:
         """Take over what was found; never raises."""
         try:
             if self._table.find(inventory):
-                self.make_adapters()
+                self.open_accounts()
         except Exception:  # what was found before goes on to be served
             _logger.exception("what was found on this machine cannot be served")
 
@@ -294,7 +303,7 @@ def build_app(
     plan: Plan,
     ledger: LedgerClient,
     host: HostClient,
-    adapters: Mapping[str, Adapter],
+    accounts: Mapping[str, Account],
     engine: Engine,
     figures: Figures,
     moves: Moves,
@@ -318,7 +327,7 @@ def build_app(
         database=plan.data.path / "ledger.db",
         secret=plan.secret,
         table=table,
-        providers=adapters,
+        providers=accounts,
         clock=SystemClock(),
     )
     models_api = ModelsApi(host if plan.host is not None else None)
@@ -351,7 +360,7 @@ def build_app(
     counts = CountTokens(
         auth=auth,
         engine=engine,
-        adapters=adapters,
+        accounts=accounts,
         ledger=ledger,
         clock=SystemClock(),
         max_body=max_body,
