@@ -239,12 +239,7 @@ class Attempts:
             hold_nanousd=bounds.most,
             held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
             dispatched_at=time.perf_counter(),
-            limit=Limit(
-                job.due,
-                first_token_s=target.first_token_s,
-                whole_s=target.whole_s,
-                is_stream=request.stream,
-            ),
+            limit=Limit(job.due, first_token_s=target.first_token_s, whole_s=target.whole_s),
         )
         if reserved.hold_nanousd is not None:
             job.last.meter = Meter(

@@ -187,7 +187,8 @@ def _convert(file: YamlFile, path: Path_, value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
+        # Of a key of a mapping msgspec says "at `key` in" that mapping.
+        message, _, where = str(error).replace("`key` in ", "").partition(" - at `$")
         inner = _path_of(where.rstrip("`"))
         owner, found = _type_at(kind, inner)
         if "unknown field" in message or "missing required field" in message:

@@ -14,7 +14,6 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from adapters.base import AdapterError, Answer, Deadlines, UpstreamTimeout
-from proxy import config as cfg
 from proxy.errors import InvalidRequest
 from proxy.http import ARRIVED, Exchange
 
@@ -33,12 +32,17 @@ _EARLY_S = 0.005
 
 
 class Due:
-    """When a request must have begun to be answered, and be over."""
+    """When a request must have begun to be answered, and be over.
 
-    __slots__ = ("_first_at", "_first_by", "_whole_at", "_whole_by", "arrived_at")
+    An answer `in_parts` (a stream, or sound) begins with its first token or piece, any other has
+    no beginning.
+    """
 
-    def __init__(self, arrived_at: float) -> None:
+    __slots__ = ("_first_at", "_first_by", "_whole_at", "_whole_by", "arrived_at", "in_parts")
+
+    def __init__(self, arrived_at: float, *, in_parts: bool) -> None:
         self.arrived_at = arrived_at
+        self.in_parts = in_parts
         self._first_at = self._whole_at = math.inf
         self._first_by = self._whole_by = ""
 
@@ -46,10 +50,12 @@ class Due:
         self, by: str, *, first_token_s: float | None = None, whole_s: float | None = None
     ) -> None:
         """Take over deadlines where they are narrower; `by` says whose they are."""
-        if first_token_s is not None and self.arrived_at + first_token_s < self._first_at:
-            self._first_at, self._first_by = self.arrived_at + first_token_s, by
-        if whole_s is not None and self.arrived_at + whole_s < self._whole_at:
-            self._whole_at, self._whole_by = self.arrived_at + whole_s, by
+        first_at = _after(self.arrived_at, first_token_s)
+        if self.in_parts and first_at < self._first_at:
+            self._first_at, self._first_by = first_at, by
+        whole_at = _after(self.arrived_at, whole_s)
+        if whole_at < self._whole_at:
+            self._whole_at, self._whole_by = whole_at, by
 
     def lift(self) -> None:
         """Nobody waits for the answer any more."""
@@ -74,12 +80,12 @@ class Due:
         )
 
 
-def read(exchange: Exchange, *, is_stream: bool) -> Due:
+def read(exchange: Exchange, *, in_parts: bool) -> Due:
     """What a request says of its deadline; raises `InvalidRequest` that names the header.
 
-    An SDK's own timeout is for a whole answer, or for the first token of a stream.
+    An SDK's own timeout is for a whole answer, or for the beginning of one in parts.
     """
-    due = Due(exchange.scope.get(ARRIVED, exchange.began_at))
+    due = Due(exchange.scope.get(ARRIVED, exchange.began_at), in_parts=in_parts)
     headers = exchange.headers
     text = headers.get(HEADER)
     if text is not None:
@@ -87,20 +93,15 @@ def read(exchange: Exchange, *, is_stream: bool) -> Due:
     for name in _HINTS:
         hint = headers.get(name)
         seconds = None if hint is None else _hinted_s(hint)
-        if seconds is not None and is_stream:
+        if seconds is not None and in_parts:
             due.narrow(name.decode(), first_token_s=seconds)
         elif seconds is not None:
             due.narrow(name.decode(), whole_s=seconds)
     return due
 
 
-def of_model(due: Due, name: str, deadlines: cfg.RequestDeadlines, *, is_stream: bool) -> None:
-    """Narrow a request's deadlines by those of its virtual model."""
-    due.narrow(
-        f"models.{name}.deadlines",
-        first_token_s=deadlines.first_token_s if is_stream else None,
-        whole_s=deadlines.whole_s,
-    )
+def _after(moment: float, seconds: float | None) -> float:
+    return math.inf if seconds is None else moment + seconds
 
 
 def _milliseconds(text: bytes) -> int:
@@ -145,16 +146,13 @@ class Limit:
         "_whole_s",
     )
 
-    def __init__(
-        self, due: Due, *, first_token_s: float | None, whole_s: float | None, is_stream: bool
-    ) -> None:
+    def __init__(self, due: Due, *, first_token_s: float | None, whole_s: float | None) -> None:
         """`first_token_s` and `whole_s` are the attempt's own, from now on."""
         now = time.perf_counter()
         self._due = due
         self._first_s, self._whole_s = first_token_s, whole_s
-        self._first_at = math.inf if first_token_s is None else now + first_token_s
-        self._whole_at = math.inf if whole_s is None else now + whole_s
-        self._has_first = not is_stream
+        self._first_at, self._whole_at = _after(now, first_token_s), _after(now, whole_s)
+        self._has_first = not due.in_parts
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0

@@ -135,7 +135,7 @@ class Engine:
             request_id=exchange.request_id,
             began_at=exchange.began_at,
             table=self.table,
-            due=deadlines.read(exchange, is_stream=request.stream),
+            due=deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech"),
         )
         job.scopes = scopes_of(caller, exchange, request.user, request.tags)
         route = await self._route(job)
@@ -186,7 +186,11 @@ class Engine:
         job.decision = decision
         model = job.table.models.get(decision.model)
         if model is not None and model.deadlines is not NO_DEADLINES:
-            deadlines.of_model(job.due, model.name, model.deadlines, is_stream=job.request.stream)
+            job.due.narrow(
+                f"models.{model.name}.deadlines",
+                first_token_s=model.deadlines.first_token_s,
+                whole_s=model.deadlines.whole_s,
+            )
         return decision.outcome
 
     def aim(
@@ -381,6 +385,7 @@ class Engine:
             piece = await answer.pieces()
         if not piece:
             raise MalformedAnswer("the provider's answer is empty")
+        tried.limit.has_begun()
         tried.first_token_s = time.perf_counter() - tried.dispatched_at
         job.upstream_s += tried.first_token_s
         facts, _ = job.request.read_whole(

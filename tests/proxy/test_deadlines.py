@@ -35,7 +35,7 @@ def _exchange(arrived_at: float | None = None, **headers: str) -> Exchange:
 
 @given(said=st.lists(st.tuples(seconds, seconds), max_size=6))
 def test_the_narrowest_wins(said: list[tuple[float | None, float | None]]) -> None:
-    due = Due(1000.0)
+    due = Due(1000.0, in_parts=True)
     for number, (first_s, whole_s) in enumerate(said):
         due.narrow(str(number), first_token_s=first_s, whole_s=whole_s)
     whole_s = min((whole for _, whole in said if whole is not None), default=math.inf)
@@ -49,7 +49,7 @@ def test_the_narrowest_wins(said: list[tuple[float | None, float | None]]) -> No
 @given(ms=st.integers(1, 86_400_000), hint=st.floats(0.001, 10_000), stream=st.booleans())
 def test_a_header_and_the_hint_of_an_sdk(ms: int, hint: float, stream: bool) -> None:
     exchange = _exchange(50.0, x_tollway_deadline_ms=str(ms), x_stainless_read_timeout=repr(hint))
-    due = deadlines.read(exchange, is_stream=stream)
+    due = deadlines.read(exchange, in_parts=stream)
     assert due.at(has_first=False) == pytest.approx(50.0 + min(ms / 1e3, hint))
     whole = ms / 1e3 if stream else min(ms / 1e3, hint)
     assert due.at(has_first=True) == pytest.approx(50.0 + whole)
@@ -58,9 +58,9 @@ def test_a_header_and_the_hint_of_an_sdk(ms: int, hint: float, stream: bool) -> 
 def test_time_in_our_own_queues_is_spent() -> None:
     now = time.perf_counter()
     exchange = _exchange(now - 5.0, x_tollway_deadline_ms="6000")
-    assert deadlines.read(exchange, is_stream=False).left_s() <= 1.0
+    assert deadlines.read(exchange, in_parts=False).left_s() <= 1.0
     exchange = _exchange(now - 7.0, x_tollway_deadline_ms="6000")
-    due = deadlines.read(exchange, is_stream=False)
+    due = deadlines.read(exchange, in_parts=False)
     with pytest.raises(UpstreamTimeout) as raised:
         _limit(due).narrowed(Deadlines())
     assert (raised.value.phase, raised.value.dispatched) == ("request", False)
@@ -74,33 +74,31 @@ def test_a_malformed_header_is_named(text: str) -> None:
     exchange = _exchange()
     exchange.headers[b"x-tollway-deadline-ms"] = text.encode()
     with pytest.raises(InvalidRequest) as raised:
-        deadlines.read(exchange, is_stream=False)
+        deadlines.read(exchange, in_parts=False)
     assert raised.value.param == "x-tollway-deadline-ms"
 
 
 @pytest.mark.parametrize("text", ["None", "NOT_GIVEN", "inf", "nan", "0", "-3", ""])
 def test_a_hint_that_says_nothing_is_left(text: str) -> None:
-    due = deadlines.read(_exchange(x_stainless_timeout=text), is_stream=False)
+    due = deadlines.read(_exchange(x_stainless_timeout=text), in_parts=False)
     assert due.at(has_first=True) == math.inf
 
 
 @given(connect_s=st.floats(0.1, 100), left_s=st.floats(1, 100))
 def test_a_connection_takes_no_longer_than_there_is_time(connect_s: float, left_s: float) -> None:
-    due = Due(time.perf_counter())
-    due.narrow("x", whole_s=left_s)
+    due = _due(whole_s=left_s)
     asked = Deadlines(connect_s=connect_s, first_byte_s=7.0, idle_s=8.0)
     told = _limit(due).narrowed(asked)
     assert told.connect_s <= min(connect_s, left_s)
     assert (told.first_byte_s, told.idle_s) == (7.0, 8.0)
 
 
-def _limit(due: Due, *, is_stream: bool = False, **own: float | None) -> Limit:
-    given_: dict[str, float | None] = {"first_token_s": None, "whole_s": None, **own}
-    return Limit(due, is_stream=is_stream, **given_)
+def _limit(due: Due, first_token_s: float | None = None, whole_s: float | None = None) -> Limit:
+    return Limit(due, first_token_s=first_token_s, whole_s=whole_s)
 
 
-def _due(**narrow: float) -> Due:
-    due = Due(time.perf_counter())
+def _due(*, in_parts: bool = False, **narrow: float) -> Due:
+    due = Due(time.perf_counter(), in_parts=in_parts)
     due.narrow("a test", **narrow)
     return due
 
@@ -109,10 +107,10 @@ def _due(**narrow: float) -> Due:
     ("limit", "phase"),
     [
         (lambda: _limit(_due(whole_s=0.01)), "request"),
-        (lambda: _limit(_due(first_token_s=0.01), is_stream=True), "request"),
+        (lambda: _limit(_due(first_token_s=0.01, in_parts=True)), "request"),
         (lambda: _limit(_due(whole_s=NEVER_S), whole_s=0.01), "whole"),
-        (lambda: _limit(_due(), first_token_s=0.01, is_stream=True), "first_token"),
-        (lambda: _limit(_due(whole_s=0.01), whole_s=NEVER_S, is_stream=True), "request"),
+        (lambda: _limit(_due(in_parts=True), first_token_s=0.01), "first_token"),
+        (lambda: _limit(_due(whole_s=0.01, in_parts=True), whole_s=NEVER_S), "request"),
     ],
 )
 def test_a_limit_ends_what_is_waited_for(limit: Callable[[], Limit], phase: str) -> None:
@@ -129,7 +127,7 @@ def test_a_limit_ends_what_is_waited_for(limit: Callable[[], Limit], phase: str)
 
 def test_a_first_token_leaves_the_rest_its_time() -> None:
     async def wait() -> None:
-        limit = _limit(_due(), first_token_s=0.01, is_stream=True)
+        limit = _limit(_due(in_parts=True), first_token_s=0.01)
         with limit:
             limit.has_begun()
             await asyncio.sleep(0.01 + 2 * deadlines.GRACE_S)
