@@ -13,8 +13,10 @@ from adapters.base import (
     ContextExceeded,
     MalformedAnswer,
     ModelNotFound,
+    NotLoaded,
     Overloaded,
     RateLimited,
+    Unavailable,
     UpstreamAuth,
     UpstreamTimeout,
 )
@@ -46,17 +48,22 @@ _CAUSES: tuple[tuple[type[AdapterError], Cause], ...] = (
     (UpstreamTimeout, "timeout"),
     (ConnectFailed, "unreachable"),
     (ConnectionLost, "unreachable"),
+    (Unavailable, "unreachable"),
     (MalformedAnswer, "malformed"),
 )
-# Of these, what fails now may work in a moment, at the same provider.
-_TRANSIENT: frozenset[Cause] = frozenset({"rate_limited", "overloaded", "unreachable"})
 # A provider's quota is not there again in a moment.
 _QUOTA_SPENT = "insufficient_quota"
 
 
 def cause_of(error: AdapterError) -> Cause | None:
-    """The cause of a failure; None for what no chain is for, such as a deadline of the request."""
-    if isinstance(error, UpstreamTimeout) and error.phase == "request":
+    """The cause of a failure; None for what no chain is for.
+
+    That is the deadline of the request, a parameter that one target lacks, and a model that is
+    being loaded, for which there is `cold_start`.
+    """
+    if isinstance(error, NotLoaded) or (
+        isinstance(error, UpstreamTimeout) and error.phase == "request"
+    ):
         return None
     return next((cause for kind, cause in _CAUSES if isinstance(error, kind)), None)
 
@@ -84,4 +91,4 @@ def is_transient(error: AdapterError) -> bool:
     if isinstance(error, RateLimited | Overloaded):
         said = error.headers.get("x-should-retry")
         return error.status != 501 and said != "false"
-    return cause_of(error) in _TRANSIENT
+    return isinstance(error, ConnectFailed | ConnectionLost)

@@ -53,9 +53,13 @@ class Course:
         time_left_s: Callable[[], float],
         clock: Clock,
         draw: Callable[[], float],
+        is_failing: Callable[[Target], bool],
         client_retries: bool,
     ) -> None:
-        """`draw` is a random share; `client_retries` that this request is a retry already."""
+        """`draw` is a random share; `is_failing` tells of a target whose last attempt failed.
+
+        `client_retries` that this request is a retry of the client's already.
+        """
         self._left = list(choices)
         self._fallbacks = fallbacks
         self._target_of = target_of
@@ -63,6 +67,7 @@ class Course:
         self._time_left_s = time_left_s
         self._clock = clock
         self._draw = draw
+        self._is_failing = is_failing
         self._client_retries = client_retries
         self._again: Step | None = None
         self._tried: set[str] = set()
@@ -86,7 +91,7 @@ class Course:
             choice = self._left.pop(self._first_place())
             target = self._target_of(choice.target)
             account = self._accounts[target.provider]
-            if target.provider in self._failing and not self._may_burden(account):
+            if self._would_burden(target) and not self._may_burden(account):
                 continue
             self._tried.add(choice.target)
             if target.provider not in self._asked:
@@ -110,16 +115,23 @@ class Course:
                 return
         elif burdens(error):
             self._failing.add(provider)
-        cause = cause_of(error)
-        chain = self._fallbacks.get(cause, ()) if cause is not None else ()
         if not error.retry_elsewhere:
             self._left.clear()
+        self._turn_to(cause_of(error))
+        if not self._left:
+            self._again = self._retry(step, error)
+
+    def was_limited(self) -> None:
+        """Take in that limits of our own left no room for an attempt."""
+        self._turn_to("rate_limited")
+
+    def _turn_to(self, cause: Cause | None) -> None:
+        """Go on with the chain of a cause, if it has one, before what is left."""
+        chain = self._fallbacks.get(cause, ()) if cause is not None else ()
         if chain:
             named = {choice.target for choice in chain}
             rest = [choice for choice in self._left if choice.target not in named]
             self._left = [choice for choice in chain if choice.target not in self._tried] + rest
-        if not self._left:
-            self._again = self._retry(step, error)
 
     def _first_place(self) -> int:
         """Where the first choice stands whose provider has a key that does not rest."""
@@ -143,6 +155,10 @@ class Course:
             return None
         key = account.keys.take()
         return replace(step, key=key, fresh=False, is_retry=True, delay_s=wait_s)
+
+    def _would_burden(self, target: Target) -> bool:
+        """Whether a provider that has had enough of this request is likely to fail there too."""
+        return target.provider in self._failing and self._is_failing(target)
 
     def _may_burden(self, account: Account) -> bool:
         now = self._clock.monotonic()

@@ -129,8 +129,8 @@ class Limit:
     """Ends an attempt that takes too long. Whoever waits for its provider does so `with` it.
 
     Raises `UpstreamTimeout` where the time was up: of the phase `request` where it is that of the
-    request, which no other target is asked after. It cancels what is waited for, and may be
-    entered again and again.
+    request, which no other target is asked after. It cancels what is waited for. It may be entered
+    again and again, with one timer for all of it, until it is closed.
     """
 
     __slots__ = (
@@ -185,7 +185,8 @@ class Limit:
             assert self._task is not None
             self._cancelling = self._task.cancelling()
             self._rang = False
-            self._set_timer(at - time.perf_counter())
+            if self._timer is None:
+                self._set_timer(at - time.perf_counter())
         return self
 
     def __exit__(
@@ -194,9 +195,6 @@ class Limit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         task, self._task = self._task, None
         if self._rang and task is not None:
             is_ours = task.uncancel() <= self._cancelling
@@ -207,6 +205,11 @@ class Limit:
             ours.dispatched = error.dispatched
             raise ours from None
 
+    def close(self) -> None:
+        """The attempt is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _at(self) -> float:
         own = self._whole_at if self._has_first else min(self._first_at, self._whole_at)
         return min(own, self._due.at(has_first=self._has_first))
@@ -216,16 +219,14 @@ class Limit:
         self._timer = loop.call_later(max(0.0, left_s) + GRACE_S, self._ring)
 
     def _ring(self) -> None:
+        self._timer = None
         at = self._at()  # the first token may have come, or the client gone
         left_s = at - time.perf_counter()
-        if left_s > 0:
-            self._timer = None
-            if at < math.inf:
-                self._set_timer(left_s)
-            return
-        self._rang = True
-        assert self._task is not None
-        self._task.cancel()
+        if 0 < left_s < math.inf:
+            self._set_timer(left_s)
+        elif left_s <= 0 and self._task is not None:
+            self._rang = True
+            self._task.cancel()
 
     def _is_requests(self) -> bool:
         return self._due.left_s(has_first=self._has_first) <= _EARLY_S
@@ -243,7 +244,7 @@ class Limit:
 
 
 class Within:
-    """A call that is opened within a limit."""
+    """A call that is opened within a limit, which ends with it."""
 
     __slots__ = ("_limit", "_opened")
 
@@ -252,8 +253,12 @@ class Within:
         self._opened = opened
 
     async def __aenter__(self) -> Answer:
-        with self._limit:
-            return await self._opened.__aenter__()
+        try:
+            with self._limit:
+                return await self._opened.__aenter__()
+        except BaseException:
+            self._limit.close()
+            raise
 
     async def __aexit__(
         self,
@@ -261,6 +266,7 @@ class Within:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
+        self._limit.close()
         return await self._opened.__aexit__(kind, error, trace)
 
 

@@ -109,6 +109,7 @@ class Engine:
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
+        self._figures = figures
         self._attempts = Attempts(ledger, metrics, figures, clock)
         self._log = log
         self._clock = clock
@@ -305,6 +306,8 @@ class Engine:
                 refusal = refusal or error.answer
                 if error.ends_the_route:
                     raise _last_word(failure, failed, refusal) from None
+                if error.refused.rate is not None:
+                    course.was_limited()
                 continue
             try:
                 await self._dispatch(job, tried, respond, step, waits=waits)
@@ -333,8 +336,12 @@ class Engine:
             time_left_s=job.due.left_s,
             clock=self._clock,
             draw=random.random,
+            is_failing=self._is_failing,
             client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
         )
+
+    def _is_failing(self, target: Target) -> bool:
+        return self._figures.of(target).failures > 0
 
     async def _dispatch(
         self, job: Job, tried: Tried, respond: Responder, step: Step, *, waits: bool

@@ -11,7 +11,7 @@ from adapters.base import AdapterError, UpstreamError, UpstreamTimeout
 from proxy.causes import CAUSES, cause_of, is_transient
 
 # Nothing was sent, and another target of the route is next by itself.
-WITHOUT = (base.Unsupported, base.Unavailable, base.NotLoaded)
+WITHOUT = (base.Unsupported, base.NotLoaded)
 
 
 def _kinds(kind: type[AdapterError]) -> Iterator[type[AdapterError]]:
@@ -56,6 +56,7 @@ def test_the_deadline_of_the_request_has_none() -> None:
         (_made(base.BadRequest), False),
         (_made(base.UpstreamAuth, status=401), False),
         (_made(base.MalformedAnswer), False),
+        (_made(base.Unavailable), False),
     ],
 )
 def test_what_may_work_in_a_moment(error: AdapterError, expected: bool) -> None:

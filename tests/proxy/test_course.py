@@ -59,6 +59,7 @@ class Scene:
         *names: str,
         left_s: float = 1e9,
         client_retries: bool = False,
+        failing: str = "",
         **fallbacks: Sequence[str],
     ) -> Course:
         chains = cast(
@@ -73,6 +74,7 @@ class Scene:
             time_left_s=lambda: left_s,
             clock=self.hands,
             draw=lambda: 0.5,
+            is_failing=lambda target: target.name in failing.split(),
             client_retries=client_retries,
         )
 
@@ -111,6 +113,14 @@ def test_a_cause_has_its_own_way() -> None:
     assert [step.reason for step in steps[1:3]] == ["context_exceeded", "overloaded"]
 
 
+def test_limits_of_our_own_have_the_chain_of_those_of_providers() -> None:
+    course = Scene().course("a/1", "b/1", rate_limited=["c/1"])
+    first = course.next_step()
+    assert first is not None and first.target.name == "a/1"
+    course.was_limited()
+    assert _names(_walk(course, {"c/1": BUSY, "b/1": BUSY})) == ["c/1", "b/1"]
+
+
 def test_a_chain_comes_before_the_rest_of_the_route() -> None:
     course = Scene().course("a/1", "b/1", "c/1", rate_limited=["c/1", "a/1"])
     assert _names(_walk(course, {"a/1": LIMITED, "b/1": BAD, "c/1": BUSY})) == ["a/1", "c/1", "b/1"]
@@ -142,11 +152,12 @@ def test_no_retry_where_other_targets_were_tried() -> None:
 
 def test_a_failing_provider_is_asked_within_its_budget_and_others_freely() -> None:
     scene = Scene(retries=Retries(budget_percent=0, budget_per_s=0))
-    course = scene.course("a/1", "a/2", "b/1", "b/2")
-    errors: dict[str, Any] = {"a/1": BUSY, "a/2": BUSY, "b/1": TOO_LONG, "b/2": BUSY}
-    assert _names(_walk(course, errors)) == ["a/1", "b/1"]
+    errors: dict[str, Any] = {"a/1": BUSY, "a/2": BUSY, "a/3": BUSY, "b/1": TOO_LONG}
+    course = scene.course("a/1", "a/2", "a/3", "b/1", failing="a/1 a/2")
+    # a/3 has answered last time: what fails is not all of the provider.
+    assert _names(_walk(course, errors)) == ["a/1", "a/3", "b/1"]
     # What fails for the request's sake is no burden.
-    course = scene.course("a/1", "a/2", context_exceeded=["a/2"])
+    course = scene.course("a/1", "a/2", context_exceeded=["a/2"], failing="a/1 a/2")
     assert _names(_walk(course, {"a/1": TOO_LONG, "a/2": BUSY})) == ["a/1", "a/2"]
 
 

@@ -137,6 +137,21 @@ def test_a_first_token_leaves_the_rest_its_time() -> None:
     asyncio.run(wait())
 
 
+def test_time_that_is_up_between_two_waits_ends_the_second() -> None:
+    async def wait() -> None:
+        limit = _limit(_due(whole_s=0.01))
+        with limit:
+            await asyncio.sleep(0)
+        await asyncio.sleep(
+            0.01 + 2 * deadlines.GRACE_S
+        )  # it is not the provider that is waited for
+        with pytest.raises(UpstreamTimeout), limit:
+            await asyncio.Event().wait()
+        limit.close()
+
+    asyncio.run(wait())
+
+
 def test_who_hears_out_a_provider_is_not_cut_off() -> None:
     async def wait() -> None:
         due = _due(whole_s=0.01)
