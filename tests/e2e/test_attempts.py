@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from proxy.ledger.audit import audit
+from tests.e2e.raw import connect, post
 from tests.e2e.tollway import Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
 
@@ -180,6 +181,36 @@ def test_a_reader_that_stalls_does_not_keep_the_upstream(
     ) as reply:
         assert reply.status_code == 200  # and then nothing is read
         assert upstream.calls[0].closed.wait(PATIENT_S)
+
+
+def test_time_in_our_own_queue_is_spent(upstream: Upstream, tmp_path: Path) -> None:
+    goes_on = asyncio.Event()
+
+    async def held(call: Call, line: Line) -> None:
+        await goes_on.wait()
+        await answer_ok(call, line)
+
+    upstream.scripts["m1"] = held
+    config = configured(upstream)
+    config["server"] |= {"max_concurrent": 1, "queue": 1, "queue_s": 600}
+    body = b'{"model": "up/m1", "messages": [{"role": "user", "content": "Hello"}]}'
+    with (
+        serving(tmp_path, config) as tollway,
+        connect(tollway) as first,
+        connect(tollway) as waiting,
+    ):
+        first.send(post(body))
+        upstream.wait_for_calls(1)
+        sent_at = time.monotonic()
+        waiting.send(post(body, b"x-tollway-deadline-ms: 500"))
+        assert tollway.get("/healthz").status_code == 200  # what was sent before it is read
+        while time.monotonic() < sent_at + 1.0:
+            assert tollway.get("/healthz").status_code == 200
+        upstream.in_loop(goes_on.set)
+        assert first.reply().status == 200
+        late = waiting.reply()
+        assert (late.status, late.error["code"]) == (504, "upstream_timeout")
+        assert len(upstream.calls) == len(tollway.rows(1)) == 1
 
 
 @pytest.mark.parametrize("text", ["0", "soon", "1.5", "-1"])
@@ -413,6 +444,10 @@ def test_what_is_too_long_for_the_route_begins_with_the_chain(
         reply = tollway.chat("short", messages=messages)
         assert reply.headers["x-tollway-model"] == "up/long", reply.text
         assert reply.headers["x-tollway-attempts"] == "1"
+        body = {"model": "short", "messages": messages}
+        shown = tollway.post("/v1/route", body).json()
+        assert [choice["target"] for choice in shown["choices"]] == ["up/long"]
+        assert [rejection["target"] for rejection in shown["rejections"]] == ["up/m1"]
 
 
 def test_the_route_shows_its_chains(scene: Tollway) -> None:
