@@ -25,7 +25,7 @@ Chat goes beyond OpenAI's reference where many servers and clients agree on how:
     |  |- NotLoaded              the model is being loaded, and the call was not to wait for it
     |- ConnectFailed             no connection; nothing was sent, nothing can be billed
     |- ConnectionLost            the connection broke before the answer was whole
-    |- UpstreamTimeout           a deadline passed (connect, first byte, between bytes)
+    |- UpstreamTimeout           a deadline passed (connect, first byte, between bytes ...)
     |- MalformedAnswer           the answer was not what its protocol promises
     |- UpstreamError             the provider answered with an error
        |- BadRequest             the request itself is at fault (any other 4xx)
@@ -118,12 +118,22 @@ class ConnectionLost(AdapterError):
 
 
 class UpstreamTimeout(AdapterError):
-    """A deadline passed; `phase` names which."""
+    """A deadline passed; `phase` names which.
 
-    def __init__(self, message: str, *, phase: Literal["connect", "first_byte", "idle"]) -> None:
+    The first three are those of adapters. Whoever calls them has those to the first token of a
+    stream, of the `whole` attempt, and of the `request`, after which there is no time for another.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        phase: Literal["connect", "first_byte", "idle", "first_token", "whole", "request"],
+    ) -> None:
         super().__init__(message)
         self.phase = phase
         self.dispatched = phase != "connect"
+        self.retry_elsewhere = phase != "request"
 
 
 class MalformedAnswer(AdapterError):

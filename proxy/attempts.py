@@ -13,7 +13,6 @@ from functools import partial
 
 from adapters.base import (
     AdapterError,
-    ConnectionLost,
     NotLoaded,
     RateLimited,
     Unsupported,
@@ -22,8 +21,10 @@ from adapters.base import (
 )
 from proxy import costs, pricing, tokens
 from proxy.auth import Caller
+from proxy.causes import is_stale
 from proxy.clock import Clock
 from proxy.config import ColdStart
+from proxy.deadlines import Due, Limit, is_of_request
 from proxy.errors import ApiError
 from proxy.figures import Figures
 from proxy.http import Exchange
@@ -60,6 +61,7 @@ class Job:
     began_at: float
     table: TargetTable
     """The targets there were when it came."""
+    due: Due
     upstream_s: float = 0.0
     attempts: int = 0
     remaining_nanousd: int | None = None
@@ -115,6 +117,10 @@ class Tried:
     held_nanousd: int
     """What it held to begin with."""
     dispatched_at: float
+    limit: Limit
+    """Within which its provider is waited for."""
+    key: int = 0
+    """The number of its provider's key, where that has several."""
     meter: Meter | None = None
     """What raises its hold as it flows; None where all of it is held."""
     first_token_s: float | None = None
@@ -233,6 +239,7 @@ class Attempts:
             hold_nanousd=bounds.most,
             held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
             dispatched_at=time.perf_counter(),
+            limit=Limit(job.due, first_token_s=target.first_token_s, whole_s=target.whole_s),
         )
         if reserved.hold_nanousd is not None:
             job.last.meter = Meter(
@@ -332,9 +339,10 @@ class Attempts:
         self._ledger.set_floor(tried.id, min(costs.cost_of(job.request, tried.target, seen), held))
 
     def settle_last(self, job: Job) -> None:
-        """Settle the failed attempt that no other followed, if there is one."""
+        """Settle the failed attempt that no other followed, or not at once, if there is one."""
         if job.unsent is not None:
-            self._ledger.settle(job.unsent)
+            settlement, job.unsent = job.unsent, None
+            self._ledger.settle(settlement)
 
     def settle_answered(
         self,
@@ -362,17 +370,19 @@ class Attempts:
         *,
         output_bytes: int,
         output_events: int = 0,
+        cut_by: AdapterError | None = None,
         falls_back: bool = False,
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
 
         What a provider may bill besides stays held for a while: where nobody heard it out, and
-        what a stream that was cut may have had on its way.
+        what a stream that was cut may have had on its way. `cut_by` is what ended it, if anything.
         """
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
         cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
         uncertain = 0
-        if job.is_gone:
+        is_late = cut_by is not None and is_of_request(cut_by)
+        if job.is_gone or (is_late and costs.is_billed_unread(job.request, tried.target)):
             uncertain = tried.hold_nanousd - cost
         elif tried.meter is not None:
             uncertain = tried.meter.unseen(cost)
@@ -387,6 +397,7 @@ class Attempts:
             cost_nanousd=cost,
             uncertain_nanousd=uncertain,
             error=error,
+            is_at_fault=cut_by is None or _is_at_fault(cut_by),
             falls_back=falls_back,
         )
 
@@ -429,10 +440,19 @@ class Attempts:
             )
             return
         outcome = "timeout" if isinstance(error, UpstreamTimeout) else "broken"
-        self.settle_estimated(job, tried, outcome, error.message, output_bytes=0, falls_back=True)
+        self.settle_estimated(
+            job, tried, outcome, error.message, output_bytes=0, cut_by=error, falls_back=True
+        )
 
     def settle_broken(
-        self, job: Job, tried: Tried, stream: Stream, outcome: Outcome, error: str
+        self,
+        job: Job,
+        tried: Tried,
+        stream: Stream,
+        outcome: Outcome,
+        error: str,
+        *,
+        cut_by: AdapterError | None = None,
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
         usage = costs.taken(job.request, tried.target, stream.usage)
@@ -446,6 +466,7 @@ class Attempts:
                 error,
                 output_bytes=stream.output_bytes,
                 output_events=stream.output_events,
+                cut_by=cut_by,
             )
         assert tried.usage is not None
         return tried.usage
@@ -494,8 +515,3 @@ def _is_at_fault(error: AdapterError) -> bool:
     """Whether an error says that its target does not do what it should."""
     is_ours = isinstance(error, Unsupported | NotLoaded | RateLimited) or is_stale(error)
     return error.retry_elsewhere and not is_ours
-
-
-def is_stale(error: AdapterError) -> bool:
-    """Whether a kept-alive connection was closed before the request was read, most likely."""
-    return isinstance(error, ConnectionLost) and error.stale

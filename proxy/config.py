@@ -14,6 +14,7 @@ from policies.base import Capability, Domain, Task
 from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
 from proxy import budgets, pricing
+from proxy.causes import Cause
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
 
@@ -100,6 +101,44 @@ class Deadlines(Strict, frozen=True):
     connect_s: _Seconds = 10.0
     first_byte_s: _Seconds = 120.0
     idle_s: _Seconds = 60.0
+    first_token_s: _Seconds | None = None
+    """To the first token of a stream."""
+    whole_s: _Seconds | None = None
+    """In all."""
+
+
+class TargetDeadlines(Strict, frozen=True):
+    """Those of one target's attempts that are not its provider's."""
+
+    connect_s: _Seconds | None = None
+    first_byte_s: _Seconds | None = None
+    idle_s: _Seconds | None = None
+    first_token_s: _Seconds | None = None
+    whole_s: _Seconds | None = None
+
+
+class RequestDeadlines(Strict, frozen=True):
+    """Seconds that a request may take with all its attempts."""
+
+    first_token_s: _Seconds | None = None
+    """To the first token of a stream."""
+    whole_s: _Seconds | None = None
+
+
+NO_DEADLINES = RequestDeadlines()
+
+
+class Retries(Strict, frozen=True):
+    """How often a provider is asked again for the same request, and for all of them together."""
+
+    tries: Annotated[int, msgspec.Meta(ge=1, le=10)] = 2
+    """Attempts at a request whose last target failed for a moment; 1 asks nobody again."""
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 5.0
+    """How long a request waits for its next try, at most."""
+    budget_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = 10.0
+    """Retries for a hundred requests ..."""
+    budget_per_s: Annotated[float, msgspec.Meta(ge=0, le=1_000)] = 3.0
+    """... and besides for every second, of all workers together."""
 
 
 class PriceTier(Strict, frozen=True):
@@ -220,6 +259,8 @@ class Provider(Strict, frozen=True):
     adapter: str = "openai_compatible"
     base_url: str | None = None
     api_key: str | None = None
+    api_keys: list[str] = []
+    """Several of them, in place of one: requests take turns."""
     headers: dict[str, str] = {}
     proxy: str | None = None
     http2: bool = False
@@ -253,6 +294,7 @@ class Provider(Strict, frozen=True):
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
+    retries: Retries = Retries()
     endpoints: Endpoints | None = None
     """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
@@ -333,6 +375,7 @@ class Target(Strict, frozen=True):
     """How many requests it answers at the same time; unset, as its backend does best."""
     timeout_s: _Seconds | None = None
     """How long a request waits for it, and then for its first byte; unset, as its provider says."""
+    deadlines: TargetDeadlines = TargetDeadlines()
     pinned: bool = False
     """Whether it stays loaded, once it is."""
     kept_prompts_mb: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -370,6 +413,9 @@ class VirtualModel(Strict, frozen=True):
     """What a target must be to answer; those of a caller or a request come on top."""
     description: str = ""
     downgrade: list[DowngradeTier] = []
+    fallbacks: dict[Cause, Annotated[list[str], msgspec.Meta(min_length=1)]] = {}
+    """Where a request goes on that failed of this cause: targets, in order."""
+    deadlines: RequestDeadlines = NO_DEADLINES
     cold_start: ColdStart = "wait"
 
 

@@ -78,6 +78,10 @@ def check(file: YamlFile, config: Config) -> None:
         for i, target_name in enumerate(model.targets):
             _check_reference(file, ("models", name, "targets", i), target_name, config, names)
         _check_downgrades(file, ("models", name, "downgrade"), model, config, names)
+        for cause, chain in model.fallbacks.items():
+            for i, target_name in enumerate(chain):
+                path: Path_ = ("models", name, "fallbacks", cause, i)
+                _check_reference(file, path, target_name, config, names)
     for i, budget in enumerate(config.budgets):
         _check_budget(file, ("budgets", i), budget, config)
     for i, name in enumerate(config.host.preload):
@@ -171,6 +175,20 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     _check_unpriced(file, (*path, "unpriced"), provider.unpriced)
     if provider.api_key is not None and not provider.api_key.isprintable():
         raise file.error((*path, "api_key"), "must not contain line breaks or control characters")
+    _check_keys(file, path, provider)
+
+
+def _check_keys(file: YamlFile, path: Path_, provider: Provider) -> None:
+    """Whether several keys are what the provider has; none of them is quoted."""
+    if provider.api_keys and provider.api_key is not None:
+        raise file.error((*path, "api_keys"), "and 'api_key' exclude each other; list all of them")
+    if provider.api_keys and adapter_registry.is_hosted(provider.adapter):
+        raise file.error((*path, "api_keys"), f"are not for {provider.adapter!r}; remove this")
+    for i, key in enumerate(provider.api_keys):
+        if not key or not key.isprintable():
+            raise file.error((*path, "api_keys", i), "must be printable, and not empty")
+        if key in provider.api_keys[:i]:
+            raise file.error((*path, "api_keys", i), "is there twice")
 
 
 def _check_endpoints(file: YamlFile, path: Path_, provider: Provider) -> None:

@@ -140,6 +140,11 @@ def _provider(file: YamlFile, name: str, value: Any, environ: Mapping[str, str])
     value = dict(value)
     for key in ("base_url", "api_key", "proxy", *OF_CLOUDS, *_PATHS):
         value[key] = _expand(file, (*path, key), value.get(key), environ)
+    if isinstance(value.get("api_keys"), list):
+        value["api_keys"] = [
+            _expand(file, (*path, "api_keys", i), text, environ)
+            for i, text in enumerate(value["api_keys"])
+        ]
     if isinstance(value.get("headers"), dict):
         value["headers"] = {
             header: _expand(file, (*path, "headers", header), text, environ)
@@ -182,7 +187,8 @@ def _convert(file: YamlFile, path: Path_, value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
+        # Of a key of a mapping msgspec says "at `key` in" that mapping.
+        message, _, where = str(error).replace("`key` in ", "").partition(" - at `$")
         inner = _path_of(where.rstrip("`"))
         owner, found = _type_at(kind, inner)
         if "unknown field" in message or "missing required field" in message:

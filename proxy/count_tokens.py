@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from adapters.base import Adapter, AdapterError, BadRequest, Call, MalformedAnswer, UpstreamError
+from adapters.base import AdapterError, BadRequest, Call, MalformedAnswer, UpstreamError
 from policies.base import Denial
 from proxy import tokens
+from proxy.accounts import Account
 from proxy.attempts import ORPHAN_DEADLINE_S
 from proxy.attribution import scopes_of
 from proxy.auth import Auth, Caller
@@ -57,14 +58,14 @@ class CountTokens:
         *,
         auth: Auth,
         engine: Engine,
-        adapters: Mapping[str, Adapter],
+        accounts: Mapping[str, Account],
         ledger: LedgerClient,
         clock: Clock,
         max_body: int,
     ) -> None:
         self._auth = auth
         self._engine = engine
-        self._adapters = adapters
+        self._accounts = accounts
         self._ledger = ledger
         self._clock = clock
         self._max_body = max_body
@@ -175,7 +176,7 @@ class CountTokens:
             deadlines=target.deadlines,
             headers=sent.headers,
         )
-        async with self._adapters[target.provider].open(call) as answer:
+        async with self._accounts[target.provider].adapter.open(call) as answer:
             return _read(await answer.body())
 
 

@@ -7,6 +7,7 @@ exactly once, whatever happens: settling is synchronous, so no cancellation can 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from functools import partial
 from typing import Protocol
 
 from adapters.base import (
-    Adapter,
     AdapterError,
     Answer,
     Call,
@@ -23,12 +23,16 @@ from adapters.base import (
     Unsupported,
 )
 from policies.base import Denial, Route
-from proxy import costs
+from proxy import costs, deadlines
 from proxy import wishes as wish_list
-from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
+from proxy.accounts import Account
+from proxy.attempts import Attempts, Job, MoneyRefused, Tried
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
+from proxy.config import NO_DEADLINES
+from proxy.course import RETRY_COUNT, Course, Step
+from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
@@ -91,7 +95,7 @@ class Engine:
         *,
         router: Router,
         figures: Figures,
-        adapters: Mapping[str, Adapter],
+        accounts: Mapping[str, Account],
         ledger: LedgerClient,
         moves: Moves,
         metrics: Metrics,
@@ -101,10 +105,11 @@ class Engine:
         hear_out_s: float,
     ) -> None:
         self._router = router
-        self._adapters = adapters
+        self._accounts = accounts
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
+        self._figures = figures
         self._attempts = Attempts(ledger, metrics, figures, clock)
         self._log = log
         self._clock = clock
@@ -131,6 +136,7 @@ class Engine:
             request_id=exchange.request_id,
             began_at=exchange.began_at,
             table=self.table,
+            due=deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech"),
         )
         job.scopes = scopes_of(caller, exchange, request.user, request.tags)
         route = await self._route(job)
@@ -157,6 +163,7 @@ class Engine:
             and costs.is_billed_unread(job.request, tried.target)
         ):
             job.is_gone = True
+            job.due.lift()
             asyncio.get_running_loop().call_later(self._hear_out_s, task.cancel)
         else:
             task.cancel()
@@ -178,6 +185,13 @@ class Engine:
         job.policy = decision.outcome.policy
         job.revision = decision.revision
         job.decision = decision
+        model = job.table.models.get(decision.model)
+        if model is not None and model.deadlines is not NO_DEADLINES:
+            job.due.narrow(
+                f"models.{model.name}.deadlines",
+                first_token_s=model.deadlines.first_token_s,
+                whole_s=model.deadlines.whole_s,
+            )
         return decision.outcome
 
     def aim(
@@ -274,49 +288,69 @@ class Engine:
         refusal: ApiError | None = None
         failure: AdapterError | None = None
         failed: Target | None = None
-        for choice in route.choices:
-            # Not of the table of now: what the route names may be gone from it.
-            target = job.table.target(choice.target)
-            assert target is not None
-            assert job.decision is not None
+        course = self._course(job, route)
+        assert job.decision is not None
+        while (step := course.next_step()) is not None:
+            if step.is_retry:
+                self._metrics.retries.labels(step.target.provider).inc()
+                self._attempts.settle_last(job)
+                await asyncio.sleep(step.delay_s)
+            if job.due.left_s() <= 0:
+                raise from_upstream(job.due.error())
+            target = step.target
             job.virtual_model = job.decision.model_of(target.name)
-            waits = job.cold_start == "wait" or (
-                job.cold_start == "spill" and choice is route.choices[-1]
-            )
-            for fresh in (False, True):
-                try:
-                    tried = await self._attempts.reserve(job, target, choice.reason)
-                except MoneyRefused as error:
-                    refusal = refusal or error.answer
-                    if error.ends_the_route:
-                        raise _last_word(failure, failed, refusal) from None
-                    break
-                try:
-                    await self._dispatch(job, tried, respond, waits=waits, fresh=fresh)
-                except AdapterError as error:
-                    # That one target lacks a parameter says less than that another one failed.
-                    if failure is None or not isinstance(error, Unsupported):
-                        failure, failed = error, target
-                    if isinstance(error, NotLoaded):
-                        job.cold.append(target.name)
-                        if job.cold_start == "refuse":
-                            raise _last_word(error, target, None) from None
-                    if is_stale(error) and not job.is_gone:
-                        continue  # once more on a fresh connection, as an attempt of its own
-                    break
+            waits = job.cold_start == "wait" or (job.cold_start == "spill" and not course.has_more)
+            try:
+                tried = await self._attempts.reserve(job, target, step.reason)
+            except MoneyRefused as error:
+                refusal = refusal or error.answer
+                if error.ends_the_route:
+                    raise _last_word(failure, failed, refusal) from None
+                if error.refused.rate is not None:
+                    course.was_limited()
+                continue
+            try:
+                await self._dispatch(job, tried, respond, step, waits=waits)
                 return
-            if failure is not None and (job.is_gone or not failure.retry_elsewhere):
-                break
+            except AdapterError as error:
+                # That one target lacks a parameter says less than that another one failed.
+                if failure is None or not isinstance(error, Unsupported):
+                    failure, failed = error, target
+                if isinstance(error, NotLoaded):
+                    job.cold.append(target.name)
+                    if job.cold_start == "refuse":
+                        raise _last_word(error, target, None) from None
+                course.failed(step, error)
+                if job.is_gone:
+                    break
         raise _last_word(failure, failed, refusal)
 
+    def _course(self, job: Job, route: Route) -> Course:
+        """What a request tries, of the targets there were when it came."""
+        assert job.decision is not None
+        return Course(
+            route.choices,
+            job.decision.fallbacks,
+            target_of=job.table.known,
+            accounts=self._accounts,
+            time_left_s=job.due.left_s,
+            clock=self._clock,
+            draw=random.random,
+            is_failing=self._is_failing,
+            client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
+        )
+
+    def _is_failing(self, target: Target) -> bool:
+        return self._figures.of(target).failures > 0
+
     async def _dispatch(
-        self, job: Job, tried: Tried, respond: Responder, *, waits: bool, fresh: bool
+        self, job: Job, tried: Tried, respond: Responder, step: Step, *, waits: bool
     ) -> None:
         """One attempt, settled when this returns or raises."""
         try:
-            adapter = self._adapters[tried.target.provider]
-            sent, call = _call(job, tried, waits=waits, fresh=fresh)
-            async with adapter.open(call) as answer:
+            tried.key = step.key.number
+            sent, call = _call(job, tried, waits=waits, fresh=step.fresh)
+            async with Within(tried.limit, step.key.adapter.open(call)) as answer:
                 tried.answer_headers = answer.headers
                 tried.dropped = (*sent.dropped, *answer.dropped)
                 tried.status = 200
@@ -333,9 +367,11 @@ class Engine:
     # --- replies ---------------------------------------------------------------------------
 
     async def _respond_whole(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+        with tried.limit:
+            body = await answer.body()
         facts, whole = job.request.read_whole(
             sent.endpoint,
-            await answer.body(),
+            body,
             self._identity(job, tried),
             reads_cost=tried.target.reports_cost,
         )
@@ -352,22 +388,30 @@ class Engine:
         A failure after the first piece ends the connection: bytes have no other way to tell.
         """
         kind, length = media_headers(answer.headers)
-        piece = await answer.pieces()
+        with tried.limit:
+            piece = await answer.pieces()
         if not piece:
             raise MalformedAnswer("the provider's answer is empty")
+        tried.limit.has_begun()
         tried.first_token_s = time.perf_counter() - tried.dispatched_at
         job.upstream_s += tried.first_token_s
         facts, _ = job.request.read_whole(
             sent.endpoint, b"", self._identity(job, tried), reads_cost=False
         )
         try:
-            await job.exchange.start(200, kind, [*length, *self._headers(job)])
-            while piece:
-                await job.exchange.write(piece)
-                piece = await answer.pieces()
+            with tried.limit:
+                await job.exchange.start(200, kind, [*length, *self._headers(job)])
+                while piece:
+                    await job.exchange.write(piece)
+                    piece = await answer.pieces()
         except AdapterError as error:
             self._attempts.settle_estimated(
-                job, tried, "broken", error.message, output_bytes=facts.output_bytes
+                job,
+                tried,
+                "broken",
+                error.message,
+                output_bytes=facts.output_bytes,
+                cut_by=error,
             )
             raise from_upstream(error, tried.target.name) from None
         except BaseException as error:
@@ -415,19 +459,21 @@ class Engine:
         tried.told = stream
 
         def on_first() -> None:
+            tried.limit.has_begun()
             tried.first_token_s = time.perf_counter() - tried.dispatched_at
             job.upstream_s += tried.first_token_s
 
         meter = tried.meter
         try:
-            await relay(
-                answer,
-                stream,
-                reply,
-                on_first=on_first,
-                on_progress=partial(self._attempts.progressed, job, tried, stream),
-                meter=meter,
-            )
+            with tried.limit:
+                await relay(
+                    answer,
+                    stream,
+                    reply,
+                    on_first=on_first,
+                    on_progress=partial(self._attempts.progressed, job, tried, stream),
+                    meter=meter,
+                )
             if meter is not None and stream.usage is not None:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
         except Capped as capped:
@@ -440,8 +486,8 @@ class Engine:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
                 raise
-            self._attempts.settle_broken(job, tried, stream, "broken", error.message)
-            await reply.fail(from_upstream(error, tried.target.name), stream)
+            self._attempts.settle_broken(job, tried, stream, "broken", error.message, cut_by=error)
+            tried.last_events = stream.fail(from_upstream(error, tried.target.name))
         except BaseException as error:
             self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
@@ -530,6 +576,7 @@ class Engine:
                 remaining_nanousd=job.left_nanousd,
                 total_s=time.perf_counter() - job.began_at,
                 outcome=settlement.outcome,
+                key=tried.key,
             )
         )
 
@@ -566,7 +613,7 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
         model=target.model,
         body=sent.body,
         stream=job.request.stream,
-        deadlines=target.deadlines,
+        deadlines=tried.limit.narrowed(target.deadlines),
         headers=sent.headers,
         content_type=sent.content_type,
         default_max_tokens=tried.default_max or target.max_output_tokens,

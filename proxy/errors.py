@@ -291,6 +291,8 @@ def from_upstream(error: upstream.AdapterError, source: str = "the provider") ->
             return UnknownModel(error.message, param="model")
         case upstream.RateLimited():
             return UpstreamLimited(error.message, headers=_retry_headers(error))
+        case upstream.UpstreamTimeout(phase="request"):
+            return UpstreamSlow(error.message)
         case upstream.UpstreamTimeout():
             return UpstreamSlow(f"{source} did not answer in time")
         case upstream.UpstreamError():

@@ -98,6 +98,10 @@ def explained(asked: str, decision: Decision, tier: str = "") -> dict[str, Any]:
         "rejections": [
             {"target": r.target, "code": r.code, "reason": r.reason} for r in outcome.rejections
         ],
+        "fallbacks": {
+            cause: [choice.target for choice in chain]
+            for cause, chain in decision.fallbacks.items()
+        },
         "error": None,
     }
     if isinstance(outcome, Denial):

@@ -26,6 +26,9 @@ HeaderList = list[tuple[bytes, bytes]]
 REFUSAL = "tollway.refusal"
 """Where a scope has the `ApiError` with which the server wants a request answered, or None."""
 
+ARRIVED = "tollway.arrived"
+"""Where a scope has the `time.perf_counter` at which its request came, before any queue of ours."""
+
 
 def new_request_id() -> str:
     """A request's name in headers, logs and the ledger."""

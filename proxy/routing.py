@@ -5,9 +5,9 @@ The same code decides live, when it is asked what it would do, and by itself on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 
 from policies.analysis import analyse
@@ -15,6 +15,7 @@ from policies.base import (
     NO_PROMPT,
     Analysis,
     Candidate,
+    Choice,
     Denial,
     Policy,
     Prompt,
@@ -35,6 +36,7 @@ from policies.constraints import (
 from policies.rules import Circumstances, Rule
 from policies.weights import Weights
 from proxy.auth import Caller
+from proxy.causes import Cause
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import InvalidRequest, UnknownModel
@@ -42,6 +44,8 @@ from proxy.figures import Figures
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.wire.dialect import Request
 from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
+
+Fitting = tuple[tuple[Candidate, ...], tuple[Rejection, ...]]
 
 _OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
 
@@ -61,6 +65,8 @@ class Decision:
     """The names of the rules that held."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Of targets that came by another virtual model than the one that was asked for: that one."""
+    fallbacks: Mapping[Cause, tuple[Choice, ...]] = field(default_factory=dict)
+    """Where the request goes on that failed of a cause: what is left of the model's `fallbacks`."""
 
     def model_of(self, target: str) -> str:
         """The virtual model by which a target came, whose budgets pay for it."""
@@ -163,22 +169,43 @@ class Router:
         if constraints or "live" in found.reads:
             candidates = tuple(map(self._figures.candidate, model.targets))
         table = self.table
-        accepted, rejections = eligible(
+        fitting = partial(
+            eligible,
             question,
-            candidates,
             real_targets=table.has_real_targets,
             vector_space=model.vector_space if request.capability == "embeddings" else None,
             constraints=constraints,
         )
+        accepted, rejections = fitting(candidates)
+        outcome = _ordered(model.policy, question, accepted, rejections, constraints, wishes)
+        fallbacks: Mapping[Cause, tuple[Choice, ...]] = {}
+        if model.fallbacks and wishes.allows_fallbacks:
+            fallbacks, more = self._fallbacks(model, fitting)
+            outcome = _instead(outcome, model, fallbacks)
+            candidates = (*candidates, *(c for c in more if c not in candidates))
         return Decision(
             model=found.name,
             question=question,
             candidates=candidates,
-            outcome=_ordered(model.policy, question, accepted, rejections, constraints, wishes),
+            outcome=outcome,
             revision=table.revision,
             cold_start=found.cold_start,
             rules=tuple(rule.name for rule in rules),
+            fallbacks=fallbacks,
         )
+
+    def _fallbacks(
+        self, model: VirtualModel, fitting: Callable[[Sequence[Candidate]], Fitting]
+    ) -> tuple[Mapping[Cause, tuple[Choice, ...]], Sequence[Candidate]]:
+        """The targets of each chain that can and may answer, and all of them together."""
+        chains: dict[Cause, tuple[Choice, ...]] = {}
+        found: dict[str, Candidate] = {}
+        for cause, targets in model.fallbacks.items():
+            accepted, _ = fitting(tuple(map(self._figures.candidate, targets)))
+            reason = f"the fallback for {cause}"
+            chains[cause] = tuple(Choice(target=c.name, reason=reason) for c in accepted)
+            found.update((candidate.name, candidate) for candidate in accepted)
+        return chains, tuple(found.values())
 
     def _read(self, found: VirtualModel, request: Request) -> tuple[Prompt, Analysis | None]:
         """As much of a request as the policy and the rules of a model read."""
@@ -281,6 +308,18 @@ def _ordered(
         if not choices:
             return Denial(rejections=(*rejections, *map(_unwanted, accepted)))
     return Route(policy=policy.name, choices=choices, rejections=rejections)
+
+
+def _instead(
+    outcome: Route | Denial, model: VirtualModel, fallbacks: Mapping[Cause, tuple[Choice, ...]]
+) -> Route | Denial:
+    """What is too long for every target of a model begins with those that are for that."""
+    longer = fallbacks.get("context_exceeded", ())
+    if isinstance(outcome, Route) or not longer:
+        return outcome
+    if all(rejection.code != "context_length" for rejection in outcome.rejections):
+        return outcome
+    return Route(policy=model.policy.name, choices=longer, rejections=outcome.rejections)
 
 
 def _unwanted(candidate: Candidate) -> Rejection:

@@ -160,7 +160,8 @@ def resolve(
 def check(resolved: Resolved) -> None:
     """Find out, by making them, whether there can be the adapters; raises `StartError`."""
     try:
-        Accounts(resolved.tables, HostClient(Path(resolved.config.server.data)))
+        host = HostClient(Path(resolved.config.server.data))
+        Accounts(resolved.tables, host, clock=SystemClock(), workers=1)
     except StartError as error:
         raise StartError(f"{resolved.config.source}: {error}") from None
 

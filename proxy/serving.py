@@ -12,8 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adapters.base import Adapter
-from proxy.accounts import Accounts
+from proxy.accounts import Account, Accounts
 from proxy.app import App
 from proxy.engine import Engine
 from proxy.http import Receive, Scope, Send
@@ -99,11 +98,11 @@ class Current:
 
 async def _close(serving: Serving, *, kept: Sequence[Serving]) -> None:
     """Close what a revision has to itself."""
-    shared: set[Adapter] = set()
+    shared: set[Account] = set()
     for other in kept:
-        shared.update(other.accounts.adapters.values())
-    for adapter in serving.accounts.adapters.values():
-        if adapter not in shared:
-            await adapter.aclose()
+        shared.update(other.accounts.by_provider.values())
+    for account in serving.accounts.by_provider.values():
+        if account not in shared:
+            await account.aclose()
     if serving.store is not None and all(other.store is not serving.store for other in kept):
         serving.store.close()

@@ -25,6 +25,7 @@ from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
 from proxy import catalog
 from proxy import config as cfg
+from proxy.causes import Cause
 from proxy.clock import Clock
 from proxy.errors import InvalidRequest
 from proxy.http import HeaderList
@@ -77,6 +78,7 @@ class Target:
     max_tokens_field: str
     stream_usage: bool
     deadlines: Deadlines
+    """Those that its adapter keeps."""
     demonstration: bool
     metric_name: str
     """The configured name behind which it is counted: bounded, whatever clients ask for."""
@@ -119,6 +121,10 @@ class Target:
     specialisations: frozenset[str] = frozenset()
     defaults: cfg.Defaults = cfg.NO_DEFAULTS
     """What it is sent where the client leaves it out."""
+    first_token_s: float | None = None
+    """How long an attempt may take to the first token of a stream."""
+    whole_s: float | None = None
+    """How long one may take in all."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -203,6 +209,9 @@ class VirtualModel:
     """The space of the model's full self, where this is a cheaper one."""
     cold_start: cfg.ColdStart = "wait"
     constraints: Constraints = NO_CONSTRAINTS
+    fallbacks: Mapping[Cause, tuple[Target, ...]] = field(default_factory=dict)
+    """Where a request goes on that failed of a cause."""
+    deadlines: cfg.RequestDeadlines = cfg.NO_DEADLINES
     rules: tuple[Rule, ...] = ()
     """Those that may hold for it."""
     in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
@@ -285,6 +294,12 @@ class TargetTable:
             known = self._of_alias(name)
         return known or self._behind_wildcard(name)
 
+    def known(self, name: str) -> Target:
+        """A target that is there, as those are which this table was routed by."""
+        target = self.target(name)
+        assert target is not None, name
+        return target
+
     def listed(self) -> Iterable[VirtualModel | Target]:
         """Virtual models, then configured targets."""
         yield from self.models.values()
@@ -365,7 +380,7 @@ class _Maker:
         capabilities = self._capabilities(target, known, model, found)
         told = found.context_length if found is not None else None
         adapter = adapter_registry.BUILT_IN.get(self.provider.adapter)
-        deadlines = self.provider.deadlines
+        deadlines = _narrowed(self.provider.deadlines, target.deadlines)
         return Target(
             name=target.target,
             provider=self.name,
@@ -395,7 +410,9 @@ class _Maker:
             ),
             deadlines=Deadlines(
                 connect_s=deadlines.connect_s,
-                first_byte_s=target.timeout_s or deadlines.first_byte_s,
+                first_byte_s=target.deadlines.first_byte_s
+                or target.timeout_s
+                or deadlines.first_byte_s,
                 idle_s=deadlines.idle_s,
             ),
             demonstration=adapter is not None and adapter.demonstration,
@@ -425,6 +442,8 @@ class _Maker:
             reliability=target.reliability,
             specialisations=target.specialisations,
             defaults=target.defaults,
+            first_token_s=deadlines.first_token_s,
+            whole_s=deadlines.whole_s,
         )
 
     def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
@@ -471,6 +490,16 @@ class _Maker:
         if "embeddings" not in capabilities:
             return None
         return target.vector_space or (known.vector_space if known else None) or model
+
+
+def _narrowed(deadlines: cfg.Deadlines, own: cfg.TargetDeadlines) -> cfg.Deadlines:
+    """A provider's deadlines with those of a target in their place."""
+    given = {
+        name: seconds
+        for name in cfg.TargetDeadlines.__struct_fields__
+        if (seconds := getattr(own, name)) is not None
+    }
+    return msgspec.structs.replace(deadlines, **given)
 
 
 def hides_reasoning(model: str) -> bool:
@@ -613,6 +642,10 @@ def build_table(
                     targets=_resolve(model.targets, table),
                     cold_start=model.cold_start,
                     constraints=model.constraints,
+                    fallbacks={
+                        cause: _resolve(names, table) for cause, names in model.fallbacks.items()
+                    },
+                    deadlines=model.deadlines,
                 ),
                 config.rules,
                 table,
@@ -700,6 +733,8 @@ def _with_downgrades(
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
                 constraints=full.constraints,
+                fallbacks=full.fallbacks,
+                deadlines=full.deadlines,
                 rules=full.rules,
             ),
         )

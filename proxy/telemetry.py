@@ -111,6 +111,12 @@ class Metrics:
             ("target",),
             registry=own,
         )
+        self.retries = Counter(
+            "tollway_retries_total",
+            "Attempts at a target that had just failed, by provider.",
+            ("provider",),
+            registry=own,
+        )
         self.alerts = Counter(
             "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
         )
@@ -216,6 +222,8 @@ class LogLine:
     remaining_nanousd: int | None
     total_s: float
     outcome: str
+    key: int = 0
+    """Of the provider's several keys, from 1 on; 0 where there is one."""
 
 
 class RequestLog:
@@ -247,7 +255,7 @@ class RequestLog:
 
 def _format(line: LogLine) -> str:
     route = f"{line.asked} → {line.target}" if line.target != line.asked else line.asked
-    parts = [f"{line.status}", route]
+    parts = [f"{line.status}", f"{route} (key {line.key})" if line.key else route]
     if line.usage is not None:
         about = "≈" if line.estimated else ""
         parts.append(f"{about}{line.usage.input_tokens}+{line.usage.output_tokens} tokens")

@@ -20,9 +20,8 @@ from typing import NoReturn
 
 import uvicorn
 
-from adapters.base import Adapter
 from proxy import revisions
-from proxy.accounts import Accounts
+from proxy.accounts import Account, Accounts
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
@@ -372,14 +371,16 @@ def make_serving(
     plan: Plan, parts: Parts, store: ResponseStore | None, before: Accounts | None = None
 ) -> Serving:
     """A revision that can be served; raises `StartError`. Its adapters may be those of `before`."""
-    accounts = Accounts(plan.table, parts.host, before)
     settings = plan.config.server
+    accounts = Accounts(
+        plan.table, parts.host, before, clock=parts.clock, workers=settings.workers
+    )
     engine = Engine(
         router=Router(
             table=plan.table, figures=parts.figures, secret=plan.secret, clock=parts.clock
         ),
         figures=parts.figures,
-        adapters=accounts.adapters,
+        accounts=accounts.by_provider,
         ledger=parts.ledger,
         moves=parts.moves,
         metrics=parts.metrics,
@@ -388,14 +389,14 @@ def make_serving(
         first_payload_s=settings.first_payload_s,
         hear_out_s=settings.hear_out_s,
     )
-    app = build_app(plan, parts, accounts.adapters, engine, store)
+    app = build_app(plan, parts, accounts.by_provider, engine, store)
     return Serving(table=plan.table, accounts=accounts, engine=engine, app=app, store=store)
 
 
 def build_app(
     plan: Plan,
     parts: Parts,
-    adapters: Mapping[str, Adapter],
+    accounts: Mapping[str, Account],
     engine: Engine,
     store: ResponseStore | None,
 ) -> App:
@@ -417,7 +418,7 @@ def build_app(
         database=plan.data.path / "ledger.db",
         secret=plan.secret,
         table=table,
-        providers=adapters,
+        providers=accounts,
         clock=clock,
     )
     models_api = ModelsApi(host if plan.host is not None else None)
@@ -456,7 +457,7 @@ def build_app(
     counts = CountTokens(
         auth=auth,
         engine=engine,
-        adapters=adapters,
+        accounts=accounts,
         ledger=ledger,
         clock=clock,
         max_body=max_body,

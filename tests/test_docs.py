@@ -20,6 +20,7 @@ from adapters.wire import templates
 from policies import registry as policies
 from policies.base import Capability
 from proxy import cli, config, config_file
+from proxy.causes import CAUSES
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
 from proxy.ledger import protocol
@@ -46,15 +47,18 @@ def _section(text: str, heading: str) -> str:
         ("`server`", config.Server),
         ("`providers.NAME`", config.Provider),
         ("`providers.NAME`", config.Deadlines),
+        ("`providers.NAME`", config.Retries),
         ("`providers.NAME`", templates.ChatEndpoint),
         ("`providers.NAME`", templates.StreamPlaces),
         ("`providers.NAME`", templates.EmbeddingsEndpoint),
         ("`providers.NAME`", templates.VectorPlaces),
         ("`targets[]`", config.Target),
+        ("`targets[]`", config.TargetDeadlines),
         ("`targets[]`", config.Price),
         ("`targets[]`", config.PriceTier),
         ("Top level", config.Charge),
         ("`models.NAME`", config.VirtualModel),
+        ("`models.NAME`", config.RequestDeadlines),
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
@@ -73,6 +77,7 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
     ("settings", "page", "heading"),
     [
         (config.Server, "configuration.md", "`server`"),
+        (config.Retries, "resilience.md", "Retries"),
         (config.Budget, "configuration.md", "`budgets[]`"),
         (config.Webhook, "configuration.md", "`alerts.webhooks[]`"),
         (config.Host, "configuration.md", "`host`"),
@@ -94,6 +99,15 @@ def test_documented_defaults_are_the_defaults(
             assert rows[field.name].strip() == (
                 f"{shown:g}" if isinstance(shown, float) else str(shown)
             )
+
+
+def test_every_cause_is_documented() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|",
+        _section((DOCS / "resilience.md").read_text(), "Fallbacks by cause"),
+        re.M,
+    )
+    assert tuple(rows) == CAUSES
 
 
 def test_every_adapter_and_policy_is_documented() -> None:

@@ -131,6 +131,8 @@ def _print(shown: dict[str, Any]) -> None:
     for rejection in shown["rejections"]:
         grid.add("-", rejection["target"], rejection["reason"], "", "", "", style="dim")
     grid.print()
+    for cause, chain in shown["fallbacks"].items():
+        console.print(f"{cause}: then {', '.join(chain) or 'nothing that fits'}")
     console.print(f"policy {shown['policy']}, decision {shown['decision']}", style="dim")
 
 

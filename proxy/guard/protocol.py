@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import urllib.parse
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from proxy.errors import ApiError, BodyTooSlow, InvalidRequest
 from proxy.guard import heads
 from proxy.guard.admission import Admission
 from proxy.guard.cycle import Cycle
-from proxy.http import REFUSAL
+from proxy.http import ARRIVED, REFUSAL
 
 # Requests that may wait on a connection for the ones before them.
 MOST_PIPELINED = 16
@@ -271,6 +272,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = cycle
         scope = cycle.scope
         if scope["method"] == "POST" and scope["path"].startswith("/v1/") and not scope[REFUSAL]:
+            scope[ARRIVED] = time.perf_counter()
             self._admission.enter(partial(self._answer, cycle, app), self.loop.time)
         else:
             self._run(cycle, app)

@@ -41,6 +41,8 @@ def canary(name: str) -> str:
 # What the environment holds, and `router.yaml` names.
 ENVIRON = {
     **{f"KEY_{name.upper()}": canary(name) for name in KEYED},
+    "FIRST_KEY": canary("first of two keys"),
+    "SECOND_KEY": canary("second of two keys"),
     "PORTAL_HEADER": canary("portal header"),
     "PLAIN_HEADER": canary("plain header"),
     "PROXY_PASSWORD": canary("proxy password"),
@@ -174,6 +176,7 @@ def configuration(url: str, google_key: Path | None) -> dict[str, Any]:
             "stream": {"framing": "sse", "text": "token.text"},
         }
     }
+    providers["several"] = {"base_url": url, "api_keys": ["${FIRST_KEY}", "${SECOND_KEY}"]}
     providers["headed"] = {
         "base_url": url,
         "headers": {"x-portal-secret": "${PORTAL_HEADER}", "x-team": "${PLAIN_HEADER}"},
@@ -398,6 +401,13 @@ def test_30_no_secret_is_in_a_repr(tmp_path: Path) -> None:
         {"base_url": "http://h", "api_key": ["CANARY"]},
         {"base_url": "http://h", "api_key": {"CANARY": 1}},
         {"base_url": "http://h", "api_key": "${CANARY"},
+        {"base_url": "http://h", "api_key": "x", "api_keys": ["CANARY"]},
+        {"base_url": "http://h", "api_keys": "CANARY"},
+        {"base_url": "http://h", "api_keys": ["CANARY", "CANARY"]},
+        {"base_url": "http://h", "api_keys": ["CANARY\n"]},
+        {"base_url": "http://h", "api_keys": [["CANARY"]]},
+        {"base_url": "http://h", "api_keys": [{"CANARY": 1}]},
+        {"base_url": "http://h", "api_keys": ["${CANARY"]},
         {"base_url": "http://h", "api_key": "${CANARY}"},
         {"base_url": "http://h", "api_key": "${}CANARY"},
         {"base_url": "http://h", "headers": {"a": "CANARY\r\nb: c"}},

@@ -40,6 +40,58 @@ def _build(text: str, **environ: str) -> config.Config:
         ("providers: {up: 5}", "providers.up:", "mapping"),
         ("providers: {up: {}}", "providers.up.base_url:", "missing"),
         ("providers: {up: {adapter: bedrock}}", "providers.up.region:", "missing"),
+        (
+            "providers: {up: {base_url: http://x, api_key: a, api_keys: [b]}}",
+            "providers.up.api_keys:",
+            "exclude each other",
+        ),
+        ("providers: {l: {adapter: local, api_keys: [b]}}", "providers.l.api_keys:", "local"),
+        (
+            "providers: {up: {base_url: http://x, api_keys: [a, b, a]}}",
+            "providers.up.api_keys[2]:",
+            "twice",
+        ),
+        (
+            'providers: {up: {base_url: http://x, api_keys: [a, ""]}}',
+            "providers.up.api_keys[1]:",
+            "not empty",
+        ),
+        (
+            "providers: {up: {base_url: http://x, api_keys: [a, '${MISSING}']}}",
+            "providers.up.api_keys[1]:",
+            "MISSING is not set",
+        ),
+        (
+            "providers: {up: {base_url: http://x, retries: {tries: 0}}}",
+            "providers.up.retries.tries:",
+            ">= 1",
+        ),
+        (
+            "providers: {up: {base_url: http://x, retries: {times: 2}}}",
+            "providers.up.retries.times:",
+            "budget_per_s",
+        ),
+        (f"{HEAD}    deadlines: {{whole_s: 0}}", "targets[0].deadlines.whole_s:", "> 0"),
+        (
+            f"{HEAD}models: {{m: {{targets: [up/m], deadlines: {{idle_s: 1}}}}}}",
+            "models.m.deadlines.idle_s:",
+            "first_token_s, whole_s",
+        ),
+        (
+            f"{HEAD}models: {{m: {{targets: [up/m], fallbacks: {{toolong: [up/m]}}}}}}",
+            "models.m.fallbacks",
+            "context_exceeded",
+        ),
+        (
+            f"{HEAD}models: {{m: {{targets: [up/m], fallbacks: {{timeout: [up/x]}}}}}}",
+            "models.m.fallbacks.timeout[0]:",
+            "no target 'up/x'",
+        ),
+        (
+            f"{HEAD}models: {{m: {{targets: [up/m], fallbacks: {{timeout: []}}}}}}",
+            "models.m.fallbacks",
+            "length >= 1",
+        ),
         ("providers: {up: {adapter: vertex, region: us}}", "providers.up.project:", "missing"),
         ("providers: {up: {adapter: bedrock, region: a.b}}", "providers.up.region:", "us-east-1"),
         (

@@ -29,7 +29,7 @@ class Resource:
 
 @dataclass
 class Accounts:
-    adapters: dict[str, Resource]
+    by_provider: dict[str, Resource]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Model:
 
     def resources(self, among: list[Serving]) -> Iterator[Resource]:
         for each in among:
-            yield from each.accounts.adapters.values()  # type: ignore[misc]
+            yield from each.accounts.by_provider.values()  # type: ignore[misc]
             if each.store is not None:
                 yield each.store  # type: ignore[misc]
 
@@ -111,7 +111,7 @@ async def _carry_out(steps: list[tuple[str, Any]]) -> None:
             case "replace":
                 before, (kept, keeps_store) = model.current.serving, value
                 adapters = {
-                    f"{n}": before.accounts.adapters[f"{n}"] if n in kept else Resource()
+                    f"{n}": before.accounts.by_provider[f"{n}"] if n in kept else Resource()
                     for n in range(4)
                 }
                 store = before.store if keeps_store else Resource()

@@ -1,0 +1,167 @@
+"""What a request tries, one attempt after the other, and when it gives up.
+
+    a key was not taken        another key of the same provider, at once
+    it failed of a cause       the targets that `fallbacks` have for that cause, then the rest of
+                               its route, unless the request itself is at fault
+    nothing is left            the same target once more, if it may answer in a moment
+
+Whatever burdens a provider again that fails is taken out of its retry budget; going elsewhere is
+free. All of that is decided here, and nothing done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from adapters.base import AdapterError, UpstreamError
+from policies.base import Choice
+from proxy.accounts import Account
+from proxy.causes import Cause, burdens, cause_of, is_stale, is_transient
+from proxy.clock import Clock
+from proxy.provider_keys import Key
+from proxy.retries import asked_delay_s, delay_s
+from proxy.targets import Target
+
+RETRY_COUNT = b"x-stainless-retry-count"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One attempt to make, after a while."""
+
+    target: Target
+    reason: str
+    key: Key
+    fresh: bool = False
+    """Over a connection that was not used before."""
+    is_retry: bool = False
+    """Of a target that failed, after `delay_s`."""
+    delay_s: float = 0.0
+
+
+class Course:
+    """The attempts of one request."""
+
+    def __init__(
+        self,
+        choices: Sequence[Choice],
+        fallbacks: Mapping[Cause, Sequence[Choice]],
+        *,
+        target_of: Callable[[str], Target],
+        accounts: Mapping[str, Account],
+        time_left_s: Callable[[], float],
+        clock: Clock,
+        draw: Callable[[], float],
+        is_failing: Callable[[Target], bool],
+        client_retries: bool,
+    ) -> None:
+        """`draw` is a random share; `is_failing` tells of a target whose last attempt failed.
+
+        `client_retries` that this request is a retry of the client's already.
+        """
+        self._left = list(choices)
+        self._fallbacks = fallbacks
+        self._target_of = target_of
+        self._accounts = accounts
+        self._time_left_s = time_left_s
+        self._clock = clock
+        self._draw = draw
+        self._is_failing = is_failing
+        self._client_retries = client_retries
+        self._again: Step | None = None
+        self._tried: set[str] = set()
+        self._asked: set[str] = set()
+        """The providers that were."""
+        self._failing: set[str] = set()
+        """Those of them that had enough of this request."""
+        self._tries = 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether another target would follow."""
+        return bool(self._left)
+
+    def next_step(self) -> Step | None:
+        """What to try now; None where there is nothing left to try."""
+        again, self._again = self._again, None
+        if again is not None:
+            return again
+        while self._left:
+            choice = self._left.pop(self._first_place())
+            target = self._target_of(choice.target)
+            account = self._accounts[target.provider]
+            if self._would_burden(target) and not self._may_burden(account):
+                continue
+            self._tried.add(choice.target)
+            if target.provider not in self._asked:
+                self._asked.add(target.provider)
+                account.budget.deposit()
+            return Step(target=target, reason=choice.reason, key=account.keys.take())
+        return None
+
+    def failed(self, step: Step, error: AdapterError) -> None:
+        """Take in how an attempt failed."""
+        if is_stale(error) and not step.fresh:
+            self._again = replace(step, fresh=True, is_retry=False)
+            return
+        self._tries += 1
+        provider = step.target.provider
+        keys = self._accounts[provider].keys
+        if keys.failed(step.key, error):
+            another = keys.after(step.key)
+            if another is not None:
+                self._again = replace(step, key=another, fresh=False, is_retry=False)
+                return
+        elif burdens(error):
+            self._failing.add(provider)
+        if not error.retry_elsewhere:
+            self._left.clear()
+        self._turn_to(cause_of(error))
+        if not self._left:
+            self._again = self._retry(step, error)
+
+    def was_limited(self) -> None:
+        """Take in that limits of our own left no room for an attempt."""
+        self._turn_to("rate_limited")
+
+    def _turn_to(self, cause: Cause | None) -> None:
+        """Go on with the chain of a cause, if it has one, before what is left."""
+        chain = self._fallbacks.get(cause, ()) if cause is not None else ()
+        if chain:
+            named = {choice.target for choice in chain}
+            rest = [choice for choice in self._left if choice.target not in named]
+            self._left = [choice for choice in chain if choice.target not in self._tried] + rest
+
+    def _first_place(self) -> int:
+        """Where the first choice stands whose provider has a key that does not rest."""
+        for place, choice in enumerate(self._left):
+            if not self._accounts[self._target_of(choice.target).provider].keys.are_all_resting:
+                return place
+        return 0
+
+    def _retry(self, step: Step, error: AdapterError) -> Step | None:
+        """The same once more, if that is of use, allowed, and not too late."""
+        account = self._accounts[step.target.provider]
+        settings = account.settings
+        if not is_transient(error) or self._tries >= settings.tries:
+            return None
+        headers = error.headers if isinstance(error, UpstreamError) else {}
+        asked_s = asked_delay_s(headers, self._clock.time())
+        wait_s = delay_s(self._tries, asked_s, self._draw())
+        if wait_s > settings.wait_s or wait_s >= self._time_left_s():
+            return None
+        if not self._may_burden(account):
+            return None
+        key = account.keys.take()
+        return replace(step, key=key, fresh=False, is_retry=True, delay_s=wait_s)
+
+    def _would_burden(self, target: Target) -> bool:
+        """Whether a provider that has had enough of this request is likely to fail there too."""
+        return target.provider in self._failing and self._is_failing(target)
+
+    def _may_burden(self, account: Account) -> bool:
+        now = self._clock.monotonic()
+        if self._client_retries and account.budget.is_low(now):
+            return False
+        return account.budget.withdraw(now)
