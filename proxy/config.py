@@ -430,6 +430,22 @@ class Alerts(Strict, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
 
 
+class Circuit(Strict, frozen=True):
+    """When a target is left out for its failures, and for how long; by key, in each worker."""
+
+    failures: _Positive = 5
+    """So many in a row."""
+    percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+    """Or more than this share of the requests,"""
+    least_requests: _Positive = 20
+    """if there were as many,"""
+    window_s: _Seconds = 10.0
+    """in so long."""
+    out_s: _Seconds = 30.0
+    """The first time; twice as long the second time, and so on."""
+    longest_s: _Seconds = 300.0
+
+
 class Responses(Strict, frozen=True):
     """What is kept of responses, for `previous_response_id` and for whoever asks for them again."""
 
@@ -498,5 +514,6 @@ class Config(Strict, frozen=True):
     drop_params: bool = False
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
+    circuit: Circuit = Circuit()
     responses: Responses = Responses()
     host: Host = Host()

@@ -18,6 +18,7 @@ from proxy.config import (
     OF_CLOUDS,
     Alerts,
     Budget,
+    Circuit,
     Config,
     Expectation,
     Host,
@@ -53,6 +54,7 @@ class _Top(Strict, frozen=True):
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
+    circuit: Any = None
     responses: Any = None
     host: Any = None
 
@@ -112,6 +114,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         unpriced=top.unpriced,
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
+        circuit=_convert(file, ("circuit",), top.circuit or {}, Circuit),
         responses=_convert(file, ("responses",), top.responses or {}, Responses),
         host=_convert(file, ("host",), top.host or {}, Host),
     )

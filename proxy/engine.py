@@ -25,9 +25,10 @@ from adapters.base import (
 from policies.base import Denial, Route
 from proxy import costs
 from proxy import wishes as wish_list
-from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
+from proxy.attempts import OURS, Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
+from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.downgrades import Downgrades
 from proxy.errors import (
@@ -91,6 +92,7 @@ class Engine:
         *,
         router: Router,
         figures: Figures,
+        circuits: Circuits,
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
         moves: Moves,
@@ -105,7 +107,8 @@ class Engine:
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
-        self._attempts = Attempts(ledger, metrics, figures, clock)
+        self._circuits = circuits
+        self._attempts = Attempts(ledger, metrics, figures, circuits, clock)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -275,6 +278,8 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         for choice in route.choices:
+            if choice is not route.choices[-1] and self._circuits.is_open(choice.target):
+                continue  # since it was decided
             # Not of the table of now: what the route names may be gone from it.
             target = job.table.target(choice.target)
             assert target is not None
@@ -357,6 +362,7 @@ class Engine:
             raise MalformedAnswer("the provider's answer is empty")
         tried.first_token_s = time.perf_counter() - tried.dispatched_at
         job.upstream_s += tried.first_token_s
+        tried.trial.answers()
         facts, _ = job.request.read_whole(
             sent.endpoint, b"", self._identity(job, tried), reads_cost=False
         )
@@ -417,6 +423,7 @@ class Engine:
         def on_first() -> None:
             tried.first_token_s = time.perf_counter() - tried.dispatched_at
             job.upstream_s += tried.first_token_s
+            tried.trial.answers()
 
         meter = tried.meter
         try:
@@ -432,7 +439,7 @@ class Engine:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
         except Capped as capped:
             if capped.budget is None:
-                self._attempts.settle_broken(job, tried, stream, "broken", "the ledger was silent")
+                self._attempts.settle_broken(job, tried, stream, "broken", f"{OURS}no ledger")
                 raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._attempts.settle_broken(job, tried, stream, "capped", "")
             tried.last_events = stream.cap(cap_reason(capped.budget), usage)
@@ -601,4 +608,4 @@ def _cut_short(error: BaseException) -> tuple[Outcome, str]:
     """The outcome of an attempt that ended by no fault of its provider."""
     if isinstance(error, asyncio.CancelledError):
         return "client_gone", ""
-    return "broken", f"internal: {type(error).__name__}"
+    return "broken", f"{OURS}{type(error).__name__}"

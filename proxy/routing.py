@@ -35,6 +35,7 @@ from policies.constraints import (
 from policies.rules import Circumstances, Rule
 from policies.weights import Weights
 from proxy.auth import Caller
+from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import InvalidRequest, UnknownModel
@@ -59,6 +60,8 @@ class Decision:
     cold_start: ColdStart = "wait"
     rules: tuple[str, ...] = ()
     """The names of the rules that held."""
+    is_last_resort: bool = False
+    """Whether all of its targets should be left alone, and one is tried all the same."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Of targets that came by another virtual model than the one that was asked for: that one."""
 
@@ -84,9 +87,16 @@ class Router:
     """Decides by the table and the figures of the moment. One per worker."""
 
     def __init__(
-        self, *, table: Callable[[], TargetTable], figures: Figures, secret: bytes, clock: Clock
+        self,
+        *,
+        table: Callable[[], TargetTable],
+        figures: Figures,
+        circuits: Circuits,
+        secret: bytes,
+        clock: Clock,
     ) -> None:
         self._table = table
+        self._circuits = circuits
         self._clock = clock
         self._figures = figures
         self._secret = secret
@@ -170,6 +180,10 @@ class Router:
             vector_space=model.vector_space if request.capability == "embeddings" else None,
             constraints=constraints,
         )
+        is_last_resort = False
+        if not self._circuits.all_in:
+            accepted, left_out, is_last_resort = self._circuits.narrow(accepted)
+            rejections = (*rejections, *left_out)
         return Decision(
             model=found.name,
             question=question,
@@ -177,6 +191,7 @@ class Router:
             outcome=_ordered(model.policy, question, accepted, rejections, constraints, wishes),
             revision=table.revision,
             cold_start=found.cold_start,
+            is_last_resort=is_last_resort,
             rules=tuple(rule.name for rule in rules),
         )
 
@@ -290,17 +305,18 @@ def _unwanted(candidate: Candidate) -> Rejection:
 
 
 def or_else(decision: Decision, other: Decision) -> Decision:
-    """A decision with the targets of another one after its own."""
+    """A decision with the targets of another one after its own; before a last resort."""
     first, then = decision.outcome, other.outcome
     if isinstance(then, Denial):
         return decision
     known = {candidate.name for candidate in decision.candidates}
     choices = () if isinstance(first, Denial) else first.choices
     chosen = {choice.target for choice in choices}
-    added = [choice for choice in then.choices if choice.target not in chosen]
+    added = tuple(choice for choice in then.choices if choice.target not in chosen)
+    comes_first = decision.is_last_resort and not other.is_last_resort
     outcome = replace(
         then if isinstance(first, Denial) else first,
-        choices=(*choices, *added),
+        choices=(*added, *choices) if comes_first else (*choices, *added),
         rejections=first.rejections,
     )
     others = {choice.target: other.model for choice in added} if other.model else {}
@@ -309,6 +325,7 @@ def or_else(decision: Decision, other: Decision) -> Decision:
         decision,
         outcome=outcome,
         candidates=(*decision.candidates, *candidates),
+        is_last_resort=decision.is_last_resort and other.is_last_resort,
         others={**others, **decision.others},
     )
 

@@ -105,6 +105,19 @@ class Metrics:
             ("target",),
             registry=own,
         )
+        self.ejections = Counter(
+            "tollway_ejections_total",
+            "Times that a target was left out for its failures.",
+            ("target",),
+            registry=own,
+        )
+        self.circuits_open = Gauge(
+            "tollway_circuits_open",
+            "Circuits that are open: a target, one of its keys, in one worker.",
+            ("target",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
         self.alerts = Counter(
             "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
         )

@@ -28,11 +28,13 @@ from proxy.admin.models import ModelsApi
 from proxy.alerts import Alerts, Receiver
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
+from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
 from proxy.config import Config
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
+from proxy.ejections import Ejections
 from proxy.engine import Engine
 from proxy.entries import Entries
 from proxy.explain import Explain
@@ -146,9 +148,18 @@ async def _serve(
     moves = Moves(ledger, plan.secret)
     clock = SystemClock()
     figures = Figures(clock)
+    ejections = Ejections(table=plan.table, metrics=metrics, models=host)
+    circuits = Circuits(plan.config.circuit, clock, ejections)
     engine = Engine(
-        router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
+        router=Router(
+            table=plan.table,
+            figures=figures,
+            circuits=circuits,
+            secret=plan.secret,
+            clock=clock,
+        ),
         figures=figures,
+        circuits=circuits,
         adapters=adapters,
         ledger=ledger,
         moves=moves,

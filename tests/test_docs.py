@@ -58,6 +58,7 @@ def _section(text: str, heading: str) -> str:
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
+        ("`circuit`", config.Circuit),
         ("`responses`", config.Responses),
         ("`host`", config.Host),
         ("`host`", config.HostGroup),
@@ -76,6 +77,7 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
         (config.Budget, "configuration.md", "`budgets[]`"),
         (config.Webhook, "configuration.md", "`alerts.webhooks[]`"),
         (config.Host, "configuration.md", "`host`"),
+        (config.Circuit, "configuration.md", "`circuit`"),
         (NewSwap, "admin.md", "Swaps"),
     ],
 )

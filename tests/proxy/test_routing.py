@@ -17,6 +17,7 @@ from policies.constraints import Constraints
 from policies.weights import CRITERIA, Weights
 from proxy import config_file, serve
 from proxy.auth import ANONYMOUS
+from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.errors import ApiError
 from proxy.figures import Figures
@@ -62,7 +63,14 @@ def routers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Router, Router]:
     table = serve.resolve(loaded, {}, PriceBook.load(), looks=False).tables
     clock = SystemClock()
     first, second = (
-        Router(table=table, figures=Figures(clock), secret=b"key", clock=clock) for _ in range(2)
+        Router(
+            table=table,
+            figures=Figures(clock),
+            circuits=Circuits(loaded.circuit, clock),
+            secret=b"key",
+            clock=clock,
+        )
+        for _ in range(2)
     )
     return first, second
 
