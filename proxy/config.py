@@ -427,6 +427,14 @@ class Alerts(Strict, frozen=True):
 
     percents: tuple[Annotated[int, msgspec.Meta(ge=1, le=1000)], ...] = (50, 80, 100)
     """Shares of a budget at which an alert is raised."""
+    error_rate: _Share | None = 0.05
+    """Of a target's attempts of the last five minutes; null: never."""
+    p95_latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = 2000.0
+    """To the first token, of all but the slowest twentieth of its answers; null: never."""
+    latency_drift: Annotated[float, msgspec.Meta(gt=1)] | None = 2.0
+    """How many times what is usual for a target that may be; null: whatever it is."""
+    least_attempts: _Positive = 20
+    """Fewer in five minutes say nothing."""
     webhooks: tuple[Webhook, ...] = ()
 
 

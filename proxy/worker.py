@@ -25,9 +25,11 @@ from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
 from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
 from proxy.admin.models import ModelsApi
+from proxy.admin.targets import TargetsApi
 from proxy.alerts import Alerts, Receiver
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
+from proxy.baselines import Baselines
 from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
@@ -45,7 +47,7 @@ from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
-from proxy.ledger.protocol import AlertsDelivered
+from proxy.ledger.protocol import AlertsDelivered, RaiseAlert
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
@@ -148,6 +150,10 @@ async def _serve(
     moves = Moves(ledger, plan.secret)
     clock = SystemClock()
     figures = Figures(clock)
+    baselines = Baselines(plan.config.alerts, figures)
+    comparing = asyncio.create_task(
+        baselines.run(lambda it: ledger.call(RaiseAlert(0, it.kind, it.target, it.text)))
+    )
     ejections = Ejections(table=plan.table, metrics=metrics, models=host)
     circuits = Circuits(plan.config.circuit, clock, ejections)
     engine = Engine(
@@ -169,6 +175,7 @@ async def _serve(
         first_payload_s=server_settings.first_payload_s,
         hear_out_s=server_settings.hear_out_s,
     )
+    targets_api = TargetsApi(table=plan.table, figures=figures, circuits=circuits, worker=number)
     preparations = Preparations(
         ledger=ledger,
         moves=moves,
@@ -197,7 +204,9 @@ async def _serve(
     )
     server = _Server(
         uvicorn.Config(
-            build_app(plan, ledger, host, adapters, engine, figures, moves, metrics, store),
+            build_app(
+                plan, ledger, host, adapters, engine, figures, targets_api, moves, metrics, store
+            ),
             http=partial(GuardedProtocol, patience, admission),  # type: ignore[arg-type] # uvicorn only calls it
             ws="none",
             lifespan="off",
@@ -224,7 +233,7 @@ async def _serve(
         await server.end_tasks()
         await preparations.aclose()
         log.flush()
-        for task in (sweeping, delivering, tidying, watching):
+        for task in (sweeping, delivering, tidying, watching, comparing):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -308,6 +317,7 @@ def build_app(
     adapters: Mapping[str, Adapter],
     engine: Engine,
     figures: Figures,
+    targets_api: TargetsApi,
     moves: Moves,
     metrics: Metrics,
     store: ResponseStore | None,
@@ -333,7 +343,7 @@ def build_app(
         clock=SystemClock(),
     )
     models_api = ModelsApi(host if plan.host is not None else None)
-    admin = AdminApi(books, models_api, moves, token=plan.admin_token)
+    admin = AdminApi(books, models_api, targets_api, moves, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
     began_at = time.time()
     entries = Entries(

@@ -22,6 +22,7 @@ from proxy.admin.openapi import document
 from proxy.admin.operations import Operation, json_response
 from proxy.admin.spend import SpendApi
 from proxy.admin.swaps import SwapsApi
+from proxy.admin.targets import TargetsApi
 from proxy.errors import ApiError, Internal, MissingKey, NotFound, WrongKey, WrongMethod
 from proxy.http import new_request_id
 from proxy.swaps.moves import Moves
@@ -33,9 +34,11 @@ OPENAPI_PATH = "/admin/v1/openapi.json"
 class AdminApi:
     """All operations, and who may ask for them."""
 
-    def __init__(self, books: Books, models: ModelsApi, moves: Moves, *, token: str) -> None:
+    def __init__(
+        self, books: Books, models: ModelsApi, targets: TargetsApi, moves: Moves, *, token: str
+    ) -> None:
         self._token = token.encode()
-        self._operations = all_operations(books, models, moves)
+        self._operations = all_operations(books, models, targets, moves)
 
     def application(self) -> Starlette:
         """The routes, each behind the token."""
@@ -86,7 +89,9 @@ class AdminApi:
         return json_response(document(self._operations))
 
 
-def all_operations(books: Books, models: ModelsApi, moves: Moves) -> list[Operation]:
+def all_operations(
+    books: Books, models: ModelsApi, targets: TargetsApi, moves: Moves
+) -> list[Operation]:
     """Every operation there is."""
     return [
         *KeysApi(books).operations(),
@@ -94,6 +99,7 @@ def all_operations(books: Books, models: ModelsApi, moves: Moves) -> list[Operat
         *BudgetsApi(books).operations(),
         *SpendApi(books).operations(),
         *models.operations(),
+        *targets.operations(),
         *SwapsApi(books, moves).operations(),
         *LiteLlmApi(books).operations(),
     ]
