@@ -68,3 +68,25 @@ def test_a_folder_that_hangs_holds_nobody_up() -> None:
             await background.run(lambda: 1 // 0, 10)
 
     asyncio.run(scene())
+
+
+def test_what_is_begun_as_soon_as_one_is_done_does_not_take_its_result() -> None:
+    may_end = threading.Event()
+
+    async def scene() -> None:
+        background: Background[str] = Background()
+        first = asyncio.create_task(background.run(lambda: "first", PATIENCE_S))
+
+        async def begin_at_once() -> None:
+            while background._running is None or not background._running.done():
+                await asyncio.sleep(0)
+            assert not first.done()
+            await background.run(lambda: "second" if may_end.wait(PATIENCE_S) else "", 0.01)
+
+        await asyncio.gather(first, begin_at_once())
+        assert first.result() == "first"
+
+    try:
+        asyncio.run(scene())
+    finally:
+        may_end.set()
