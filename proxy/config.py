@@ -206,6 +206,15 @@ class Limits(Strict, frozen=True):
     """Requests at the same time."""
 
 
+class Health(Strict, frozen=True):
+    """How a provider is asked whether it is there: for its list of models."""
+
+    every_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)]
+    misses: _Positive = 3
+    """So often in a row without an answer, and it is left out until it gives one."""
+    timeout_s: _Seconds = 10.0
+
+
 class Provider(Strict, frozen=True):
     """An account or server upstream."""
 
@@ -245,6 +254,8 @@ class Provider(Strict, frozen=True):
     limits: Limits = Limits()
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
+    health: Health | None = None
+    """Unset, it is not asked."""
     endpoints: Endpoints | None = None
     """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None

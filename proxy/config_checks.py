@@ -162,6 +162,11 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     if provider.region is not None and not _REGION.fullmatch(provider.region):
         raise file.error((*path, "region"), "is no region; e.g. us-east-1")
     _check_endpoints(file, (*path, "endpoints"), provider)
+    if provider.health is not None and not adapter_registry.lists(provider.adapter):
+        raise file.error(
+            (*path, "health"),
+            f"asks for a list of models, and {provider.adapter!r} has none; remove it",
+        )
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
             _check_url(file, (*path, key), url)

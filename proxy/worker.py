@@ -43,6 +43,7 @@ from proxy.explain import Explain
 from proxy.figures import Figures
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
+from proxy.health import HealthChecks
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
@@ -144,7 +145,6 @@ async def _serve(
     adapters: dict[str, Adapter] = {}
     finder = _Finder(plan.table, adapters, host)
     finder.make_adapters()
-    watching = asyncio.create_task(host.watch(finder.find)) if plan.host is not None else None
     log = RequestLog(on=server_settings.access_log)
     store = make_store(plan)
     moves = Moves(ledger, plan.secret)
@@ -156,6 +156,22 @@ async def _serve(
     )
     ejections = Ejections(table=plan.table, metrics=metrics, models=host)
     circuits = Circuits(plan.config.circuit, clock, ejections)
+    checks = HealthChecks(
+        {
+            name: provider.health
+            for name, provider in plan.config.providers.items()
+            if provider.health is not None and name in adapters
+        },
+        adapters,
+        circuits,
+    )
+    checking = asyncio.create_task(checks.run())
+
+    def found(inventory: Inventory) -> None:
+        finder.find(inventory)
+        checks.look_at(inventory)
+
+    watching = asyncio.create_task(host.watch(found)) if plan.host is not None else None
     engine = Engine(
         router=Router(
             table=plan.table,
@@ -233,7 +249,7 @@ async def _serve(
         await server.end_tasks()
         await preparations.aclose()
         log.flush()
-        for task in (sweeping, delivering, tidying, watching, comparing):
+        for task in (sweeping, delivering, tidying, watching, comparing, checking):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):

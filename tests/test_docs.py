@@ -46,6 +46,7 @@ def _section(text: str, heading: str) -> str:
         ("`server`", config.Server),
         ("`providers.NAME`", config.Provider),
         ("`providers.NAME`", config.Deadlines),
+        ("`providers.NAME`", config.Health),
         ("`providers.NAME`", templates.ChatEndpoint),
         ("`providers.NAME`", templates.StreamPlaces),
         ("`providers.NAME`", templates.EmbeddingsEndpoint),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
+from tests.proxy.model_host.model_server import ModelServer, openai_list
 
 OUT_S = 3.0
 
@@ -87,11 +88,15 @@ def _rejections(tollway: Tollway, model: str = "two") -> dict[str, tuple[str, st
     return {each["target"]: (each["code"], each["reason"]) for each in shown["rejections"]}
 
 
-def _until_on_trial(tollway: Tollway, model: str = "two") -> None:
+def _until(is_true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
-    while _rejections(tollway, model):
+    while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def _until_on_trial(tollway: Tollway, model: str = "two") -> None:
+    _until(lambda: not _rejections(tollway, model))
 
 
 def _metric(tollway: Tollway, name: str) -> float:
@@ -247,3 +252,26 @@ def test_a_conversation_moves_only_while_its_target_is_out(
     _until_on_trial(running, "kept")
     assert running.chat("kept").headers["x-tollway-model"] == home
     assert running.chat("kept").headers["x-tollway-model"] == home
+
+
+def test_a_provider_that_is_asked_is_left_out_before_a_request_has_to_find_out(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    with ModelServer({"/v1/models": openai_list("m1")}) as sick:
+        config = provider(upstream.base_url, "m1")
+        config["providers"]["sick"] = {
+            "base_url": f"{sick.url}/v1",
+            "api_key": "sk-sick",
+            "health": {"every_s": 1, "misses": 1},
+        }
+        config["targets"].append({"target": "sick/m1", "price": "free"})
+        config["models"]["two"] = {"targets": ["sick/m1", "up/m1"]}
+        with serving(tmp_path, config) as tollway:
+            assert _rejections(tollway) == {}
+            sick.stop()
+            _until(lambda: _rejections(tollway).get("sick/m1", ("", ""))[0] == "silent")
+            reply = tollway.chat("two")
+            assert reply.headers["x-tollway-model"] == "up/m1"
+            assert reply.headers["x-tollway-attempts"] == "1"
+            sick.start()
+            _until(lambda: _rejections(tollway) == {})
