@@ -28,12 +28,14 @@ from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import ApiError
 from proxy.figures import Figures
+from proxy.gates import Gates, Place
 from proxy.http import Exchange
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
 from proxy.metering import Meter
+from proxy.priorities import Priorities
 from proxy.refusals import ledger_down, refused_money
 from proxy.routing import Decision
 from proxy.swaps.core import Swap
@@ -49,6 +51,9 @@ OURS = "internal: "
 """What the error of an attempt begins with that failed through no fault of its provider."""
 # Counting takes a second or so for this much.
 MOST_COUNTED_BYTES = 4 << 20
+
+# The answers of a provider that has too many requests.
+_OVERLOADED = frozenset({429, 503, 529})
 
 _logger = logging.getLogger("tollway")
 
@@ -120,6 +125,10 @@ class Tried:
     """What it held to begin with."""
     dispatched_at: float
     trial: Trial
+    key: int = 0
+    """The number of its provider's key, where that has several."""
+    place: Place | None = None
+    """Its place at the target; None where none is needed."""
     meter: Meter | None = None
     """What raises its hold as it flows; None where all of it is held."""
     first_token_s: float | None = None
@@ -145,28 +154,40 @@ class Attempts:
         metrics: Metrics,
         figures: Figures,
         circuits: Circuits,
+        gates: Gates,
+        priorities: Priorities,
         clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._figures = figures
         self._circuits = circuits
+        self._gates = gates
+        self._priorities = priorities
         self._clock = clock
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
-    async def reserve(self, job: Job, target: Target, reason: str) -> Tried:
-        """Hold what an attempt needs.
+    async def reserve(self, job: Job, target: Target, reason: str, key: int = 0) -> Tried:
+        """Hold what an attempt needs, once its target has room. Raises `Crowded`, `MoneyRefused`.
 
         Where a budget has no room for that, with the input counted instead of bounded by its
         bytes, if that can be; then with a smaller maximum, if that helps and is wanted.
         """
-        trial = self._circuits.begin(target.name)  # before anything is waited for
+        trial = self._circuits.begin(target.name, key)  # before anything is waited for
+        place: Place | None = None
         try:
-            return await self._reserve(job, target, reason, trial)
+            if self._gates.are_there:
+                priority = self._priorities.of(job.caller, job.exchange)
+                place = await self._gates.enter(target, job.caller.key_id, priority)
+            tried = await self._reserve(job, target, reason, trial)
         except BaseException:
             trial.end("nothing")
+            if place is not None:
+                place.leave()
             raise
+        tried.place, tried.key = place, key
+        return tried
 
     async def _reserve(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
         job.clamp, job.uncounted = None, 0
@@ -334,7 +355,7 @@ class Attempts:
         is_at_fault = is_at_fault and not error.startswith(OURS)
         tried.trial.end(_verdict(outcome, tried.status, is_at_fault), error)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
-        self._figures.ended(
+        latency_ms = self._figures.ended(
             tried.target,
             outcome=outcome,
             status=tried.status,
@@ -344,6 +365,11 @@ class Attempts:
             problem=error,
             is_at_fault=is_at_fault,
         )
+        if tried.place is not None:
+            tried.place.leave(
+                None if latency_ms is None else latency_ms / 1e3,
+                overloaded=outcome == "timeout" or tried.status in _OVERLOADED,
+            )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
         """Say what an open stream has cost so far, in case its worker dies."""
@@ -463,7 +489,7 @@ class Attempts:
             tried.trial.end("nothing")  # whoever says so knows better when it will be back
             rest_s = error.retry_s
         if rest_s:
-            self._circuits.rest(tried.target.name, rest_s, problem=error.message)
+            self._circuits.rest(tried.target.name, rest_s, tried.key, problem=error.message)
 
     def settle_broken(
         self, job: Job, tried: Tried, stream: Stream, outcome: Outcome, error: str

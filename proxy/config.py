@@ -14,6 +14,7 @@ from policies.base import Capability, Domain, Task
 from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
 from proxy import budgets, pricing
+from proxy.fair_queue import Priority
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
 
@@ -215,6 +216,19 @@ class Health(Strict, frozen=True):
     timeout_s: _Seconds = 10.0
 
 
+class Adaptive(Strict, frozen=True):
+    """How many requests each of its targets has at the same time, as each worker learns it."""
+
+    least: _Positive = 1
+    most: _Positive = 1_000
+    first: _Positive = 10
+    """What it begins with."""
+    queue: _Positive = 1_000
+    """How many more may wait for that."""
+    queue_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 2.0
+    """For how long."""
+
+
 class Provider(Strict, frozen=True):
     """An account or server upstream."""
 
@@ -256,6 +270,8 @@ class Provider(Strict, frozen=True):
     deadlines: Deadlines = Deadlines()
     health: Health | None = None
     """Unset, it is not asked."""
+    adaptive: Adaptive | None = None
+    """Unset, there is no such limit."""
     endpoints: Endpoints | None = None
     """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
@@ -534,5 +550,7 @@ class Config(Strict, frozen=True):
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
     circuit: Circuit = Circuit()
+    priorities: dict[str, Priority] = {}
+    """By `key:ID`, `team:ID` or `organisation:ID`."""
     responses: Responses = Responses()
     host: Host = Host()

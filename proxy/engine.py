@@ -38,10 +38,12 @@ from proxy.errors import (
     stopping,
 )
 from proxy.figures import Figures
+from proxy.gates import Crowded, Gates
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
 from proxy.metering import Capped
+from proxy.priorities import Priorities
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
@@ -93,6 +95,8 @@ class Engine:
         router: Router,
         figures: Figures,
         circuits: Circuits,
+        gates: Gates,
+        priorities: Priorities,
         adapters: Mapping[str, Adapter],
         ledger: LedgerClient,
         moves: Moves,
@@ -108,7 +112,7 @@ class Engine:
         self._moves = moves
         self._metrics = metrics
         self._circuits = circuits
-        self._attempts = Attempts(ledger, metrics, figures, circuits, clock)
+        self._attempts = Attempts(ledger, metrics, figures, circuits, gates, priorities, clock)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -295,6 +299,9 @@ class Engine:
                     refusal = refusal or error.answer
                     if error.ends_the_route:
                         raise _last_word(failure, failed, refusal) from None
+                    break
+                except Crowded as error:
+                    refusal = refusal or error.answer
                     break
                 try:
                     await self._dispatch(job, tried, respond, waits=waits, fresh=fresh)

@@ -98,8 +98,11 @@ class Figures:
         total_s: float,
         problem: str = "",
         is_at_fault: bool = True,
-    ) -> None:
-        """An attempt is over; `is_at_fault`: if it failed, then the target, as far as is known."""
+    ) -> float | None:
+        """An attempt is over; `is_at_fault`: if it failed, then the target, as far as is known.
+
+        Says after how many milliseconds its answer began, if there was one.
+        """
         kept, now = self._of(target), self._clock.monotonic()
         kept.in_flight -= 1
         kept.fade(now)
@@ -108,9 +111,11 @@ class Figures:
                 usage.output_tokens, first_token_s, total_s, now=self._clock.time()
             )
             kept.attempted.add(latency_ms, now)
-        elif is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
+            return latency_ms
+        if is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
             kept.failed(problem, now=self._clock.time())
             kept.attempted.add(None, now)
+        return None
 
     def _of(self, target: Target) -> _Kept:
         kept = self._kept.get(target.name)

@@ -118,6 +118,27 @@ class Metrics:
             registry=own,
             multiprocess_mode="livesum",
         )
+        self.concurrency_limit = Gauge(
+            "tollway_concurrency_limit",
+            "Requests that a target may have at the same time, as its workers have learned it.",
+            ("target",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.queued = Gauge(
+            "tollway_queued_requests",
+            "Requests that wait for a place at a target now.",
+            ("target",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.queue_seconds = Histogram(
+            "tollway_queue_seconds",
+            "Waits for a place at a target, of requests that had to wait.",
+            ("target",),
+            registry=own,
+            buckets=_SECONDS,
+        )
         self.alerts = Counter(
             "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
         )

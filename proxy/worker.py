@@ -41,6 +41,7 @@ from proxy.engine import Engine
 from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.figures import Figures
+from proxy.gates import Gates
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
 from proxy.health import HealthChecks
@@ -54,6 +55,7 @@ from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.priorities import Priorities
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
@@ -182,6 +184,12 @@ async def _serve(
         ),
         figures=figures,
         circuits=circuits,
+        gates=Gates(
+            {name: each.adaptive for name, each in plan.config.providers.items() if each.adaptive},
+            metrics,
+            clock,
+        ),
+        priorities=Priorities(plan.config.priorities),
         adapters=adapters,
         ledger=ledger,
         moves=moves,

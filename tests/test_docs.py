@@ -47,6 +47,7 @@ def _section(text: str, heading: str) -> str:
         ("`providers.NAME`", config.Provider),
         ("`providers.NAME`", config.Deadlines),
         ("`providers.NAME`", config.Health),
+        ("`providers.NAME`", config.Adaptive),
         ("`providers.NAME`", templates.ChatEndpoint),
         ("`providers.NAME`", templates.StreamPlaces),
         ("`providers.NAME`", templates.EmbeddingsEndpoint),

@@ -49,6 +49,13 @@ def _build(text: str, **environ: str) -> config.Config:
         ),
         ("circuit: {percent: 0}", "circuit.percent:", ">= 1"),
         (
+            "providers: {up: {base_url: 'http://up', adaptive: {least: 5, most: 4}}}",
+            "providers.up.adaptive.least:",
+            "more than 'most'",
+        ),
+        ("priorities: {'user:x': high}", "priorities.user:x:", "key:ID"),
+        ("priorities: {'key:x': urgent}", "priorities", "high"),
+        (
             'providers: {up: {adapter: bedrock, region: us, profile: "a\\nb"}}',
             "providers.up.profile:",
             "printable",
