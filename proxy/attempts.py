@@ -368,7 +368,7 @@ class Attempts:
         if tried.place is not None:
             tried.place.leave(
                 None if latency_ms is None else latency_ms / 1e3,
-                overloaded=outcome == "timeout" or tried.status in _OVERLOADED,
+                overloaded=tried.status in _OVERLOADED or (outcome == "timeout" and is_at_fault),
             )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
