@@ -50,7 +50,8 @@ class Entry:
     closed; where that depends on the provider, it is False. `max_tokens_field` is the request's
     field for the maximum, `stream_usage` whether `stream_options` may be sent; `prices` is whose
     price list its models are on, where the address does not tell. `hosted`: its models run in
-    processes of ours, for nothing, and a target's `model` names a file.
+    processes of ours, for nothing, and a target's `model` names a file. `lists`: it can ask its
+    provider which models there are.
     """
 
     make: Callable[[Settings], Adapter]
@@ -65,6 +66,7 @@ class Entry:
     stream_usage: bool = True
     prices: str | None = None
     hosted: bool = False
+    lists: bool = True
 
 
 _ACCOUNT = ("base_url", "api_key", "headers", "proxy", "http2", "ca_bundle")
@@ -146,6 +148,7 @@ BUILT_IN: Mapping[str, Entry] = {
         speaks_of=_speaks_of("adapters.bedrock:speaks"),
         needs=("region",),
         needs_base_url=False,
+        lists=False,
     ),
     "vertex": Entry(
         make=_over_http("adapters.vertex:Vertex", "region", "project", "credentials_file"),
@@ -154,6 +157,7 @@ BUILT_IN: Mapping[str, Entry] = {
         needs=("region", "project"),
         needs_base_url=False,
         prices="google",
+        lists=False,
     ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
@@ -168,10 +172,12 @@ BUILT_IN: Mapping[str, Entry] = {
         needs_base_url=False,
         meterable=True,
         hosted=True,
+        lists=False,
     ),
     "http": Entry(
         make=_over_http("adapters.templated_http:TemplatedHttp", "endpoints"),
         speaks=frozenset({"chat", "embeddings"}),
+        lists=False,
     ),
     "scripted": Entry(
         make=_scripted,
@@ -179,6 +185,7 @@ BUILT_IN: Mapping[str, Entry] = {
         needs_base_url=False,
         demonstration=True,
         meterable=True,
+        lists=False,
     ),
 }
 
@@ -218,6 +225,11 @@ def needs_base_url(adapter: str) -> bool:
 def is_hosted(adapter: str) -> bool:
     """Whether an adapter's models run in processes of ours."""
     return adapter in BUILT_IN and BUILT_IN[adapter].hosted
+
+
+def lists(adapter: str) -> bool:
+    """Whether an adapter can ask its provider which models there are."""
+    return adapter not in BUILT_IN or BUILT_IN[adapter].lists
 
 
 def prices(adapter: str) -> str | None:

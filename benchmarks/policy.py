@@ -13,6 +13,7 @@ import yaml
 from benchmarks.results import percentile
 from proxy import config_file, serve
 from proxy.auth import ANONYMOUS
+from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.figures import Figures
 from proxy.price_book import PriceBook
@@ -99,4 +100,11 @@ def _router(folder: Path) -> Router:
             first_token_s=0.3,
             total_s=1.0,
         )
-    return Router(table=table, figures=figures, secret=b"benchmark", clock=SystemClock())
+    clock = SystemClock()
+    return Router(
+        table=table,
+        figures=figures,
+        circuits=Circuits(loaded.circuit, clock),
+        secret=b"benchmark",
+        clock=clock,
+    )

@@ -13,8 +13,6 @@ from policies.base import Candidate, Choice, Question, Sense
 
 Method = Literal["round_robin", "weighted", "least_busy", "latency", "cost", "region"]
 
-# Of a target that fails more than every other time, conversations move away.
-_LEAST_RELIABILITY = 0.5
 # A target that nothing is known of is as slow as the slowest here, until it has answered.
 _UNKNOWN_MS = 2_000.0
 
@@ -56,7 +54,7 @@ class Balanced:
         return tuple(self._options.shares)
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
-        """The candidates, the one whose turn it is first; those that mostly fail last."""
+        """The candidates, the one whose turn it is first."""
         options = self._options
         if options.sticky and question.conversation is not None:
             # The shares are kept on average: each conversation draws its own lot, for good.
@@ -65,12 +63,7 @@ class Balanced:
         else:
             ordered = _METHODS[options.by](options, question, candidates)
             why = f"by {options.by.replace('_', ' ')}"
-        ordered = sorted(ordered, key=_is_failing)
         return tuple(Choice(target=candidate.name, reason=why) for candidate in ordered)
-
-
-def _is_failing(candidate: Candidate) -> bool:
-    return candidate.reliability is not None and candidate.reliability < _LEAST_RELIABILITY
 
 
 _Ordered = Sequence[Candidate]

@@ -60,7 +60,7 @@ class Receiver:
 class Message(Shown, frozen=True, kw_only=True):
     """The body of a message in the format `standard`."""
 
-    type: Literal["budget.threshold", "overrun", "unpriced", "drift", "swap"]
+    type: Literal["budget.threshold", "overrun", "unpriced", "drift", "swap", "errors", "latency"]
     id: str
     raised_at: str | None
     subject: str

@@ -15,24 +15,28 @@ from adapters.base import (
     AdapterError,
     NotLoaded,
     RateLimited,
+    Unavailable,
     Unsupported,
     UpstreamError,
     UpstreamTimeout,
 )
-from proxy import costs, pricing, tokens
+from proxy import costs, pricing, retry_after, tokens
 from proxy.auth import Caller
 from proxy.causes import is_stale
+from proxy.circuits import Circuits, Trial, Verdict
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.deadlines import Due, Limit, is_of_request
 from proxy.errors import ApiError
 from proxy.figures import Figures
+from proxy.gates import Gates, Place
 from proxy.http import Exchange
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.errors import BudgetRefused, LedgerUnavailable
 from proxy.ledger.protocol import Attempt, Outcome, Rate, Refused, Settlement
 from proxy.ledger.protocol import Usage as LedgerUsage
 from proxy.metering import Meter
+from proxy.priorities import Priorities
 from proxy.refusals import ledger_down, refused_money
 from proxy.routing import Decision
 from proxy.swaps.core import Swap
@@ -44,8 +48,13 @@ from proxy.wire.dialect import Facts, Request, Stream
 # An orphan's uncertain remainder is released after this long: longer than any provider answers.
 ORPHAN_DEADLINE_S = 3600
 CLAMP_HEADER = b"x-tollway-clamp"
+OURS = "internal: "
+"""What the error of an attempt begins with that failed through no fault of its provider."""
 # Counting takes a second or so for this much.
 MOST_COUNTED_BYTES = 4 << 20
+
+# The answers of a provider that has too many requests.
+_OVERLOADED = frozenset({429, 503, 529})
 
 _logger = logging.getLogger("tollway")
 
@@ -119,8 +128,11 @@ class Tried:
     dispatched_at: float
     limit: Limit
     """Within which its provider is waited for."""
+    trial: Trial
     key: int = 0
     """The number of its provider's key, where that has several."""
+    place: Place | None = None
+    """Its place at the target; None where none is needed."""
     meter: Meter | None = None
     """What raises its hold as it flows; None where all of it is held."""
     first_token_s: float | None = None
@@ -141,24 +153,50 @@ class Attempts:
     """Holds and settles the attempts of requests. One per worker."""
 
     def __init__(
-        self, ledger: LedgerClient, metrics: Metrics, figures: Figures, clock: Clock
+        self,
+        ledger: LedgerClient,
+        metrics: Metrics,
+        figures: Figures,
+        circuits: Circuits,
+        gates: Gates,
+        priorities: Priorities,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
         self._metrics = metrics
         self._figures = figures
+        self._circuits = circuits
+        self._gates = gates
+        self._priorities = priorities
         self._clock = clock
         self._warned: set[str] = set()
         """What was said once and is not said again: which targets have attempts without a price."""
 
-    async def reserve(self, job: Job, target: Target, reason: str) -> Tried:
-        """Hold what an attempt needs.
+    async def reserve(self, job: Job, target: Target, reason: str, key: int = 0) -> Tried:
+        """Hold what an attempt needs, once its target has room. Raises `Crowded`, `MoneyRefused`.
 
         Where a budget has no room for that, with the input counted instead of bounded by its
         bytes, if that can be; then with a smaller maximum, if that helps and is wanted.
         """
+        trial = self._circuits.begin(target.name, key)  # before anything is waited for
+        place: Place | None = None
+        try:
+            if self._gates.are_there:
+                priority = self._priorities.of(job.caller, job.exchange)
+                place = await self._gates.enter(target, job.caller.key_id, priority)
+            tried = await self._reserve(job, target, reason, trial)
+        except BaseException:
+            trial.end("nothing")
+            if place is not None:
+                place.leave()
+            raise
+        tried.place, tried.key = place, key
+        return tried
+
+    async def _reserve(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
         job.clamp, job.uncounted = None, 0
         try:
-            return await self._reserve_once(job, target, reason)
+            return await self._reserve_once(job, target, reason, trial)
         except MoneyRefused as error:
             if error.refused.reason != "budget":
                 raise
@@ -166,15 +204,15 @@ class Attempts:
         job.uncounted = await _uncounted(job.request, target, refusal.refused)
         if job.uncounted:
             try:
-                return await self._reserve_once(job, target, reason)
+                return await self._reserve_once(job, target, reason, trial)
             except MoneyRefused as error:
                 refusal = error
         job.clamp = _affordable(job, target, refusal.refused)
         if job.clamp is None:
             raise refusal
-        return await self._reserve_once(job, target, reason)
+        return await self._reserve_once(job, target, reason, trial)
 
-    async def _reserve_once(self, job: Job, target: Target, reason: str) -> Tried:
+    async def _reserve_once(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
         request, caller = job.request, job.caller
         scopes = (*job.scopes, *target.scopes)
         if job.virtual_model:
@@ -240,6 +278,7 @@ class Attempts:
             held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
             dispatched_at=time.perf_counter(),
             limit=Limit(job.due, first_token_s=target.first_token_s, whole_s=target.whole_s),
+            trial=trial,
         )
         if reserved.hold_nanousd is not None:
             job.last.meter = Meter(
@@ -318,8 +357,10 @@ class Attempts:
             job.unsent = tried.settlement
         else:
             self._ledger.settle(tried.settlement)
+        is_at_fault = is_at_fault and not error.startswith(OURS)
+        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), error)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
-        self._figures.ended(
+        latency_ms = self._figures.ended(
             tried.target,
             outcome=outcome,
             status=tried.status,
@@ -329,6 +370,11 @@ class Attempts:
             problem=error,
             is_at_fault=is_at_fault,
         )
+        if tried.place is not None:
+            tried.place.leave(
+                None if latency_ms is None else latency_ms / 1e3,
+                overloaded=tried.status in _OVERLOADED or (outcome == "timeout" and is_at_fault),
+            )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
         """Say what an open stream has cost so far, in case its worker dies."""
@@ -412,6 +458,7 @@ class Attempts:
         if isinstance(error, UpstreamError) or not error.dispatched or is_stale(error):
             answered = isinstance(error, UpstreamError)
             outcome: Outcome = "upstream_error" if answered else "not_dispatched"
+            self._let_rest(tried, error)
             tried.status = error.status if isinstance(error, UpstreamError) else 0
             nothing = pricing.Usage(input_tokens=0, output_tokens=0)
             self._settle(
@@ -443,6 +490,17 @@ class Attempts:
         self.settle_estimated(
             job, tried, outcome, error.message, output_bytes=0, cut_by=error, falls_back=True
         )
+
+    def _let_rest(self, tried: Tried, error: AdapterError) -> None:
+        """Leave a target alone that asks for it, in so many words or by way of the model host."""
+        rest_s: float | None = None
+        if isinstance(error, RateLimited):
+            rest_s = retry_after.asked_s(error.headers, self._clock.time())
+        elif isinstance(error, Unavailable) and not isinstance(error, NotLoaded):
+            tried.trial.end("nothing")  # whoever says so knows better when it will be back
+            rest_s = error.retry_s
+        if rest_s:
+            self._circuits.rest(tried.target.name, rest_s, tried.key, problem=error.message)
 
     def settle_broken(
         self,
@@ -509,6 +567,14 @@ async def _uncounted(request: Request, target: Target, refused: Refused) -> int:
         return 0
     counted = await tokens.count(target.model, texts) if size <= MOST_COUNTED_BYTES else None
     return 0 if counted is None else max(0, size - counted)
+
+
+def _verdict(outcome: Outcome, status: int, is_at_fault: bool) -> Verdict:
+    """What an attempt says of its target. That it refuses a request says nothing of the next."""
+    if outcome in ("ok", "capped"):
+        return "answered"
+    is_failure = is_at_fault and outcome != "client_gone" and not 400 <= status < 500
+    return "failed" if is_failure else "nothing"
 
 
 def _is_at_fault(error: AdapterError) -> bool:

@@ -15,6 +15,7 @@ from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
 from proxy import budgets, pricing
 from proxy.causes import Cause
+from proxy.fair_queue import Priority
 from proxy.ledger.protocol import AlertKind
 from proxy.pricing import parse_usd
 
@@ -253,6 +254,28 @@ class Limits(Strict, frozen=True):
     """Requests at the same time."""
 
 
+class Health(Strict, frozen=True):
+    """How a provider is asked whether it is there: for its list of models."""
+
+    every_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)]
+    misses: _Positive = 3
+    """So often in a row without an answer, and it is left out until it gives one."""
+    timeout_s: _Seconds = 10.0
+
+
+class Adaptive(Strict, frozen=True):
+    """How many requests each of its targets has at the same time, as each worker learns it."""
+
+    least: _Positive = 1
+    most: _Positive = 1_000
+    first: _Positive = 10
+    """What it begins with."""
+    queue: _Positive = 1_000
+    """How many more may wait for that."""
+    queue_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 2.0
+    """For how long."""
+
+
 class Provider(Strict, frozen=True):
     """An account or server upstream."""
 
@@ -295,6 +318,10 @@ class Provider(Strict, frozen=True):
     """For all its targets together."""
     deadlines: Deadlines = Deadlines()
     retries: Retries = Retries()
+    health: Health | None = None
+    """Unset, it is not asked."""
+    adaptive: Adaptive | None = None
+    """Unset, there is no such limit."""
     endpoints: Endpoints | None = None
     """For `adapter: http`: what it is asked for, and how."""
     script: str | None = None
@@ -481,7 +508,31 @@ class Alerts(Strict, frozen=True):
 
     percents: tuple[Annotated[int, msgspec.Meta(ge=1, le=1000)], ...] = (50, 80, 100)
     """Shares of a budget at which an alert is raised."""
+    error_rate: _Share | None = 0.05
+    """Of a target's attempts of the last five minutes; null: never."""
+    p95_latency_ms: Annotated[float, msgspec.Meta(gt=0)] | None = 2000.0
+    """To the first token, of all but the slowest twentieth of its answers; null: never."""
+    latency_drift: Annotated[float, msgspec.Meta(gt=1)] | None = 2.0
+    """How many times what is usual for a target that may be; null: whatever it is."""
+    least_attempts: _Positive = 20
+    """Fewer in five minutes say nothing."""
     webhooks: tuple[Webhook, ...] = ()
+
+
+class Circuit(Strict, frozen=True):
+    """When a target is left out for its failures, and for how long; by key, in each worker."""
+
+    failures: _Positive = 5
+    """So many in a row."""
+    percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
+    """Or more than this share of the requests,"""
+    least_requests: _Positive = 20
+    """if there were as many,"""
+    window_s: _Seconds = 10.0
+    """in so long."""
+    out_s: _Seconds = 30.0
+    """The first time; twice as long the second time, and so on."""
+    longest_s: _Seconds = 300.0
 
 
 class Responses(Strict, frozen=True):
@@ -552,5 +603,8 @@ class Config(Strict, frozen=True):
     drop_params: bool = False
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
+    circuit: Circuit = Circuit()
+    priorities: dict[str, Priority] = {}
+    """By `key:ID`, `team:ID` or `organisation:ID`."""
     responses: Responses = Responses()
     host: Host = Host()

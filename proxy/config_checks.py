@@ -43,6 +43,7 @@ from proxy.config import (
 from proxy.model_host.lookout import is_looked_at
 from proxy.moments import parse_moment
 from proxy.pricing import parse_usd
+from proxy.priorities import KINDS
 from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
@@ -65,6 +66,11 @@ def check(file: YamlFile, config: Config) -> None:
         except ValueError as error:
             raise file.error(("server", "trusted_proxies", i), str(error)) from None
     _check_unpriced(file, ("unpriced",), config.unpriced)
+    for scope in config.priorities:
+        kind, _, name = scope.partition(":")
+        if kind not in KINDS or not name:
+            known = ", ".join(f"{kind}:ID" for kind in KINDS)
+            raise file.error(("priorities", scope), f"is of no caller; write one of {known}")
     for i, webhook in enumerate(config.alerts.webhooks):
         _check_webhook(file, ("alerts", "webhooks", i), webhook)
     for name, provider in config.providers.items():
@@ -166,6 +172,13 @@ def _check_provider(file: YamlFile, name: str, provider: Provider) -> None:
     if provider.region is not None and not _REGION.fullmatch(provider.region):
         raise file.error((*path, "region"), "is no region; e.g. us-east-1")
     _check_endpoints(file, (*path, "endpoints"), provider)
+    if provider.adaptive is not None and provider.adaptive.least > provider.adaptive.most:
+        raise file.error((*path, "adaptive", "least"), "is more than 'most'")
+    if provider.health is not None and not adapter_registry.lists(provider.adapter):
+        raise file.error(
+            (*path, "health"),
+            f"asks for a list of models, and {provider.adapter!r} has none; remove it",
+        )
     for key, url in (("base_url", provider.base_url), ("proxy", provider.proxy)):
         if url is not None:
             _check_url(file, (*path, key), url)

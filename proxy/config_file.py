@@ -18,6 +18,7 @@ from proxy.config import (
     OF_CLOUDS,
     Alerts,
     Budget,
+    Circuit,
     Config,
     Expectation,
     Host,
@@ -32,6 +33,7 @@ from proxy.config import (
     policy_of,
 )
 from proxy.config_checks import check, check_rules
+from proxy.fair_queue import Priority
 from proxy.yaml_file import Path_, YamlFile, expand
 
 PACKAGED = Path(__file__).with_name("router.yaml")
@@ -53,6 +55,8 @@ class _Top(Strict, frozen=True):
     unpriced: Unpriced = "refuse"
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
+    circuit: Any = None
+    priorities: Any = None
     responses: Any = None
     host: Any = None
 
@@ -112,6 +116,8 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         unpriced=top.unpriced,
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
+        priorities=_convert(file, ("priorities",), top.priorities or {}, dict[str, Priority]),
+        circuit=_convert(file, ("circuit",), top.circuit or {}, Circuit),
         responses=_convert(file, ("responses",), top.responses or {}, Responses),
         host=_convert(file, ("host",), top.host or {}, Host),
     )

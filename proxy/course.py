@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from adapters.base import AdapterError, UpstreamError
 from policies.base import Choice
@@ -20,7 +21,8 @@ from proxy.accounts import Account
 from proxy.causes import Cause, burdens, cause_of, is_stale, is_transient
 from proxy.clock import Clock
 from proxy.provider_keys import Key
-from proxy.retries import asked_delay_s, delay_s
+from proxy.retries import delay_s
+from proxy.retry_after import asked_s
 from proxy.targets import Target
 
 RETRY_COUNT = b"x-stainless-retry-count"
@@ -54,9 +56,11 @@ class Course:
         clock: Clock,
         draw: Callable[[], float],
         is_failing: Callable[[Target], bool],
+        is_out: Callable[[str, int | None], bool],
         client_retries: bool,
     ) -> None:
-        """`draw` is a random share; `is_failing` tells of a target whose last attempt failed.
+        """`draw` is a random share; `is_failing` tells of a target whose last attempt failed, and
+        `is_out` of one that is left out while there is another, or of a key by its number.
 
         `client_retries` that this request is a retry of the client's already.
         """
@@ -68,6 +72,7 @@ class Course:
         self._clock = clock
         self._draw = draw
         self._is_failing = is_failing
+        self._is_out = is_out
         self._client_retries = client_retries
         self._again: Step | None = None
         self._tried: set[str] = set()
@@ -89,6 +94,8 @@ class Course:
             return again
         while self._left:
             choice = self._left.pop(self._first_place())
+            if self._left and self._is_out(choice.target, None):
+                continue  # since it was decided
             target = self._target_of(choice.target)
             account = self._accounts[target.provider]
             if self._would_burden(target) and not self._may_burden(account):
@@ -97,7 +104,8 @@ class Course:
             if target.provider not in self._asked:
                 self._asked.add(target.provider)
                 account.budget.deposit()
-            return Step(target=target, reason=choice.reason, key=account.keys.take())
+            key = account.keys.take(partial(self._is_out, choice.target))
+            return Step(target=target, reason=choice.reason, key=key)
         return None
 
     def failed(self, step: Step, error: AdapterError) -> None:
@@ -147,8 +155,8 @@ class Course:
         if not is_transient(error) or self._tries >= settings.tries:
             return None
         headers = error.headers if isinstance(error, UpstreamError) else {}
-        asked_s = asked_delay_s(headers, self._clock.time())
-        wait_s = delay_s(self._tries, asked_s, self._draw())
+        wanted_s = asked_s(headers, self._clock.time())
+        wait_s = delay_s(self._tries, wanted_s, self._draw())
         if wait_s > settings.wait_s or wait_s >= self._time_left_s():
             return None
         if not self._may_burden(account):

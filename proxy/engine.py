@@ -26,9 +26,10 @@ from policies.base import Denial, Route
 from proxy import costs, deadlines
 from proxy import wishes as wish_list
 from proxy.accounts import Account
-from proxy.attempts import Attempts, Job, MoneyRefused, Tried
+from proxy.attempts import OURS, Attempts, Job, MoneyRefused, Tried
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
+from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.config import NO_DEADLINES
 from proxy.course import RETRY_COUNT, Course, Step
@@ -41,10 +42,12 @@ from proxy.errors import (
     stopping,
 )
 from proxy.figures import Figures
+from proxy.gates import Crowded, Gates
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
 from proxy.metering import Capped
+from proxy.priorities import Priorities
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import StreamReply, relay
@@ -96,6 +99,9 @@ class Engine:
         router: Router,
         figures: Figures,
         accounts: Mapping[str, Account],
+        circuits: Circuits,
+        gates: Gates,
+        priorities: Priorities,
         ledger: LedgerClient,
         moves: Moves,
         metrics: Metrics,
@@ -110,7 +116,8 @@ class Engine:
         self._moves = moves
         self._metrics = metrics
         self._figures = figures
-        self._attempts = Attempts(ledger, metrics, figures, clock)
+        self._circuits = circuits
+        self._attempts = Attempts(ledger, metrics, figures, circuits, gates, priorities, clock)
         self._log = log
         self._clock = clock
         self._first_payload_s = first_payload_s
@@ -301,13 +308,17 @@ class Engine:
             job.virtual_model = job.decision.model_of(target.name)
             waits = job.cold_start == "wait" or (job.cold_start == "spill" and not course.has_more)
             try:
-                tried = await self._attempts.reserve(job, target, step.reason)
+                tried = await self._attempts.reserve(job, target, step.reason, step.key.number)
             except MoneyRefused as error:
                 refusal = refusal or error.answer
                 if error.ends_the_route:
                     raise _last_word(failure, failed, refusal) from None
                 if error.refused.rate is not None:
                     course.was_limited()
+                continue
+            except Crowded as error:
+                refusal = refusal or error.answer
+                course.was_limited()
                 continue
             try:
                 await self._dispatch(job, tried, respond, step, waits=waits)
@@ -337,6 +348,7 @@ class Engine:
             clock=self._clock,
             draw=random.random,
             is_failing=self._is_failing,
+            is_out=self._circuits.is_open,
             client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
         )
 
@@ -348,7 +360,6 @@ class Engine:
     ) -> None:
         """One attempt, settled when this returns or raises."""
         try:
-            tried.key = step.key.number
             sent, call = _call(job, tried, waits=waits, fresh=step.fresh)
             async with Within(tried.limit, step.key.adapter.open(call)) as answer:
                 tried.answer_headers = answer.headers
@@ -395,6 +406,7 @@ class Engine:
         tried.limit.has_begun()
         tried.first_token_s = time.perf_counter() - tried.dispatched_at
         job.upstream_s += tried.first_token_s
+        tried.trial.answers()
         facts, _ = job.request.read_whole(
             sent.endpoint, b"", self._identity(job, tried), reads_cost=False
         )
@@ -462,6 +474,7 @@ class Engine:
             tried.limit.has_begun()
             tried.first_token_s = time.perf_counter() - tried.dispatched_at
             job.upstream_s += tried.first_token_s
+            tried.trial.answers()
 
         meter = tried.meter
         try:
@@ -478,7 +491,7 @@ class Engine:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
         except Capped as capped:
             if capped.budget is None:
-                self._attempts.settle_broken(job, tried, stream, "broken", "the ledger was silent")
+                self._attempts.settle_broken(job, tried, stream, "broken", f"{OURS}no ledger")
                 raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._attempts.settle_broken(job, tried, stream, "capped", "")
             tried.last_events = stream.cap(cap_reason(capped.budget), usage)
@@ -648,4 +661,4 @@ def _cut_short(error: BaseException) -> tuple[Outcome, str]:
     """The outcome of an attempt that ended by no fault of its provider."""
     if isinstance(error, asyncio.CancelledError):
         return "client_gone", ""
-    return "broken", f"internal: {type(error).__name__}"
+    return "broken", f"{OURS}{type(error).__name__}"

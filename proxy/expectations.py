@@ -10,8 +10,9 @@ import msgspec
 from policies.base import Denial
 from policies.constraints import matches
 from proxy.auth import ANONYMOUS
+from proxy.circuits import Circuits
 from proxy.clock import Clock
-from proxy.config import Expectation
+from proxy.config import Circuit, Expectation
 from proxy.errors import ApiError
 from proxy.explain import parse
 from proxy.figures import Figures
@@ -24,7 +25,13 @@ def unmet(
     expected: Iterable[Expectation], table: Callable[[], TargetTable], clock: Clock
 ) -> list[str]:
     """What is not as expected, a line each with its place; by what is declared of targets."""
-    router = Router(table=table, figures=Figures(clock), secret=b"", clock=clock)
+    router = Router(
+        table=table,
+        figures=Figures(clock),
+        circuits=Circuits(Circuit(), clock),
+        secret=b"",
+        clock=clock,
+    )
     found = ((i, each, _problem(each, router)) for i, each in enumerate(expected))
     return [f"expect[{i}]: {each.ask[:100]!r} {problem}" for i, each, problem in found if problem]
 

@@ -12,6 +12,7 @@ from policies.base import Candidate
 from proxy.clock import Clock
 from proxy.ledger.protocol import Outcome
 from proxy.pricing import Usage
+from proxy.spreads import Attempted, Recent
 from proxy.targets import Target
 
 HALF_LIFE_S = 120.0
@@ -73,6 +74,15 @@ class Figures:
         kept = self._kept.get(target.name)
         return UNKNOWN if kept is None else kept.measured
 
+    def recent(self, name: str) -> Recent:
+        """How the latest attempts at a target went, and how they usually go."""
+        kept = self._kept.get(name)
+        return Recent() if kept is None else kept.attempted.recent(self._clock.monotonic())
+
+    def measured_targets(self) -> tuple[str, ...]:
+        """The names of those of which there are figures."""
+        return tuple(self._kept)
+
     def began(self, target: Target) -> None:
         """An attempt is on its way; `ended` must follow."""
         self._of(target).in_flight += 1
@@ -88,15 +98,24 @@ class Figures:
         total_s: float,
         problem: str = "",
         is_at_fault: bool = True,
-    ) -> None:
-        """An attempt is over; `is_at_fault`: if it failed, then the target, as far as is known."""
-        kept = self._of(target)
+    ) -> float | None:
+        """An attempt is over; `is_at_fault`: if it failed, then the target, as far as is known.
+
+        Says after how many milliseconds its answer began, if there was one.
+        """
+        kept, now = self._of(target), self._clock.monotonic()
         kept.in_flight -= 1
-        kept.fade(self._clock.monotonic())
+        kept.fade(now)
         if outcome in ("ok", "capped"):
-            kept.answered(usage.output_tokens, first_token_s, total_s, now=self._clock.time())
-        elif is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
+            latency_ms = kept.answered(
+                usage.output_tokens, first_token_s, total_s, now=self._clock.time()
+            )
+            kept.attempted.add(latency_ms, now)
+            return latency_ms
+        if is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
             kept.failed(problem, now=self._clock.time())
+            kept.attempted.add(None, now)
+        return None
 
     def _of(self, target: Target) -> _Kept:
         kept = self._kept.get(target.name)
@@ -152,6 +171,7 @@ class _Kept:
 
     def __init__(self, now: float) -> None:
         self._faded_at = now
+        self.attempted = Attempted()
         self._latency_ms = _Average()
         self._tokens_per_second = _Average()
         self._success = _Average()
@@ -197,8 +217,11 @@ class _Kept:
 
     def answered(
         self, output_tokens: int, first_token_s: float | None, total_s: float, *, now: float
-    ) -> None:
-        """Count an answer. One that came whole began as long ago as it takes to say it."""
+    ) -> float:
+        """Count an answer, and say after how many milliseconds it began.
+
+        One that came whole began as long ago as it takes to say it.
+        """
         self._answered_at, self._failures, self._problem = now, 0, ""
         self._success.add(1.0)
         if first_token_s is None:
@@ -207,6 +230,7 @@ class _Kept:
         elif output_tokens > 1 and total_s > first_token_s:
             self._tokens_per_second.add((output_tokens - 1) / (total_s - first_token_s))
         self._latency_ms.add(first_token_s * 1e3)
+        return first_token_s * 1e3
 
     def failed(self, problem: str, *, now: float) -> None:
         """Count a failure."""

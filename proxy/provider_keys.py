@@ -8,12 +8,12 @@ provider's own words are better than ours. Which key it is is known by its numbe
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from adapters.base import Adapter, AdapterError, RateLimited, UpstreamAuth
 from proxy.clock import Clock
-from proxy.retries import asked_delay_s
+from proxy.retry_after import asked_s
 
 # How long a key rests that is limited, where the provider does not say; and at most.
 REST_S = 10.0
@@ -60,16 +60,19 @@ class ProviderKeys:
         now = self._clock.monotonic()
         return not any(key.is_usable(now) for key in self._keys)
 
-    def take(self) -> Key:
-        """The key whose turn it is."""
+    def take(self, is_out: Callable[[int], bool] = lambda number: False) -> Key:
+        """The key whose turn it is, but for those that are out while there is another."""
         if not self._several:
             return self._keys[0]
         now = self._clock.monotonic()
         in_turn = self._from(self._turn)
         self._turn = (self._turn + 1) % len(self._keys)
-        for key in in_turn:
-            if key.is_usable(now):
+        usable = [key for key in in_turn if key.is_usable(now)]
+        for key in usable:
+            if not is_out(key.number):
                 return key
+        if usable:
+            return usable[0]
         return min(in_turn, key=lambda key: (key.is_refused, key.rests_until))
 
     def after(self, key: Key) -> Key | None:
@@ -83,8 +86,8 @@ class ProviderKeys:
         if not self._several:
             return False
         if isinstance(error, RateLimited):
-            asked_s = asked_delay_s(error.headers, self._clock.time())
-            rest_s = min(LONGEST_REST_S, REST_S if asked_s is None else asked_s)
+            wanted_s = asked_s(error.headers, self._clock.time())
+            rest_s = min(LONGEST_REST_S, REST_S if wanted_s is None else wanted_s)
             key.rests_until = max(key.rests_until, self._clock.monotonic() + rest_s)
             return True
         if isinstance(error, UpstreamAuth):

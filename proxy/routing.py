@@ -37,6 +37,7 @@ from policies.rules import Circumstances, Rule
 from policies.weights import Weights
 from proxy.auth import Caller
 from proxy.causes import Cause
+from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import InvalidRequest, UnknownModel
@@ -63,6 +64,8 @@ class Decision:
     cold_start: ColdStart = "wait"
     rules: tuple[str, ...] = ()
     """The names of the rules that held."""
+    is_last_resort: bool = False
+    """Whether all of its targets should be left alone, and one is tried all the same."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Of targets that came by another virtual model than the one that was asked for: that one."""
     fallbacks: Mapping[Cause, tuple[Choice, ...]] = field(default_factory=dict)
@@ -90,9 +93,16 @@ class Router:
     """Decides by the table and the figures of the moment. One per worker."""
 
     def __init__(
-        self, *, table: Callable[[], TargetTable], figures: Figures, secret: bytes, clock: Clock
+        self,
+        *,
+        table: Callable[[], TargetTable],
+        figures: Figures,
+        circuits: Circuits,
+        secret: bytes,
+        clock: Clock,
     ) -> None:
         self._table = table
+        self._circuits = circuits
         self._clock = clock
         self._figures = figures
         self._secret = secret
@@ -177,6 +187,10 @@ class Router:
             constraints=constraints,
         )
         accepted, rejections = fitting(candidates)
+        is_last_resort = False
+        if not self._circuits.all_in:
+            accepted, left_out, is_last_resort = self._circuits.narrow(accepted)
+            rejections = (*rejections, *left_out)
         outcome = _ordered(model.policy, question, accepted, rejections, constraints, wishes)
         fallbacks: Mapping[Cause, tuple[Choice, ...]] = {}
         if model.fallbacks and wishes.allows_fallbacks:
@@ -190,6 +204,7 @@ class Router:
             outcome=outcome,
             revision=table.revision,
             cold_start=found.cold_start,
+            is_last_resort=is_last_resort,
             rules=tuple(rule.name for rule in rules),
             fallbacks=fallbacks,
         )
@@ -329,17 +344,18 @@ def _unwanted(candidate: Candidate) -> Rejection:
 
 
 def or_else(decision: Decision, other: Decision) -> Decision:
-    """A decision with the targets of another one after its own."""
+    """A decision with the targets of another one after its own; before a last resort."""
     first, then = decision.outcome, other.outcome
     if isinstance(then, Denial):
         return decision
     known = {candidate.name for candidate in decision.candidates}
     choices = () if isinstance(first, Denial) else first.choices
     chosen = {choice.target for choice in choices}
-    added = [choice for choice in then.choices if choice.target not in chosen]
+    added = tuple(choice for choice in then.choices if choice.target not in chosen)
+    comes_first = decision.is_last_resort and not other.is_last_resort
     outcome = replace(
         then if isinstance(first, Denial) else first,
-        choices=(*choices, *added),
+        choices=(*added, *choices) if comes_first else (*choices, *added),
         rejections=first.rejections,
     )
     others = {choice.target: other.model for choice in added} if other.model else {}
@@ -348,6 +364,7 @@ def or_else(decision: Decision, other: Decision) -> Decision:
         decision,
         outcome=outcome,
         candidates=(*decision.candidates, *candidates),
+        is_last_resort=decision.is_last_resort and other.is_last_resort,
         others={**others, **decision.others},
     )
 

@@ -117,6 +117,40 @@ class Metrics:
             ("provider",),
             registry=own,
         )
+        self.ejections = Counter(
+            "tollway_ejections_total",
+            "Times that a target was left out for its failures.",
+            ("target",),
+            registry=own,
+        )
+        self.circuits_open = Gauge(
+            "tollway_circuits_open",
+            "Circuits that are open: a target, one of its keys, in one worker.",
+            ("target",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.concurrency_limit = Gauge(
+            "tollway_concurrency_limit",
+            "Requests that a target may have at the same time, as its workers have learned it.",
+            ("target",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.queued = Gauge(
+            "tollway_queued_requests",
+            "Requests that wait for a place at a target now.",
+            ("target",),
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.queue_seconds = Histogram(
+            "tollway_queue_seconds",
+            "Waits for a place at a target, of requests that had to wait.",
+            ("target",),
+            registry=own,
+            buckets=_SECONDS,
+        )
         self.alerts = Counter(
             "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
         )

@@ -14,14 +14,13 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from adapters.base import AdapterError, Deadlines
 from adapters.http.http_rules import Origin
 from adapters.http.transport import open_transport
+from proxy import retry_after
 
 TIMEOUT_S = 10.0
 """For one try, from the first packet to the head of the answer."""
@@ -91,7 +90,7 @@ class Webhook:
         if not 200 <= status < 300:
             raise NotTaken(
                 f"it answered with status {status}",
-                retry_after_s=_seconds(asked, now),
+                retry_after_s=retry_after.seconds(asked, now),
                 is_final=status == HTTPStatus.GONE,
             )
 
@@ -146,15 +145,3 @@ def _split(url: str) -> tuple[str, str]:
         raise ValueError("a webhook's URL has no fragment")
     query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}", (parts.path or "/") + query
-
-
-def _seconds(retry_after: str, now: int) -> float | None:
-    """The header (RFC 9110, section 10.2.3) as seconds; None where it says nothing."""
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after[:9])
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except (ValueError, TypeError):
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds())

@@ -28,29 +28,37 @@ from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
 from proxy.admin.models import ModelsApi
 from proxy.admin.reload import ReloadApi
+from proxy.admin.targets import TargetsApi
 from proxy.alerts import Alerts, Receiver
 from proxy.app import App, Endpoint, health_routes
 from proxy.auth import Auth
+from proxy.baselines import Baselines
+from proxy.circuits import Circuits
 from proxy.clock import Clock, SystemClock
 from proxy.config import FIXED, Config, Server
 from proxy.config import Alerts as AlertSettings
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
+from proxy.ejections import Ejections
 from proxy.engine import Engine
 from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.figures import Figures
+from proxy.gates import Gates
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
+from proxy.health import HealthChecks
 from proxy.http import Exchange
 from proxy.inference import Inference
+from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
-from proxy.ledger.protocol import AlertsDelivered
+from proxy.ledger.protocol import AlertsDelivered, RaiseAlert
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.priorities import Priorities
 from proxy.reloading import Outcome, ask_soon
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
@@ -146,10 +154,14 @@ def run(
 class Parts:
     """What a worker keeps while revisions of the configuration come and go."""
 
+    number: int
     ledger: LedgerClient
     host: HostClient
     moves: Moves
     figures: Figures
+    baselines: Baselines
+    circuits: Circuits
+    gates: Gates
     metrics: Metrics
     log: RequestLog
     clock: Clock
@@ -182,11 +194,18 @@ async def _serve(
         else None
     )
     clock = SystemClock()
+    figures = Figures(clock)
+    host = HostClient(plan.data.path)
+    ejections = Ejections(table=lambda: current.table(), metrics=metrics, models=host)
     parts = Parts(
+        number=number,
         ledger=ledger,
-        host=HostClient(plan.data.path),
+        host=host,
         moves=Moves(ledger, plan.secret),
-        figures=Figures(clock),
+        figures=figures,
+        baselines=Baselines(plan.config.alerts, figures),
+        circuits=Circuits(plan.config.circuit, clock, ejections),
+        gates=Gates({}, metrics, clock),
         metrics=metrics,
         log=RequestLog(on=server_settings.access_log),
         clock=clock,
@@ -196,6 +215,9 @@ async def _serve(
             queue=server_settings.queue,
             queue_s=server_settings.queue_s,
         ),
+    )
+    comparing = asyncio.create_task(
+        parts.baselines.run(lambda it: ledger.call(RaiseAlert(0, it.kind, it.target, it.text)))
     )
     current = Current(make_serving(plan, parts, make_store(plan)))
     preparations = Preparations(
@@ -244,7 +266,7 @@ async def _serve(
         await preparations.aclose()
         parts.log.flush()
         taking_over.close()
-        for task in (sweeping, delivering):
+        for task in (sweeping, delivering, comparing):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -275,6 +297,8 @@ class _Revisions:
         self._alerts = alerts
         self._server = server
         self._watching: asyncio.Task[NoReturn] | None = None
+        self._checks: HealthChecks | None = None
+        self._checking: asyncio.Task[None] | None = None
         self._tidying: tuple[ResponseStore, asyncio.Task[None]] | None = None
 
     async def apply(self, revision: Revision) -> None:
@@ -297,15 +321,16 @@ class _Revisions:
         self._server.unready_s = server.unready_s
         self._parts.log.is_on = server.access_log
         self._parts.metrics.revision.set(plan.revision)
+        self._parts.baselines.follow(plan.config.alerts)
         self.go_on()
         if self._alerts is not None and plan.config.alerts != before.config.alerts:
             await self._alerts.send_to(receivers(plan.config.alerts))
 
     def go_on(self) -> None:
         """Begin and end what is done beside requests, as the plan has it."""
+        self._look_after_targets()
         if self._plan.host is not None and self._watching is None:
-            watching = self._parts.host.watch(self._current.find)
-            self._watching = asyncio.create_task(watching)
+            self._watching = asyncio.create_task(self._parts.host.watch(self._found))
         store = self._current.serving.store
         if self._tidying is not None and self._tidying[0] is not store:
             self._tidying[1].cancel()
@@ -313,9 +338,32 @@ class _Revisions:
         if self._tidying is None and store is not None and self._alerts is not None:
             self._tidying = store, asyncio.create_task(store.tidy_always(_warn_of_store))
 
+    def _look_after_targets(self) -> None:
+        providers = self._plan.config.providers
+        adaptive = {name: each.adaptive for name, each in providers.items() if each.adaptive}
+        self._parts.gates.follow(adaptive)
+        keys = {
+            name: range(1, len(each.api_keys) + 1)
+            for name, each in providers.items()
+            if len(each.api_keys) > 1
+        }
+        self._parts.circuits.follow(self._plan.config.circuit, keys)
+        if self._checking is not None:
+            self._checking.cancel()
+        accounts = self._current.serving.accounts.by_provider
+        asked = {name: each.health for name, each in providers.items() if each.health}
+        asked = {name: health for name, health in asked.items() if name in accounts}
+        self._checks = HealthChecks(asked, accounts, self._parts.circuits)
+        self._checking = asyncio.create_task(self._checks.run())
+
+    def _found(self, inventory: Inventory) -> None:
+        self._current.find(inventory)
+        if self._checks is not None:
+            self._checks.look_at(inventory)
+
     def close(self) -> None:
         """Begin nothing more."""
-        for task in (self._watching, self._tidying and self._tidying[1]):
+        for task in (self._watching, self._checking, self._tidying and self._tidying[1]):
             if task is not None:
                 task.cancel()
 
@@ -372,14 +420,19 @@ def make_serving(
 ) -> Serving:
     """A revision that can be served; raises `StartError`. Its adapters may be those of `before`."""
     settings = plan.config.server
-    accounts = Accounts(
-        plan.table, parts.host, before, clock=parts.clock, workers=settings.workers
-    )
+    accounts = Accounts(plan.table, parts.host, before, clock=parts.clock, workers=settings.workers)
     engine = Engine(
         router=Router(
-            table=plan.table, figures=parts.figures, secret=plan.secret, clock=parts.clock
+            table=plan.table,
+            figures=parts.figures,
+            circuits=parts.circuits,
+            secret=plan.secret,
+            clock=parts.clock,
         ),
         figures=parts.figures,
+        circuits=parts.circuits,
+        gates=parts.gates,
+        priorities=Priorities(plan.config.priorities),
         accounts=accounts.by_provider,
         ledger=parts.ledger,
         moves=parts.moves,
@@ -425,8 +478,11 @@ def build_app(
     served = Outcome(
         revision=plan.revision, source=plan.config.source, needs_restart=plan.needs_restart
     )
+    targets_api = TargetsApi(
+        table=table, figures=parts.figures, circuits=parts.circuits, worker=parts.number
+    )
     reload_api = ReloadApi(served, partial(ask_soon, plan.data.path))
-    admin = AdminApi(books, models_api, moves, reload_api, token=plan.admin_token)
+    admin = AdminApi(books, models_api, targets_api, moves, reload_api, token=plan.admin_token)
     own_key = OwnKey(auth=auth, books=books)
     began_at = time.time()
     entries = Entries(

@@ -23,6 +23,7 @@ from proxy.admin.operations import Operation, json_response
 from proxy.admin.reload import ReloadApi
 from proxy.admin.spend import SpendApi
 from proxy.admin.swaps import SwapsApi
+from proxy.admin.targets import TargetsApi
 from proxy.errors import ApiError, Internal, MissingKey, NotFound, WrongKey, WrongMethod
 from proxy.http import new_request_id
 from proxy.swaps.moves import Moves
@@ -35,10 +36,17 @@ class AdminApi:
     """All operations, and who may ask for them."""
 
     def __init__(
-        self, books: Books, models: ModelsApi, moves: Moves, reload: ReloadApi, *, token: str
+        self,
+        books: Books,
+        models: ModelsApi,
+        targets: TargetsApi,
+        moves: Moves,
+        reload: ReloadApi,
+        *,
+        token: str,
     ) -> None:
         self._token = token.encode()
-        self._operations = all_operations(books, models, moves, reload)
+        self._operations = all_operations(books, models, targets, moves, reload)
 
     def application(self) -> Starlette:
         """The routes, each behind the token."""
@@ -90,7 +98,7 @@ class AdminApi:
 
 
 def all_operations(
-    books: Books, models: ModelsApi, moves: Moves, reload: ReloadApi
+    books: Books, models: ModelsApi, targets: TargetsApi, moves: Moves, reload: ReloadApi
 ) -> list[Operation]:
     """Every operation there is."""
     return [
@@ -99,6 +107,7 @@ def all_operations(
         *BudgetsApi(books).operations(),
         *SpendApi(books).operations(),
         *models.operations(),
+        *targets.operations(),
         *SwapsApi(books, moves).operations(),
         *reload.operations(),
         *LiteLlmApi(books).operations(),

@@ -13,6 +13,7 @@ import typer
 from proxy import price_list, serve
 from proxy import wishes as wish_list
 from proxy.auth import ANONYMOUS
+from proxy.circuits import Circuits
 from proxy.cli.asking import ConfigOption, DataOption, JsonOption
 from proxy.cli.output import Grid, console, note, print_json
 from proxy.clock import SystemClock
@@ -97,7 +98,14 @@ def _decided(
     loaded = serve.load_config(options, os.environ)
     book, _ = price_list.load(Path(loaded.server.data))
     tables = serve.resolve(loaded, os.environ, book).tables
-    router = Router(table=tables, figures=Figures(SystemClock()), secret=b"", clock=SystemClock())
+    clock = SystemClock()
+    router = Router(
+        table=tables,
+        figures=Figures(clock),
+        circuits=Circuits(loaded.circuit, clock),
+        secret=b"",
+        clock=clock,
+    )
     try:
         request = parse(msgspec.json.encode(body))
         wishes = wish_list.read({n.encode(): text.encode() for n, text in headers.items()})

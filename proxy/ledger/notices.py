@@ -17,6 +17,8 @@ from proxy.pricing import format_usd
 from proxy.swaps.core import Swap
 
 _DAY_S = 86_400
+# What several workers see of a target within so long is one and the same.
+_SAME_S = 600
 # Occasions of this day that are remembered, so that each is looked up in the file once.
 _MOST_REMEMBERED = 10_000
 
@@ -31,6 +33,8 @@ class Notices:
         self.news: list[AlertRaised] = []
         """What workers must be told."""
         self._raised: set[str] = set()
+        self._episodes: dict[str, int] = {}
+        """When workers began to see something; what is as old as `_SAME_S` is over."""
 
     def set_percents(self, percents: tuple[int, ...], book: Book) -> None:
         """Raise alerts at other shares from now on."""
@@ -102,9 +106,18 @@ class Notices:
         )
 
     def asked(self, op: RaiseAlert, now: int) -> Alert | None:
-        """Raise what somebody else saw; None where it was raised today."""
+        """Raise what somebody else saw; None where it was raised not long ago."""
+        occasion = f"{op.kind}:{op.subject}"
+        if op.kind == "drift":
+            occasion = f"{occasion}:{now // _DAY_S}"
+        else:
+            since = self._episodes.get(occasion, -_SAME_S)
+            if len(self._episodes) >= _MOST_REMEMBERED:
+                self._episodes.clear()
+            self._episodes[occasion] = since = since if now < since + _SAME_S else now
+            occasion = f"{occasion}:{since}"
         return self._raise(
-            f"{op.kind}:{op.subject}:{now // _DAY_S}",
+            occasion,
             now=now,
             kind=op.kind,
             subject=op.subject,

@@ -65,7 +65,7 @@ metered stream when no more can be held. `finish` holds every request's maximum 
 """
 
 
-AlertKind = Literal["budget", "overrun", "unpriced", "drift", "swap"]
+AlertKind = Literal["budget", "overrun", "unpriced", "drift", "swap", "errors", "latency"]
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -421,10 +421,14 @@ class Prune(msgspec.Struct, frozen=True, array_like=True, tag=17):
 
 
 class RaiseAlert(msgspec.Struct, frozen=True, array_like=True, tag=18):
-    """Raise an alert that the ledger cannot see itself (`drift`). Once per `subject` and day."""
+    """Raise an alert that the ledger cannot see itself, once for each `subject`.
+
+    `drift` (of an invoice) once a day; what workers see of targets, `errors` and `latency`, once in
+    ten minutes, however many of them see it.
+    """
 
     seq: Count
-    kind: Literal["drift"]
+    kind: Literal["drift", "errors", "latency"]
     subject: str
     text: str
     amount_nanousd: int = 0

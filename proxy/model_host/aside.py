@@ -28,9 +28,10 @@ class Background(Generic[T]):
         """Its result; None where it takes longer, or what began earlier still goes on."""
         if self._running is not None and not self._running.done():
             return None
+        # By the time that this one wakes up, another may have been begun.
         running = self._running = _begun(work)
         done, _ = await asyncio.wait([running], timeout=within_s)
-        return running.result() if done else None  # the next piece may have begun by now
+        return running.result() if done else None
 
 
 def _begun(work: Callable[[], T]) -> asyncio.Future[T]:

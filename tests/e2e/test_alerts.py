@@ -16,7 +16,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, serving
-from tests.e2e.upstream import Upstream
+from tests.e2e.upstream import Call, Line, Upstream
 from tests.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -217,3 +217,30 @@ def test_without_webhooks_an_alert_is_logged(upstream: Upstream, tmp_path: Path)
         until(lambda: tollway.query("SELECT 1 FROM alerts WHERE delivered_at"), told=tollway.log)
         assert deliveries(tollway) == {"alerts budget": 1}
         assert tollway.log().count("alert: global has spent") == 1
+
+
+def test_a_target_that_fails_is_told(upstream: Upstream, inbox: Inbox, tmp_path: Path) -> None:
+    async def down(call: Call, line: Line) -> None:
+        await line.json({"error": {"message": "down"}}, "503 Service Unavailable")
+
+    slack = Inbox()
+    webhook = {"url": inbox.url, "secret": SECRET, "kinds": ["errors", "latency"]}
+    as_slack = {"url": slack.url, "format": "slack", "kinds": ["errors"]}
+    config = configured(upstream, webhook, as_slack, percents=[100])
+    config["alerts"]["least_attempts"] = 5
+    upstream.scripts["m1"] = down
+    try:
+        with serving(tmp_path, config) as tollway:
+            for _ in range(20):
+                assert tollway.chat().status_code == 502
+            told = Webhook(SECRET).verify(*reversed(inbox.next()))
+            assert json.loads(slack.next()[1])["text"] == f"Tollway: {told['text']}"
+            until(lambda: undelivered(tollway) == 0, told=tollway.log)
+    finally:
+        slack.close()
+    assert (told["type"], told["subject"], told["budget"]) == ("errors", "up/m1", None)
+    assert re.fullmatch(
+        r"up/m1: (\d+) of \1 attempts of the last five minutes failed, more than 0.05 of them",
+        told["text"],
+    )
+    assert inbox.messages.empty()

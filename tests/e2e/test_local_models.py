@@ -395,3 +395,22 @@ def test_a_server_that_is_killed_is_said_to_have_been(tmp_path: Path) -> None:
             return await running.ended()
 
     assert "llama-server was killed (SIGKILL)" in asyncio.run(scene())
+
+
+def test_a_model_that_is_well_but_answers_nothing_is_started_anew(
+    machine: Machine, tmp_path: Path
+) -> None:
+    ill = tmp_path / "ill"
+    ill.touch()
+    machine.model("a.gguf", ill=str(ill))
+    config = machine.config({"target": "local/a", "model": "a.gguf"})
+    with serving(tmp_path, config) as tollway:
+        assert tollway.chat("local/a").status_code == 502
+        ill.unlink()
+        for _ in range(4):
+            assert tollway.chat("local/a").status_code == 502
+        first, *_ = machine.pids
+        until(lambda: not is_alive(first))
+        assert tollway.chat("local/a").status_code == 200
+        assert machine.loads == ["a", "a"]
+        assert "local/a is left out" in tollway.log()

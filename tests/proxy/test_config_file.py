@@ -95,6 +95,19 @@ def _build(text: str, **environ: str) -> config.Config:
         ("providers: {up: {adapter: vertex, region: us}}", "providers.up.project:", "missing"),
         ("providers: {up: {adapter: bedrock, region: a.b}}", "providers.up.region:", "us-east-1"),
         (
+            "providers: {up: {adapter: bedrock, region: us, health: {every_s: 5}}}",
+            "providers.up.health:",
+            "remove it",
+        ),
+        ("circuit: {percent: 0}", "circuit.percent:", ">= 1"),
+        (
+            "providers: {up: {base_url: 'http://up', adaptive: {least: 5, most: 4}}}",
+            "providers.up.adaptive.least:",
+            "more than 'most'",
+        ),
+        ("priorities: {'user:x': high}", "priorities.user:x:", "key:ID"),
+        ("priorities: {'key:x': urgent}", "priorities", "high"),
+        (
             'providers: {up: {adapter: bedrock, region: us, profile: "a\\nb"}}',
             "providers.up.profile:",
             "printable",

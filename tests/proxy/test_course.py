@@ -75,6 +75,7 @@ class Scene:
             clock=self.hands,
             draw=lambda: 0.5,
             is_failing=lambda target: target.name in failing.split(),
+            is_out=lambda target, key: False,
             client_retries=client_retries,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,13 @@ from policies.constraints import Constraints
 from policies.weights import CRITERIA, Weights
 from proxy import config_file, serve
 from proxy.auth import ANONYMOUS
+from proxy.circuits import Circuits
 from proxy.clock import SystemClock
+from proxy.config import Circuit
 from proxy.errors import ApiError
 from proxy.figures import Figures
 from proxy.price_book import PriceBook
-from proxy.routing import Decision, Router
+from proxy.routing import Decision, Router, or_else
 from proxy.targets import VirtualModel
 from proxy.wire import chat
 from proxy.wishes import Wishes
@@ -62,7 +65,14 @@ def routers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Router, Router]:
     table = serve.resolve(loaded, {}, PriceBook.load(), looks=False).tables
     clock = SystemClock()
     first, second = (
-        Router(table=table, figures=Figures(clock), secret=b"key", clock=clock) for _ in range(2)
+        Router(
+            table=table,
+            figures=Figures(clock),
+            circuits=Circuits(loaded.circuit, clock),
+            secret=b"key",
+            clock=clock,
+        )
+        for _ in range(2)
     )
     return first, second
 
@@ -225,3 +235,55 @@ def test_a_policy_cannot_choose_nothing_or_what_is_no_candidate(
         routers[0].decide(
             replace(found, policy=Own()), _parsed("cheapest", "Hi"), Wishes(constraints=limits)
         )
+
+
+def _without(routers: tuple[Router, Router], *out: str) -> Router:
+    """A router of the same targets, where some have failed too often."""
+    circuits = Circuits(Circuit(), SystemClock())
+    for name in out:
+        for _ in range(5):
+            circuits.begin(name).end("failed", "it broke")
+    made = copy(routers[0])
+    made._circuits = circuits
+    return made
+
+
+@given(
+    model=st.sampled_from(tuple(CONFIG["models"])),
+    text=texts,
+    out=st.sets(st.sampled_from(NAMES)),
+)
+def test_what_is_out_is_left_out_unless_nothing_else_is_left(
+    routers: tuple[Router, Router], model: str, text: str, out: set[str]
+) -> None:
+    request = _parsed(model, text)
+    usual = _decide(routers[0], request, Wishes(), None).outcome
+    router = _without(routers, *(f"up/{name}" for name in out))
+    decision = _decide(router, request, Wishes(), None)
+    assert decision.outcome.__class__ is usual.__class__
+    left_out = {r.target for r in decision.outcome.rejections if r.code == "circuit"}
+    if isinstance(usual, Denial):
+        assert not left_out
+        return
+    could = {choice.target for choice in usual.choices}
+    chosen = {choice.target for choice in decision.outcome.choices}
+    is_out = {f"up/{name}" for name in out}
+    assert decision.is_last_resort == (could <= is_out)
+    assert chosen == could - left_out
+    assert left_out == (could & is_out) - (chosen if decision.is_last_resort else set())
+    assert len(chosen) == 1 or not chosen & is_out
+
+
+def test_another_model_comes_before_a_last_resort(routers: tuple[Router, Router]) -> None:
+    router = _without(routers, "up/a", "up/c")
+    rule = "Write a Python function that sorts"
+    first = _decide(router, _parsed("ordered", rule), Wishes(), None)
+    other = _decide(router, _parsed("cheapest", "Hi"), Wishes(), None)
+    assert first.is_last_resort
+    both = or_else(first, other)
+    assert [choice.target for choice in both.outcome.choices] == ["up/b", "up/d", "up/c"]
+    assert not both.is_last_resort
+    assert both.model_of("up/b") == "cheapest"
+    assert both.model_of("up/c") == "ordered"
+    usual = or_else(_decide(routers[0], _parsed("ordered", rule), Wishes(), None), other)
+    assert [choice.target for choice in usual.outcome.choices] == ["up/c", "up/b", "up/d"]

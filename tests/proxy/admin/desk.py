@@ -18,13 +18,17 @@ from proxy.admin.app import AdminApi
 from proxy.admin.books import Books
 from proxy.admin.models import ModelsApi
 from proxy.admin.reload import ReloadApi
+from proxy.admin.targets import TargetsApi
+from proxy.circuits import Circuits
 from proxy.clock import SystemClock
+from proxy.config import Circuit
+from proxy.figures import Figures
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AdminOp, AdminReply, Settlement, Usage
 from proxy.price_book import PriceBook
 from proxy.reloading import Outcome, Wanted
 from proxy.swaps.moves import Moves
-from proxy.targets import build_table
+from proxy.targets import Target, build_table
 from proxy.yaml_file import YamlFile
 from tests.proxy.ledger.making import an_attempt
 from tests.proxy.ledger.process import LedgerProcess
@@ -59,14 +63,26 @@ class Desk:
             providers=frozenset(built.providers),
             clock=SystemClock(),
         )
+        self.figures = Figures(SystemClock())
+        self.circuits = Circuits(Circuit(), SystemClock())
+        self.targets = TargetsApi(
+            table=lambda: table, figures=self.figures, circuits=self.circuits, worker=0
+        )
         self.app = AdminApi(
             self.books,
             ModelsApi(None),
+            self.targets,
             Moves(self.ledger, SECRET),
             nothing_to_reload(),
             token=TOKEN,
         ).application()
+        self._table = table
         self.run(self.ledger.connect())
+
+    def target(self, name: str) -> Target:
+        found = self._table.target(name)
+        assert found is not None
+        return found
 
     def close(self) -> None:
         self.run(self.ledger.aclose())

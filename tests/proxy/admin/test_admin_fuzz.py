@@ -34,7 +34,11 @@ _VALUES = st.recursive(
 @given(data=st.data())
 def test_no_body_is_our_fault_or_breaks_the_ledger(shared_desk: Desk, data: st.DataObject) -> None:
     operations = all_operations(
-        shared_desk.books, ModelsApi(None), Moves(shared_desk.ledger, b""), nothing_to_reload()
+        shared_desk.books,
+        ModelsApi(None),
+        shared_desk.targets,
+        Moves(shared_desk.ledger, b""),
+        nothing_to_reload(),
     )
     operation: Operation = data.draw(st.sampled_from([o for o in operations if o.body is not None]))
     known = {"key_id": _a_key(shared_desk), "team_id": _a_team(shared_desk)}

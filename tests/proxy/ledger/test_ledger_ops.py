@@ -402,6 +402,17 @@ def test_an_unpriced_target_and_a_drift_are_told_once_a_day(books: Books) -> Non
     assert books.do(drift) == Done(1, 1)
 
 
+def test_what_several_workers_see_of_a_target_is_told_once(books: Books) -> None:
+    for worker in range(3):
+        seen = RaiseAlert(1, "errors", "openai/m", f"{worker} of 20 failed")
+        assert books.do(seen) == Done(1, 1 if worker == 0 else 0)
+        books.now += 299
+    assert books.do(RaiseAlert(1, "latency", "openai/m", "slow")) == Done(1, 1)
+    assert books.do(RaiseAlert(1, "errors", "openai/other", "…")) == Done(1, 1)
+    assert books.do(RaiseAlert(1, "errors", "openai/m", "again")) == Done(1, 1)
+    assert [kind for kind, _, _ in raised(books)] == ["errors", "latency", "errors", "errors"]
+
+
 def test_alerts_are_kept_until_they_are_delivered(books: Books) -> None:
     books.reserve(1, 0, priced=False)
     (news,) = books.ledger.take_news()

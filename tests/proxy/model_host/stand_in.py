@@ -3,7 +3,8 @@
 The file is JSON, maybe after the beginning of a GGUF file: `log` (a file that gets a line at
 each start), `gate` (a file that must be there before it serves), `fails` (why it does not start),
 `megabytes` (that it takes), `deaf` (whether `/health` is left unanswered once the file of that name
-is there).
+is there), `ill` (whether it answers nothing but `/health`: if the file of that name is there at its
+start).
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def _load(asked: argparse.Namespace) -> ThreadingHTTPServer:
     class Answer(_Answer):
         name = asked.name
         deaf = Path(script["deaf"]) if "deaf" in script else None
+        is_ill = "ill" in script and Path(script["ill"]).exists()
         ballast = bytes(b"x" * (script.get("megabytes", 0) << 20))
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
@@ -82,6 +84,7 @@ class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     name: str
     deaf: Path | None
+    is_ill: bool
     ballast: bytes
 
     def do_GET(self) -> None:
@@ -94,6 +97,9 @@ class _Answer(BaseHTTPRequestHandler):
         assert self.headers["authorization"] == f"Bearer {os.environ['LLAMA_API_KEY']}"
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         said = json.dumps(asked.get("messages", ""))
+        if self.is_ill:
+            self.send_error(500)
+            return
         if not asked.get("stream"):
             message = {"role": "assistant", "content": f"{self.name} {os.getpid()}"}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}

@@ -1,0 +1,277 @@
+"""Scripted outages: a target that fails is left alone, and used again once it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.e2e.tollway import Tollway, provider, serving
+from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
+from tests.proxy.model_host.model_server import ModelServer, openai_list
+
+OUT_S = 3.0
+
+
+class Outage:
+    """What a target does: fails, or holds what it is asked until it is told how to end."""
+
+    def __init__(self) -> None:
+        self.held = asyncio.Event()
+        self._go_on = asyncio.Event()
+
+    async def hold(self, call: Call, line: Line) -> None:
+        self.held.set()
+        await self._go_on.wait()
+        await answer_ok(call, line)
+
+    def release(self, upstream: Upstream) -> None:
+        upstream.in_loop(self._go_on.set)
+
+
+async def overloaded(call: Call, line: Line) -> None:
+    await line.json({"error": {"message": "down"}}, "503 Service Unavailable")
+
+
+async def resets(call: Call, line: Line) -> None:
+    line.reset()
+    raise ConnectionResetError
+
+
+async def breaks_off(call: Call, line: Line) -> None:
+    await line.start_stream()
+    line.reset()
+    raise ConnectionResetError
+
+
+async def breaks_in_the_middle(call: Call, line: Line) -> None:
+    await line.start_stream()
+    await line.event(chunk({"role": "assistant", "content": "Hel"}))
+    line.reset()
+    raise ConnectionResetError
+
+
+async def not_json(call: Call, line: Line) -> None:
+    await line.json(b"<html>we are down</html>")
+
+
+@pytest.fixture
+def running(upstream: Upstream, tmp_path: Path) -> Iterator[Tollway]:
+    config = provider(upstream.base_url, "m1", "m2", "m3")
+    config["models"] |= {
+        "two": {"targets": ["up/m1", "up/m2"]},
+        "one": {"targets": ["up/m1"]},
+        "kept": {
+            "targets": ["up/m1", "up/m2", "up/m3"],
+            "policy": {"name": "balanced", "sticky": True},
+        },
+    }
+    config["circuit"] = {"out_s": OUT_S}
+    config["discover"] = False
+    with serving(tmp_path, config) as tollway:
+        yield tollway
+
+
+def _models(upstream: Upstream) -> list[str]:
+    return [call.model for call in upstream.calls]
+
+
+def _rejections(tollway: Tollway, model: str = "two") -> dict[str, tuple[str, str]]:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+    shown = tollway.post("/v1/route", body).json()
+    return {each["target"]: (each["code"], each["reason"]) for each in shown["rejections"]}
+
+
+def _until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _until_on_trial(tollway: Tollway, model: str = "two") -> None:
+    _until(lambda: not _rejections(tollway, model))
+
+
+def _metric(tollway: Tollway, name: str) -> float:
+    headers = {"authorization": f"Bearer {tollway.environ['TOLLWAY_ADMIN_TOKEN']}"}
+    lines = tollway.get("/metrics", headers=headers).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+
+
+@pytest.mark.parametrize(
+    ("outage", "stream"),
+    [
+        (overloaded, False),
+        (overloaded, True),
+        (resets, False),
+        (breaks_off, True),
+        (not_json, False),
+    ],
+)
+def test_a_target_that_fails_is_left_out_at_once_and_tried_by_one(
+    upstream: Upstream, running: Tollway, outage: Script, stream: bool
+) -> None:
+    upstream.scripts["m1"] = outage
+    for _ in range(10):
+        assert running.chat("two", stream=stream).status_code == 200
+    # A connection that is reset may have been an old one, and is tried once more on a fresh one.
+    asked = _models(upstream)
+    failed = len([row for row in running.rows(15) if row["target"] == "up/m1"])
+    assert asked.count("m1") == failed
+    assert asked[-5:] == ["m2"] * 5
+    code, reason = _rejections(running)["up/m1"]
+    assert code == "circuit"
+    assert reason.startswith("left out for ")
+    assert _metric(running, "tollway_circuits_open") == 1
+    assert _metric(running, "tollway_ejections_total") == 1
+
+    # Its time is over: one request tries it, and while that is under way nobody else does.
+    held = Outage()
+    upstream.scripts["m1"] = held.hold
+    _until_on_trial(running)
+    upstream.calls.clear()
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(running.chat, "two", stream=stream)
+        upstream.wait_for_calls(1)
+        others = list(pool.map(lambda _: running.chat("two", stream=stream), range(16)))
+        assert {reply.headers["x-tollway-model"] for reply in others} == {"up/m2"}
+        assert _models(upstream).count("m1") == 1
+        held.release(upstream)
+        assert first.result().headers["x-tollway-model"] == "up/m1"
+
+    # It answered: everybody is back.
+    upstream.scripts.clear()
+    assert running.chat("two", stream=stream).headers["x-tollway-model"] == "up/m1"
+    assert _rejections(running) == {}
+    assert _metric(running, "tollway_circuits_open") == 0
+    assert "up/m1 is left out for 3 s: 5 of 5 requests failed" in running.log()
+
+
+def test_a_trial_that_fails_puts_it_out_for_longer(upstream: Upstream, running: Tollway) -> None:
+    upstream.scripts["m1"] = overloaded
+    for _ in range(6):
+        running.chat("two")
+    _until_on_trial(running)
+    upstream.calls.clear()
+    for _ in range(3):
+        assert running.chat("two").headers["x-tollway-model"] == "up/m2"
+    assert _models(upstream) == ["m1", "m2", "m2", "m2"]
+    assert "up/m1 is left out for 6 s" in running.log()
+
+
+def test_streams_that_break_in_the_middle_count(upstream: Upstream, running: Tollway) -> None:
+    upstream.scripts["m1"] = breaks_in_the_middle
+    for _ in range(6):
+        running.chat("two", stream=True)
+    assert _models(upstream) == ["m1"] * 5 + ["m2"]
+
+
+def test_the_last_one_is_never_left_out(upstream: Upstream, running: Tollway) -> None:
+    upstream.scripts["m1"] = upstream.scripts["m2"] = overloaded
+    for model in ("one", "up/m1"):
+        for _ in range(8):
+            assert running.chat(model).status_code == 502
+    assert len(upstream.calls) == 16
+    for _ in range(8):
+        running.chat("two")
+    upstream.calls.clear()
+    # Both are out: one of them is tried all the same, and that it answers brings it back.
+    assert running.chat("two").status_code == 502
+    assert len(upstream.calls) == 1
+    upstream.scripts.clear()
+    assert running.chat("one").status_code == 200
+    assert running.chat("two").headers["x-tollway-model"] == "up/m1"
+
+
+def test_what_is_not_its_fault_does_not_count(upstream: Upstream, running: Tollway) -> None:
+    async def refuses(call: Call, line: Line) -> None:
+        await line.json({"error": {"message": "no"}}, "404 Not Found")
+
+    async def never(call: Call, line: Line) -> None:
+        await line.until_closed()
+
+    upstream.scripts["m1"] = refuses
+    for _ in range(10):
+        running.chat("two")
+    assert _models(upstream).count("m1") == 10
+    upstream.scripts["m1"] = never
+    upstream.calls.clear()
+    for number in range(10):
+        with pytest.raises(Exception, match="timed out"):
+            _left(running, 0.2)
+        assert upstream.wait_for_calls(number + 1)[number].closed.wait(10)
+    running.rows(20)
+    assert _models(upstream) == ["m1"] * 10
+    assert _rejections(running) == {}
+
+
+def _left(tollway: Tollway, after_s: float) -> None:
+    body: dict[str, Any] = {"model": "two", "messages": [{"role": "user", "content": "Hello"}]}
+    httpx2.post(f"{tollway.url}/v1/chat/completions", json=body, timeout=after_s)
+
+
+def test_a_provider_that_asks_for_rest_gets_it(upstream: Upstream, running: Tollway) -> None:
+    async def limits(call: Call, line: Line) -> None:
+        error = {"error": {"message": "slow down"}}
+        await line.json(error, "429 Too Many Requests", "retry-after: 2\r\n")
+
+    upstream.scripts["m1"] = limits
+    for _ in range(4):
+        assert running.chat("two").status_code == 200
+    assert _models(upstream) == ["m1", "m2", "m2", "m2", "m2"]
+    code, reason = _rejections(running)["up/m1"]
+    assert code == "resting"
+    assert reason.startswith("left alone for ")
+    assert reason.endswith("slow down")
+    upstream.scripts.clear()
+    _until_on_trial(running)
+    assert running.chat("two").headers["x-tollway-model"] == "up/m1"
+    assert _metric(running, "tollway_ejections_total") == 0
+
+
+def test_a_conversation_moves_only_while_its_target_is_out(
+    upstream: Upstream, running: Tollway
+) -> None:
+    home = running.chat("kept").headers["x-tollway-model"]
+    model = home.removeprefix("up/")
+    upstream.scripts[model] = overloaded
+    upstream.calls.clear()
+    for _ in range(8):
+        assert running.chat("kept").status_code == 200
+    asked = _models(upstream)
+    assert asked.count(model) == 5
+    assert len({each for each in asked if each != model}) == 1
+    upstream.scripts.clear()
+    _until_on_trial(running, "kept")
+    assert running.chat("kept").headers["x-tollway-model"] == home
+    assert running.chat("kept").headers["x-tollway-model"] == home
+
+
+def test_a_provider_that_is_asked_is_left_out_before_a_request_has_to_find_out(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    with ModelServer({"/v1/models": openai_list("m1")}) as sick:
+        config = provider(upstream.base_url, "m1")
+        config["providers"]["sick"] = {
+            "base_url": f"{sick.url}/v1",
+            "api_key": "sk-sick",
+            "health": {"every_s": 1, "misses": 1},
+        }
+        config["targets"].append({"target": "sick/m1", "price": "free"})
+        config["models"]["two"] = {"targets": ["sick/m1", "up/m1"]}
+        with serving(tmp_path, config) as tollway:
+            assert _rejections(tollway) == {}
+            sick.stop()
+            _until(lambda: _rejections(tollway).get("sick/m1", ("", ""))[0] == "silent")
+            reply = tollway.chat("two")
+            assert reply.headers["x-tollway-model"] == "up/m1"
+            assert reply.headers["x-tollway-attempts"] == "1"
+            sick.start()
+            _until(lambda: _rejections(tollway) == {})
