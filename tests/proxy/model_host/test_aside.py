@@ -68,3 +68,19 @@ def test_a_folder_that_hangs_holds_nobody_up() -> None:
             await background.run(lambda: 1 // 0, 10)
 
     asyncio.run(scene())
+
+
+def test_who_waits_gets_what_was_begun_for_it() -> None:
+    """Also where the next work begins before the one that waited for the last has gone on."""
+
+    async def scene() -> None:
+        background: Background[str] = Background()
+
+        async def ask(name: str) -> None:
+            for _ in range(100):
+                assert await background.run(lambda: name, PATIENCE_S) in (name, None)
+                await asyncio.sleep(0)
+
+        await asyncio.gather(ask("one"), ask("other"))
+
+    asyncio.run(scene())
