@@ -301,6 +301,7 @@ class Engine:
             if step.is_retry:
                 self._metrics.retries.labels(step.target.provider).inc()
                 self._attempts.settle_last(job)
+                job.upstream_s += step.delay_s  # it is for the provider's sake
                 await asyncio.sleep(step.delay_s)
             if job.due.left_s() <= 0:
                 raise from_upstream(job.due.error())

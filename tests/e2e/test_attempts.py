@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 
 from proxy.ledger.audit import audit
 from tests.e2e.raw import connect, post
-from tests.e2e.tollway import Tollway, events, provider, serving
+from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
 
 CLOSED_S = 0.25
@@ -137,18 +138,20 @@ def test_upstreams_see_the_end_of_a_request_soon_after_its_deadline(
     closed_after: list[float] = []
 
     async def script(call: Call, line: Line) -> None:
+        asked_at = time.monotonic()
         try:
             await line.until_closed()
         finally:
-            closed_after.append(time.monotonic() - began)
+            closed_after.append(time.monotonic() - asked_at)
 
     upstream.scripts["m1"] = script
-    for _ in range(5):
-        began = time.monotonic()
+    # The quickest of many: what others run on this machine is not what is measured.
+    for _ in range(20):
         assert tollway.chat("up/m1", headers={"x-tollway-deadline-ms": "300"}).status_code == 504
         assert upstream.calls[-1].closed.wait(PATIENT_S)
-    # The quickest of several: what others run on this machine is not what is measured.
-    assert min(closed_after) - 0.3 <= CLOSED_S
+        if closed_after[-1] - 0.3 <= CLOSED_S:
+            return
+    raise AssertionError(closed_after)
 
 
 def test_a_stream_that_has_begun_ends_with_an_error_event(
@@ -316,12 +319,7 @@ def test_one_target_is_asked_again_after_a_moment(tollway: Tollway, upstream: Up
     assert reply.headers["x-tollway-attempts"] == "2"
     rows = tollway.rows()[-2:]
     assert [row["outcome"] for row in rows] == ["upstream_error", "ok"]
-    assert (
-        "tollway_retries_total"
-        in tollway.get(
-            "/metrics", headers={"authorization": "Bearer test-admin-token-0123456789"}
-        ).text
-    )
+    assert 'tollway_retries_total{provider="up"} ' in _metrics(tollway)
 
 
 @pytest.mark.parametrize(
@@ -376,16 +374,31 @@ def test_a_dead_upstream_gets_little_more_than_the_requests(
     assert requests < len(upstream.calls) <= most
 
 
-def test_a_retry_is_not_waited_for_by_nobody(tollway: Tollway, upstream: Upstream) -> None:
-    upstream.scripts["m1"] = says("429 Slow", headers="retry-after: 3\r\n")
-    body = {"model": "up/m1", "messages": [{"role": "user", "content": "Hello"}]}
-    with pytest.raises(httpx2.ReadTimeout):
-        httpx2.post(f"{tollway.url}/v1/chat/completions", json=body, timeout=1)
-    before = len(tollway.rows(1))
-    upstream.scripts["m1"] = answer_ok
-    assert tollway.chat("up/m1").status_code == 200
-    assert len(tollway.rows(before + 1)) == before + 1
-    assert len(upstream.calls) == 2
+def test_a_retry_is_not_waited_for_by_nobody(upstream: Upstream, tmp_path: Path) -> None:
+    upstream.scripts["m1"] = says("429 Slow", headers="retry-after: 60\r\n")
+    config = configured(upstream)
+    config["providers"]["up"]["retries"] = {"wait_s": 600}
+    body = b'{"model": "up/m1", "messages": [{"role": "user", "content": "Hello"}]}'
+    with serving(tmp_path, config) as tollway:
+        with connect(tollway) as client:
+            client.send(post(body))
+            tollway.rows(1)  # what it was told is settled, however long it waits
+            assert _open_requests(tollway) == 1
+        deadline = time.monotonic() + PATIENT_S
+        while _open_requests(tollway):
+            assert time.monotonic() < deadline
+        assert len(upstream.calls) == 1
+
+
+def _open_requests(tollway: Tollway) -> int:
+    """How many requests are being answered, but for the one that asks."""
+    found = re.search(r"^tollway_open_requests(?:\{.*\})? (\S+)$", _metrics(tollway), re.M)
+    assert found
+    return int(float(found[1])) - 1
+
+
+def _metrics(tollway: Tollway) -> str:
+    return tollway.get("/metrics", headers={"authorization": f"Bearer {ADMIN_TOKEN}"}).text
 
 
 # --- fallbacks by cause --------------------------------------------------------------------
