@@ -174,6 +174,11 @@ async def _serve(
         checks.look_at(inventory)
 
     watching = asyncio.create_task(host.watch(found)) if plan.host is not None else None
+    gates = Gates(
+        {name: each.adaptive for name, each in plan.config.providers.items() if each.adaptive},
+        metrics,
+        clock,
+    )
     engine = Engine(
         router=Router(
             table=plan.table,
@@ -184,11 +189,7 @@ async def _serve(
         ),
         figures=figures,
         circuits=circuits,
-        gates=Gates(
-            {name: each.adaptive for name, each in plan.config.providers.items() if each.adaptive},
-            metrics,
-            clock,
-        ),
+        gates=gates,
         priorities=Priorities(plan.config.priorities),
         adapters=adapters,
         ledger=ledger,
@@ -199,7 +200,9 @@ async def _serve(
         first_payload_s=server_settings.first_payload_s,
         hear_out_s=server_settings.hear_out_s,
     )
-    targets_api = TargetsApi(table=plan.table, figures=figures, circuits=circuits, worker=number)
+    targets_api = TargetsApi(
+        table=plan.table, figures=figures, circuits=circuits, gates=gates, worker=number
+    )
     preparations = Preparations(
         ledger=ledger,
         moves=moves,
