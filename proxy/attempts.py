@@ -47,8 +47,6 @@ from proxy.wire.dialect import Facts, Request, Stream
 # An orphan's uncertain remainder is released after this long: longer than any provider answers.
 ORPHAN_DEADLINE_S = 3600
 CLAMP_HEADER = b"x-tollway-clamp"
-OURS = "internal: "
-"""What the error of an attempt begins with that failed through no fault of its provider."""
 # Counting takes a second or so for this much.
 MOST_COUNTED_BYTES = 4 << 20
 
@@ -352,7 +350,6 @@ class Attempts:
             job.unsent = tried.settlement
         else:
             self._ledger.settle(tried.settlement)
-        is_at_fault = is_at_fault and not error.startswith(OURS)
         tried.trial.end(_verdict(outcome, tried.status, is_at_fault), error)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
         latency_ms = self._figures.ended(
@@ -410,6 +407,7 @@ class Attempts:
         *,
         output_bytes: int,
         output_events: int = 0,
+        is_at_fault: bool = True,
         falls_back: bool = False,
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
@@ -435,6 +433,7 @@ class Attempts:
             cost_nanousd=cost,
             uncertain_nanousd=uncertain,
             error=error,
+            is_at_fault=is_at_fault,
             falls_back=falls_back,
         )
 
@@ -492,12 +491,27 @@ class Attempts:
             self._circuits.rest(tried.target.name, rest_s, tried.key, problem=error.message)
 
     def settle_broken(
-        self, job: Job, tried: Tried, stream: Stream, outcome: Outcome, error: str
+        self,
+        job: Job,
+        tried: Tried,
+        stream: Stream,
+        outcome: Outcome,
+        error: str,
+        *,
+        is_at_fault: bool = True,
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
         usage = costs.taken(job.request, tried.target, stream.usage)
         if usage is not None and stream.is_finished:
-            self._settle(job, tried, outcome, usage, estimated=False, error=error)
+            self._settle(
+                job,
+                tried,
+                outcome,
+                usage,
+                estimated=False,
+                error=error,
+                is_at_fault=is_at_fault,
+            )
         else:
             self.settle_estimated(
                 job,
@@ -506,6 +520,7 @@ class Attempts:
                 error,
                 output_bytes=stream.output_bytes,
                 output_events=stream.output_events,
+                is_at_fault=is_at_fault,
             )
         assert tried.usage is not None
         return tried.usage
