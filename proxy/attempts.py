@@ -48,8 +48,6 @@ from proxy.wire.dialect import Facts, Request, Stream
 # An orphan's uncertain remainder is released after this long: longer than any provider answers.
 ORPHAN_DEADLINE_S = 3600
 CLAMP_HEADER = b"x-tollway-clamp"
-OURS = "internal: "
-"""What the error of an attempt begins with that failed through no fault of its provider."""
 # Counting takes a second or so for this much.
 MOST_COUNTED_BYTES = 4 << 20
 
@@ -357,7 +355,6 @@ class Attempts:
             job.unsent = tried.settlement
         else:
             self._ledger.settle(tried.settlement)
-        is_at_fault = is_at_fault and not error.startswith(OURS)
         tried.trial.end(_verdict(outcome, tried.status, is_at_fault), error)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
         latency_ms = self._figures.ended(
@@ -417,6 +414,7 @@ class Attempts:
         output_bytes: int,
         output_events: int = 0,
         cut_by: AdapterError | None = None,
+        is_at_fault: bool = True,
         falls_back: bool = False,
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
@@ -443,7 +441,7 @@ class Attempts:
             cost_nanousd=cost,
             uncertain_nanousd=uncertain,
             error=error,
-            is_at_fault=cut_by is None or _is_at_fault(cut_by),
+            is_at_fault=is_at_fault and (cut_by is None or _is_at_fault(cut_by)),
             falls_back=falls_back,
         )
 
@@ -511,11 +509,20 @@ class Attempts:
         error: str,
         *,
         cut_by: AdapterError | None = None,
+        is_at_fault: bool = True,
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
         usage = costs.taken(job.request, tried.target, stream.usage)
         if usage is not None and stream.is_finished:
-            self._settle(job, tried, outcome, usage, estimated=False, error=error)
+            self._settle(
+                job,
+                tried,
+                outcome,
+                usage,
+                estimated=False,
+                error=error,
+                is_at_fault=is_at_fault,
+            )
         else:
             self.settle_estimated(
                 job,
@@ -525,6 +532,7 @@ class Attempts:
                 output_bytes=stream.output_bytes,
                 output_events=stream.output_events,
                 cut_by=cut_by,
+                is_at_fault=is_at_fault,
             )
         assert tried.usage is not None
         return tried.usage

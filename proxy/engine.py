@@ -26,7 +26,7 @@ from policies.base import Denial, Route
 from proxy import costs, deadlines
 from proxy import wishes as wish_list
 from proxy.accounts import Account
-from proxy.attempts import OURS, Attempts, Job, MoneyRefused, Tried
+from proxy.attempts import Attempts, Job, MoneyRefused, Tried
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.circuits import Circuits
@@ -373,7 +373,9 @@ class Engine:
             raise
         except BaseException as error:
             if tried.settlement is None:
-                self._attempts.settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
+                self._attempts.settle_estimated(
+                    job, tried, *_cut_short(error), output_bytes=0, is_at_fault=False
+                )
             raise
 
     # --- replies ---------------------------------------------------------------------------
@@ -429,7 +431,11 @@ class Engine:
             raise from_upstream(error, tried.target.name) from None
         except BaseException as error:
             self._attempts.settle_estimated(
-                job, tried, *_cut_short(error), output_bytes=facts.output_bytes
+                job,
+                tried,
+                *_cut_short(error),
+                output_bytes=facts.output_bytes,
+                is_at_fault=False,
             )
             raise
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
@@ -492,7 +498,9 @@ class Engine:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
         except Capped as capped:
             if capped.budget is None:
-                self._attempts.settle_broken(job, tried, stream, "broken", f"{OURS}no ledger")
+                self._attempts.settle_broken(
+                    job, tried, stream, "broken", "the ledger was silent", is_at_fault=False
+                )
                 raise LedgerDown("the ledger cannot be reached, so no more is held") from None
             usage = self._attempts.settle_broken(job, tried, stream, "capped", "")
             tried.last_events = stream.cap(cap_reason(capped.budget), usage)
@@ -503,7 +511,7 @@ class Engine:
             self._attempts.settle_broken(job, tried, stream, "broken", error.message, cut_by=error)
             tried.last_events = stream.fail(from_upstream(error, tried.target.name))
         except BaseException as error:
-            self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
+            self._attempts.settle_broken(job, tried, stream, *_cut_short(error), is_at_fault=False)
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
                 await reply.fail(stopping(), stream)
             raise
@@ -662,4 +670,4 @@ def _cut_short(error: BaseException) -> tuple[Outcome, str]:
     """The outcome of an attempt that ended by no fault of its provider."""
     if isinstance(error, asyncio.CancelledError):
         return "client_gone", ""
-    return "broken", f"{OURS}{type(error).__name__}"
+    return "broken", f"internal: {type(error).__name__}"

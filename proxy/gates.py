@@ -59,6 +59,11 @@ class Gates:
             self._settings = settings
             self._gates.clear()
 
+    def limit_of(self, target: Target) -> int | None:
+        """How many requests it may have now; None where there is no limit, or none was learned."""
+        gate = self._gates.get(target.metric_name)
+        return None if gate is None else gate.limit
+
     @property
     def are_there(self) -> bool:
         """Whether any target has one."""
@@ -96,11 +101,16 @@ class _Gate:
         self._queued = metrics.queued.labels(name)
         self._waits = metrics.queue_seconds.labels(name)
         self._shown_limit = metrics.concurrency_limit.labels(name)
-        self._shown_limit.set(self._gradient.limit)
+        self._shown_limit.set(self.limit)
+
+    @property
+    def limit(self) -> int:
+        """How many requests the target may have."""
+        return self._gradient.limit
 
     async def enter(self, caller: str, priority: Priority) -> None:
         """Return with a place; raises `Crowded`."""
-        if self._in_flight < self._gradient.limit and not self._queue:
+        if self._in_flight < self.limit and not self._queue:
             self._in_flight += 1
             return
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -124,21 +134,21 @@ class _Gate:
 
     def leave(self, first_token_s: float | None, *, overloaded: bool) -> None:
         """One is done."""
-        before = self._gradient.limit
+        before = self.limit
         self._gradient.ended(
             first_token_s,
             overloaded=overloaded,
             in_flight=self._in_flight,
             now=self._clock.monotonic(),
         )
-        if self._gradient.limit != before:
-            self._shown_limit.set(self._gradient.limit)
+        if self.limit != before:
+            self._shown_limit.set(self.limit)
         self._go()
 
     def _go(self) -> None:
         """A place is free: those whose turn it is have it, and as many more as there are."""
         self._in_flight -= 1
-        while self._in_flight < self._gradient.limit and self._queue:
+        while self._in_flight < self.limit and self._queue:
             turn = self._queue.take()
             if turn is not None and not turn.done():
                 self._in_flight += 1

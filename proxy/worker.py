@@ -479,7 +479,11 @@ def build_app(
         revision=plan.revision, source=plan.config.source, needs_restart=plan.needs_restart
     )
     targets_api = TargetsApi(
-        table=table, figures=parts.figures, circuits=parts.circuits, worker=parts.number
+        table=table,
+        figures=parts.figures,
+        circuits=parts.circuits,
+        gates=parts.gates,
+        worker=parts.number,
     )
     reload_api = ReloadApi(served, partial(ask_soon, plan.data.path))
     admin = AdminApi(books, models_api, targets_api, moves, reload_api, token=plan.admin_token)

@@ -8,6 +8,7 @@ from proxy.admin.operations import Operation, operation
 from proxy.admin.shapes import Shown, iso
 from proxy.circuits import Circuits, State
 from proxy.figures import Figures
+from proxy.gates import Gates
 from proxy.targets import Target, TargetTable
 
 
@@ -23,6 +24,8 @@ class TargetShown(Shown, frozen=True, kw_only=True):
     """How often in a row it was put out."""
     problem: str
     in_flight: int
+    limit: int | None
+    """How many there may be, as was learned; null where nobody learns it."""
     attempts: int
     """Of the last five minutes, as `failures`."""
     failures: int
@@ -53,11 +56,13 @@ class TargetsApi:
         table: Callable[[], TargetTable],
         figures: Figures,
         circuits: Circuits,
+        gates: Gates,
         worker: int,
     ) -> None:
         self._table = table
         self._figures = figures
         self._circuits = circuits
+        self._gates = gates
         self._worker = worker
 
     def operations(self) -> list[Operation]:
@@ -81,6 +86,7 @@ class TargetsApi:
             times_out=standing.times,
             problem=standing.problem,
             in_flight=self._figures.candidate(target).in_flight,
+            limit=self._gates.limit_of(target),
             attempts=recent.attempts,
             failures=recent.failures,
             error_rate=round(recent.error_rate, 4),

@@ -129,6 +129,10 @@ def test_a_target_that_fails_is_left_out_at_once_and_tried_by_one(
     code, reason = _rejections(running)["up/m1"]
     assert code == "circuit"
     assert reason.startswith("left out for ")
+    shown = {each["name"]: each for each in running.admin("GET", "/targets")["data"]}
+    assert (shown["up/m1"]["state"], shown["up/m1"]["times_out"]) == ("out", 1)
+    assert (shown["up/m2"]["state"], shown["up/m2"]["failures"]) == ("in", 0)
+    assert shown["up/m2"]["attempts"] == 10
     assert _metric(running, "tollway_circuits_open") == 1
     assert _metric(running, "tollway_ejections_total") == 1
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.concurrency import Gradient
+from proxy.fair_queue import FairQueue
 
 
 class Shop:
@@ -112,3 +113,87 @@ def test_it_stays_within_its_bounds(
         now += pause_s
         gradient.ended(first_s, overloaded=overloaded, in_flight=in_flight, now=now)
         assert least <= gradient.limit <= most
+
+
+class Crowd:
+    """More requests than a server can answer, which wait in turn for two seconds at most.
+
+    A server with more requests than its capacity answers each of them later, and as many in all.
+    """
+
+    QUEUE_S = 2.0
+    PATIENT_S = 3.0
+    """What is answered later than this nobody reads any more."""
+
+    def __init__(self, gradient: Gradient | None, *, capacity: int, per_s: float) -> None:
+        self.gradient = gradient
+        self.capacity = capacity
+        self.per_s = per_s
+        self.base_s = 0.2
+        self.waits: list[float] = []
+        self.answered = 0
+        self._queue: FairQueue[tuple[float, int]] = FairQueue(1000)
+        self._work: list[list[float]] = []
+        """Of each request at the server: when it came, when it began there, what is left to do."""
+        self._random = random.Random(7)
+        self._now = 0.0
+        self._number = 0
+
+    def run(self, seconds: float, step_s: float = 0.02) -> None:
+        until = self._now + seconds
+        while self._now < until:
+            self._now += step_s
+            for _ in range(int(self.per_s * step_s + self._random.random())):
+                self._number += 1
+                caller = self._random.choice("aaaaaaabc")
+                self._queue.put((self._now, self._number), caller, "normal")
+            self._let_in()
+            self._serve(step_s)
+
+    def _let_in(self) -> None:
+        while self.gradient is None or len(self._work) < self.gradient.limit:
+            came = self._queue.take()
+            if came is None:
+                return
+            wait_s = self._now - came[0]
+            if wait_s <= self.QUEUE_S:
+                self.waits.append(wait_s)
+                self._work.append([came[0], self._now, self.base_s])
+
+    def _serve(self, step_s: float) -> None:
+        share = min(1.0, self.capacity / max(1, len(self._work)))
+        for each in self._work:
+            each[2] -= step_s * share
+        done = [each for each in self._work if each[2] <= 0]
+        for came_at, began_at, _ in done:
+            self.answered += self._now - came_at <= self.PATIENT_S
+            if self.gradient is not None:
+                self.gradient.ended(
+                    self._now - began_at,
+                    overloaded=False,
+                    in_flight=len(self._work),
+                    now=self._now,
+                )
+        self._work = [each for each in self._work if each[2] > 0]
+
+
+def test_five_times_too_much_is_answered_as_well_as_can_be() -> None:
+    """And of a server that slows down to an eighth the same, and nobody waits for two seconds."""
+    peak_per_s = 32 / 0.2
+    crowd = Crowd(Gradient(least=1, most=1000, first=10), capacity=32, per_s=5 * peak_per_s)
+    crowd.run(30)
+    crowd.answered = 0
+    crowd.run(30)
+    assert crowd.answered >= 0.9 * 30 * peak_per_s
+    crowd.capacity = 4
+    crowd.run(30)
+    crowd.answered, crowd.waits = 0, []
+    crowd.run(30)
+    assert crowd.answered >= 0.9 * 30 * peak_per_s / 8
+    assert sorted(crowd.waits)[len(crowd.waits) * 99 // 100] <= 2.0
+    # Without a limit next to nobody gets an answer while it is wanted.
+    crowd = Crowd(None, capacity=32, per_s=5 * peak_per_s)
+    crowd.run(10)
+    crowd.answered = 0
+    crowd.run(10)
+    assert crowd.answered < 0.1 * 10 * peak_per_s

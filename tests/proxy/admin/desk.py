@@ -23,12 +23,14 @@ from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.config import Circuit
 from proxy.figures import Figures
+from proxy.gates import Gates
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AdminOp, AdminReply, Settlement, Usage
 from proxy.price_book import PriceBook
 from proxy.reloading import Outcome, Wanted
 from proxy.swaps.moves import Moves
 from proxy.targets import Target, build_table
+from proxy.telemetry import Metrics
 from proxy.yaml_file import YamlFile
 from tests.proxy.ledger.making import an_attempt
 from tests.proxy.ledger.process import LedgerProcess
@@ -66,7 +68,11 @@ class Desk:
         self.figures = Figures(SystemClock())
         self.circuits = Circuits(Circuit(), SystemClock())
         self.targets = TargetsApi(
-            table=lambda: table, figures=self.figures, circuits=self.circuits, worker=0
+            table=lambda: table,
+            figures=self.figures,
+            circuits=self.circuits,
+            gates=Gates({}, Metrics(), SystemClock()),
+            worker=0,
         )
         self.app = AdminApi(
             self.books,

@@ -18,6 +18,7 @@ def test_targets_are_shown_with_their_circuits_and_figures(desk: Desk) -> None:
         "times_out": 0,
         "problem": "",
         "in_flight": 0,
+        "limit": None,
         "attempts": 0,
         "failures": 0,
         "error_rate": 0.0,
