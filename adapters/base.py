@@ -188,11 +188,15 @@ class Overloaded(UpstreamError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deadlines:
-    """Seconds an attempt may take: to connect, to the first answer byte, between bytes."""
+    """Seconds an attempt may take: to connect, to the first answer byte, between bytes.
+
+    `silent_s` is how long a stream may bring bytes and say nothing: comments, pings.
+    """
 
     connect_s: float = 10.0
     first_byte_s: float = 120.0
     idle_s: float = 60.0
+    silent_s: float = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,6 +92,8 @@ class Deadlines(Strict, frozen=True):
     connect_s: _Seconds = 10.0
     first_byte_s: _Seconds = 120.0
     idle_s: _Seconds = 60.0
+    silent_s: _Seconds = 300.0
+    """How long a stream may bring bytes and say nothing: comments, pings."""
 
 
 class PriceTier(Strict, frozen=True):

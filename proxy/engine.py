@@ -427,6 +427,7 @@ class Engine:
                 on_first=on_first,
                 on_progress=partial(self._attempts.progressed, job, tried, stream),
                 meter=meter,
+                silent_s=tried.target.deadlines.silent_s,
             )
             if meter is not None and stream.usage is not None:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from adapters.base import Answer, ConnectionLost, MalformedAnswer
+from adapters.silence import silent
 from proxy.errors import ApiError
 from proxy.http import Exchange, HeaderList
 from proxy.metering import Meter
@@ -97,14 +98,18 @@ async def relay(
     on_first: Callable[[], None],
     on_progress: Callable[[], None],
     meter: Meter | None = None,
+    silent_s: float,
 ) -> None:
     """Relay a stream up to its last event, which the caller sends when the attempt is settled.
 
     `on_first` is called when the first payload is about to leave, `on_progress` now and then.
+    Events that say nothing may come for `silent_s`.
     Raises `AdapterError`s, and `Capped` by the `meter`; returns only after a whole stream.
     """
     waiting = b""
     batches = 0
+    said = 0
+    silent_since: float | None = None
     while payloads := await answer.payloads():
         events, failure = stream.feed_all(payloads)
         if stream.has_payload:
@@ -119,6 +124,10 @@ async def relay(
                 raise MalformedAnswer("the provider's stream has no content after 256 KiB")
         if failure is not None:
             raise failure
+        if stream.output_events > said:
+            said, silent_since = stream.output_events, None
+        else:
+            silent_since = silent(silent_since, silent_s)
         if meter is not None and not stream.is_finished:
             await meter.follow(stream.output_events, stream.output_bytes)
         batches += 1

@@ -397,6 +397,7 @@ class _Maker:
                 connect_s=deadlines.connect_s,
                 first_byte_s=target.timeout_s or deadlines.first_byte_s,
                 idle_s=deadlines.idle_s,
+                silent_s=deadlines.silent_s,
             ),
             demonstration=adapter is not None and adapter.demonstration,
             # What stands behind `provider/*` is counted together: clients may ask for anything.
