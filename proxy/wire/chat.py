@@ -15,7 +15,7 @@ from adapters.base import Endpoint
 from policies.base import Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
-from proxy.wire import answers, chunks, preferences
+from proxy.wire import answers, chunks, preferences, repairs
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
@@ -260,9 +260,11 @@ class ChatRequest:
 
     def read_whole(
         self, sent: Endpoint, body: bytes, identity: Identity, *, reads_cost: bool
-    ) -> tuple[Facts, Whole]:
-        """The answer as it came."""
-        return answers.read_chat(body, reads_cost=reads_cost), Whole(body=body)
+    ) -> tuple[Facts, Whole | None]:
+        """The answer as it came, or put right."""
+        facts = answers.read_chat(body, reads_cost=reads_cost)
+        whole = repairs.repaired(body, identity)
+        return facts, None if whole is None else Whole(body=whole)
 
     def read_stream(self, sent: Endpoint, identity: Identity, *, reads_cost: bool) -> Stream:
         """The canonical stream."""

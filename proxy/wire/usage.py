@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ _MOST_USD = 10_000
 # English averages four bytes a token; the error per language is in docs/money.md.
 BYTES_PER_TOKEN = 4
 _BYTES_OF_AN_EVENT = 6
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,6 +192,19 @@ def shown(usage: Usage) -> dict[str, int]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
+
+
+def completed(usage: dict[str, Any]) -> dict[str, Any]:
+    """A provider's usage object with the three counts that clients add up.
+
+    As it is where it has them, or says nothing that could be true.
+    """
+    missing = [name for name in _COUNTS if type(usage.get(name)) is not int]
+    counted = reported(usage) if missing else None
+    if counted is None:
+        return usage
+    counts = shown(counted)
+    return {**usage, **{name: counts[name] for name in missing}}
 
 
 def _count(value: object) -> int | None:
