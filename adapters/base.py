@@ -60,6 +60,14 @@ Endpoint = Literal[
 """What is asked for, and the dialect it is asked in."""
 
 
+Prefill = Literal["plain", "prefix", "partial", "continue"]
+"""How a provider is asked to go on with a text that the last message, the assistant's, begins.
+
+`plain`: by that message alone; `prefix` and `partial`: by a member of that name in it;
+`continue`: by `continue_final_message` beside the messages, and no `add_generation_prompt`.
+"""
+
+
 class AdapterError(Exception):
     """An attempt failed.
 

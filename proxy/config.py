@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from adapters.base import Prefill
 from adapters.wire.templates import Endpoints
 from policies.base import Capability, Domain, Task
 from policies.constraints import NO_CONSTRAINTS, Constraints
@@ -315,6 +316,8 @@ class Target(Strict, frozen=True):
     zero_retention: bool = False
     """Whether nothing of a request is kept there, by your contract."""
     defaults: Defaults = NO_DEFAULTS
+    prefill: Prefill | Literal["none"] | None = None
+    """How it is asked to go on with an answer that was begun; unset, as its adapter says."""
     backend: Backend | None = None
     """For a local model, as all below: what runs it; unset, `llama_server`."""
     needs_mb: _Positive | None = None
@@ -365,6 +368,8 @@ class VirtualModel(Strict, frozen=True):
     description: str = ""
     downgrade: list[DowngradeTier] = []
     cold_start: ColdStart = "wait"
+    continuation: bool = False
+    """Whether a stream that breaks goes on at the next target that can take it up."""
 
 
 class Expectation(Strict, frozen=True):

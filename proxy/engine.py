@@ -7,6 +7,7 @@ exactly once, whatever happens: settling is synchronous, so no cancellation can 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
+from proxy.continuation import Broken, rest_of
 from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
@@ -49,7 +51,9 @@ from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
-from proxy.wire.dialect import Identity, Request, Sent, Upstream
+from proxy.wire import chunks
+from proxy.wire.continuing import Transcript, continued, may_continue
+from proxy.wire.dialect import Identity, Request, Sent, Stream, Upstream
 from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
@@ -59,6 +63,7 @@ _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 # The content types that servers send sound with.
 _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _PPM = 1_000_000
+_logger = logging.getLogger("tollway")
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -385,11 +390,15 @@ class Engine:
             first_payload_s=self._first_payload_s,
         )
 
-        async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
-            await self._respond_stream(job, tried, sent, answer, reply)
-
+        assert job.decision is not None
+        model = job.table.models.get(job.decision.model)
+        if model is not None and model.continues and may_continue(job.request):
+            reply.transcript = Transcript()
         try:
-            await self._try_each(job, route, respond)
+            broken = await self._stream_from(job, route, reply, None)
+            whole = job.request
+            while broken is not None:
+                broken = await self._go_on(job, whole, route, reply, broken)
             # Here, where the upstream is closed: however slowly the client reads, it generates
             # nothing more.
             if job.last is not None and job.last.last_events:
@@ -405,13 +414,54 @@ class Engine:
         finally:
             reply.close()
 
+    async def _stream_from(
+        self, job: Job, route: Route, reply: StreamReply, before: Broken | None
+    ) -> Broken | None:
+        """Stream from one target of the route; what became of that where another may go on."""
+        broken: Broken | None = None
+
+        async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+            nonlocal broken
+            broken = await self._respond_stream(job, tried, sent, answer, reply, before)
+
+        await self._try_each(job, route, respond)
+        return broken
+
+    async def _go_on(
+        self, job: Job, whole: Request, route: Route, reply: StreamReply, broken: Broken
+    ) -> Broken | None:
+        """Let a later target of the route go on with a stream; raises its failure if none can."""
+        rest = rest_of(route, broken.target, job.table)
+        request = continued(whole, broken.said, broken.said_tokens)
+        if rest is None or request is None:
+            raise broken.failure
+        _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
+        job.request = request
+        reply.resume()
+        try:
+            return await self._stream_from(job, rest, reply, broken)
+        except ApiError:
+            raise broken.failure from None
+
     async def _respond_stream(
-        self, job: Job, tried: Tried, sent: Sent, answer: Answer, reply: StreamReply
-    ) -> None:
+        self,
+        job: Job,
+        tried: Tried,
+        sent: Sent,
+        answer: Answer,
+        reply: StreamReply,
+        before: Broken | None,
+    ) -> Broken | None:
+        """Relay a stream and settle it; returns it where it broke and another may go on with it."""
         request = job.request
-        stream = request.read_stream(
-            sent.endpoint, self._identity(job, tried), reads_cost=tried.target.reports_cost
-        )
+        stream: Stream
+        if before is None:
+            opening = b""
+            stream = request.read_stream(
+                sent.endpoint, self._identity(job, tried), reads_cost=tried.target.reports_cost
+            )
+        else:
+            answer, stream, opening = before.resumed(answer, tried.target)
         tried.told = stream
 
         def on_first() -> None:
@@ -428,6 +478,7 @@ class Engine:
                 on_progress=partial(self._attempts.progressed, job, tried, stream),
                 meter=meter,
                 silent_s=tried.target.deadlines.silent_s,
+                opening=opening,
             )
             if meter is not None and stream.usage is not None:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
@@ -441,8 +492,19 @@ class Engine:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
                 raise
-            self._attempts.settle_broken(job, tried, stream, "broken", error.message)
-            await reply.fail(from_upstream(error, tried.target.name), stream)
+            usage = self._attempts.settle_broken(job, tried, stream, "broken", error.message)
+            failure = from_upstream(error, tried.target.name)
+            if error.retry_elsewhere and (said := reply.said()) and not job.is_gone:
+                assert isinstance(stream, chunks.Stream)
+                return Broken(
+                    target=tried.target.name,
+                    stream=stream,
+                    said=said,
+                    said_tokens=usage.output_tokens + (before.said_tokens if before else 0),
+                    taken=usage,
+                    failure=failure,
+                )
+            await reply.fail(failure, stream)
         except BaseException as error:
             self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
@@ -456,6 +518,7 @@ class Engine:
         finally:
             if meter is not None:
                 meter.close()
+        return None
 
     def _identity(self, job: Job, tried: Tried) -> Identity:
         return Identity(
@@ -560,6 +623,7 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
             clamp=job.clamp,
             drop_params=drops,
             defaults=target.default_members,
+            prefill=target.prefill,
         )
     )
     return sent, Call(

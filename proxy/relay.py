@@ -16,6 +16,7 @@ from adapters.silence import silent
 from proxy.errors import ApiError
 from proxy.http import Exchange, HeaderList
 from proxy.metering import Meter
+from proxy.wire.continuing import Transcript
 from proxy.wire.dialect import Stream
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -45,14 +46,26 @@ class StreamReply:
         self._keepalive: asyncio.Task[None] | None = None
         self.has_payload = False
         """True once a payload has left: the point of no return for fallbacks."""
+        self.transcript: Transcript | None = None
+        """What has left, where another target may go on with it."""
 
     async def send(self, events: bytes) -> None:
         """Send events; the first ones send status 200 before them."""
         self._last_write = self._loop.time()
         self.has_payload = True
+        if self.transcript is not None:
+            self.transcript.add(events)
         if not self._exchange.started:
             await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
         await self._exchange.write(events)
+
+    def said(self) -> str:
+        """What has left, where another target may go on with it; else empty."""
+        return "" if self.transcript is None else self.transcript.text()
+
+    def resume(self) -> None:
+        """Another target goes on: of what it says nothing has left yet."""
+        self.has_payload = False
 
     async def finish(self, events: bytes) -> None:
         """Send the last events and end the body at once."""
@@ -99,14 +112,15 @@ async def relay(
     on_progress: Callable[[], None],
     meter: Meter | None = None,
     silent_s: float,
+    opening: bytes = b"",
 ) -> None:
     """Relay a stream up to its last event, which the caller sends when the attempt is settled.
 
     `on_first` is called when the first payload is about to leave, `on_progress` now and then.
-    Events that say nothing may come for `silent_s`.
+    Events that say nothing may come for `silent_s`. `opening` leaves before the first payload.
     Raises `AdapterError`s, and `Capped` by the `meter`; returns only after a whole stream.
     """
-    waiting = b""
+    waiting = opening
     batches = 0
     said = 0
     silent_since: float | None = None

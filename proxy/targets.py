@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
-from adapters.base import Deadlines, Endpoint
+from adapters.base import Deadlines, Endpoint, Prefill
 from policies import registry as policy_registry
 from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
 from policies.constraints import NO_CONSTRAINTS, Constraints
@@ -119,6 +119,8 @@ class Target:
     specialisations: frozenset[str] = frozenset()
     defaults: cfg.Defaults = cfg.NO_DEFAULTS
     """What it is sent where the client leaves it out."""
+    prefill: Prefill | None = None
+    """How it is asked to go on with an answer that was begun; None where it cannot be."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -205,6 +207,8 @@ class VirtualModel:
     constraints: Constraints = NO_CONSTRAINTS
     rules: tuple[Rule, ...] = ()
     """Those that may hold for it."""
+    continues: bool = False
+    """Whether a stream of it that breaks goes on at the next target that can take it up."""
     in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
     """What it is where a rule of that name has other targets for it."""
 
@@ -356,6 +360,13 @@ class _Maker:
         # Children of our own take chats alone, and a completion can be told as one.
         return spoken if target.backend in (None, "llama_server") else spoken - {"completions"}
 
+    def _prefill(self, target: cfg.Target, model: str) -> Prefill | None:
+        if target.prefill is not None:
+            return None if target.prefill == "none" else target.prefill
+        if adapter_registry.is_hosted(self.provider.adapter):
+            return "plain" if target.backend in (None, "llama_server") else None
+        return adapter_registry.prefill(self.provider.adapter, model)
+
     def build(self, target: cfg.Target, found: FoundModel | None = None) -> Target:
         """A target from its configuration; catalogue, price book and its own word fill in."""
         own_name = target.target.partition("/")[2]
@@ -426,6 +437,7 @@ class _Maker:
             reliability=target.reliability,
             specialisations=target.specialisations,
             defaults=target.defaults,
+            prefill=self._prefill(target, model),
         )
 
     def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
@@ -614,6 +626,7 @@ def build_table(
                     targets=_resolve(model.targets, table),
                     cold_start=model.cold_start,
                     constraints=model.constraints,
+                    continues=model.continuation,
                 ),
                 config.rules,
                 table,

@@ -20,6 +20,7 @@ from proxy.wire import body as wire_body
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.preferences import Preferences
+from proxy.wire.prefilling import prefilled
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -185,6 +186,8 @@ class ChatRequest:
     tags: tuple[str, ...] = ()
     withheld: Change = field(default_factory=dict)
     """Members that are ours, and what is left of them for the provider."""
+    begun: str = ""
+    """The answer so far, which a target is to go on with."""
 
     endpoint: Endpoint = "chat"
     capability: Capability = "chat"
@@ -246,6 +249,8 @@ class ChatRequest:
         changes: dict[str, bytes | None] = {"model": model, **self.withheld}
         if target.defaults:
             changes |= self.body.lacking(target.defaults)
+        if self.begun:
+            changes |= prefilled(self.body, self.begun, target.prefill)
         field = target.max_tokens_field
         if target.clamp is not None:
             changes["max_tokens"] = changes["max_completion_tokens"] = None

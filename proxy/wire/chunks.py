@@ -150,6 +150,8 @@ class Stream:
     ) -> None:
         self._wants_usage = wants_usage
         self._writer = writer
+        self._given = identity
+        self._taken: tuple[Usage, ...] = ()
         self._identity: Chunk = {}
         self._fallbacks = fallbacks(identity)
         self._call_prefix = call_prefix(identity)
@@ -203,6 +205,8 @@ class Stream:
         if not self._wants_usage or self._usage_chunk is None:
             return DONE
         self._set_identity(self._usage_chunk)
+        if self._taken and self.usage is not None:
+            self._usage_chunk["usage"] = wire_usage.shown(*self._taken, self.usage)
         return event(_encode(self._usage_chunk)) + DONE
 
     def fail(self, error: ApiError) -> bytes:
@@ -226,8 +230,35 @@ class Stream:
             return self._writer.write(chunk) + self._writer.end(usage)
         events = event(_encode(chunk))
         if self._wants_usage:
-            events += event(_encode({**chunk, "choices": [], "usage": wire_usage.shown(usage)}))
+            events += event(
+                _encode({**chunk, "choices": [], "usage": wire_usage.shown(*self._taken, usage)})
+            )
         return events + DONE
+
+    def resumed(self, taken: Usage, *, reads_cost: bool) -> Stream:
+        """What reads the answer of another target that goes on where this stream broke.
+
+        To the client it is the same stream; what it counts is its own. `taken` is what this one
+        took, which the usage at the end includes.
+        """
+        stream = Stream(
+            wants_usage=self._wants_usage,
+            identity=self._given,
+            reads_cost=reads_cost,
+            writer=self._writer,
+        )
+        stream._identity, stream._choices = self._identity, self._choices
+        stream._taken = (*self._taken, taken)
+        return stream
+
+    def mark(self, note: Chunk) -> bytes:
+        """An event that says nothing but `note`, as `tollway`, which clients skip."""
+        chunk: Chunk = {}
+        self._set_identity(chunk)
+        chunk["choices"] = [{"index": 0, "delta": {}, "finish_reason": None}]
+        if self._wants_usage:
+            chunk["usage"] = None
+        return event(_encode({**chunk, "tollway": note}))
 
     def _apply(self, template: _Template, payload: bytes, end: int) -> bytes:
         self._room = _MAX_TEMPLATES

@@ -185,12 +185,14 @@ def counted(events: int, output_bytes: int) -> int:
     return events + max(0, output_bytes - _BYTES_OF_AN_EVENT * events) // 2
 
 
-def shown(usage: Usage) -> dict[str, int]:
-    """A usage object of our own."""
+def shown(*usages: Usage) -> dict[str, int]:
+    """A usage object of our own, for all of them together."""
+    input_tokens = sum(usage.input_tokens for usage in usages)
+    output_tokens = sum(usage.output_tokens for usage in usages)
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
     }
 
 
