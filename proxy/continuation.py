@@ -10,7 +10,8 @@ from proxy.errors import ApiError
 from proxy.pricing import Usage
 from proxy.targets import Target, TargetTable
 from proxy.wire import chunks
-from proxy.wire.continuing import Resumed
+from proxy.wire.continuing import Resumed, Transcript, continued
+from proxy.wire.dialect import Request, Stream
 
 REASON = "continuation"
 
@@ -35,6 +36,44 @@ class Broken:
         stream = self.stream.resumed(self.taken, reads_cost=target.reports_cost)
         note = {"continued": {"from": self.target, "by": target.name}}
         return Resumed(answer, self.said), stream, stream.mark(note)
+
+
+class Passage:
+    """The way of one answer to its client, over as many targets as it takes."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.transcript = Transcript()
+        self.broken: Broken | None = None
+        """The stream that is to be gone on with."""
+        self.before: Broken | None = None
+        """The one that the present target goes on with."""
+
+    def breaks(self, target: Target, stream: Stream, taken: Usage, failure: ApiError) -> bool:
+        """Remember a stream that broke, if what has left of it can be gone on with."""
+        said = self.transcript.text()
+        if not said or not isinstance(stream, chunks.Stream):
+            return False
+        before = 0 if self.before is None else self.before.said_tokens
+        self.broken = Broken(
+            target=target.name,
+            stream=stream,
+            said=said,
+            said_tokens=before + taken.output_tokens,
+            taken=taken,
+            failure=failure,
+        )
+        return True
+
+    def take_up(self) -> Broken:
+        """The stream that broke last, which the next target goes on with."""
+        assert self.broken is not None
+        self.before, self.broken = self.broken, None
+        return self.before
+
+    def request_after(self, broken: Broken) -> Request | None:
+        """What the next target is asked; None where no output is left."""
+        return continued(self._request, broken.said, broken.said_tokens)
 
 
 def rest_of(route: Route, broken: str, table: TargetTable) -> Route | None:

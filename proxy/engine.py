@@ -30,7 +30,7 @@ from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
-from proxy.continuation import Broken, rest_of
+from proxy.continuation import Passage, rest_of
 from proxy.downgrades import Downgrades
 from proxy.errors import (
     ApiError,
@@ -51,8 +51,7 @@ from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
-from proxy.wire import chunks
-from proxy.wire.continuing import Transcript, continued, may_continue
+from proxy.wire.continuing import may_continue
 from proxy.wire.dialect import Identity, Request, Sent, Stream, Upstream
 from proxy.wishes import NO_WISHES, Wishes
 
@@ -390,15 +389,15 @@ class Engine:
             first_payload_s=self._first_payload_s,
         )
 
-        assert job.decision is not None
-        model = job.table.models.get(job.decision.model)
-        if model is not None and model.continues and may_continue(job.request):
-            reply.transcript = Transcript()
+        passage = self._passage(job, reply)
+
+        async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+            await self._respond_stream(job, tried, sent, answer, reply, passage)
+
         try:
-            broken = await self._stream_from(job, route, reply, None)
-            whole = job.request
-            while broken is not None:
-                broken = await self._go_on(job, whole, route, reply, broken)
+            await self._try_each(job, route, respond)
+            while passage is not None and passage.broken is not None:
+                await self._go_on(job, route, respond, reply, passage)
             # Here, where the upstream is closed: however slowly the client reads, it generates
             # nothing more.
             if job.last is not None and job.last.last_events:
@@ -414,32 +413,29 @@ class Engine:
         finally:
             reply.close()
 
-    async def _stream_from(
-        self, job: Job, route: Route, reply: StreamReply, before: Broken | None
-    ) -> Broken | None:
-        """Stream from one target of the route; what became of that where another may go on."""
-        broken: Broken | None = None
-
-        async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
-            nonlocal broken
-            broken = await self._respond_stream(job, tried, sent, answer, reply, before)
-
-        await self._try_each(job, route, respond)
-        return broken
+    def _passage(self, job: Job, reply: StreamReply) -> Passage | None:
+        """What is remembered of a stream that another target may go on with."""
+        assert job.decision is not None
+        model = job.table.models.get(job.decision.model)
+        if model is None or not model.continues or not may_continue(job.request):
+            return None
+        passage = Passage(job.request)
+        reply.transcript = passage.transcript
+        return passage
 
     async def _go_on(
-        self, job: Job, whole: Request, route: Route, reply: StreamReply, broken: Broken
-    ) -> Broken | None:
+        self, job: Job, route: Route, respond: Responder, reply: StreamReply, passage: Passage
+    ) -> None:
         """Let a later target of the route go on with a stream; raises its failure if none can."""
-        rest = rest_of(route, broken.target, job.table)
-        request = continued(whole, broken.said, broken.said_tokens)
-        if rest is None or request is None:
+        broken = passage.take_up()
+        request, rest = passage.request_after(broken), rest_of(route, broken.target, job.table)
+        if request is None or rest is None:
             raise broken.failure
         _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
         job.request = request
         reply.resume()
         try:
-            return await self._stream_from(job, rest, reply, broken)
+            await self._try_each(job, rest, respond)
         except ApiError:
             raise broken.failure from None
 
@@ -450,18 +446,17 @@ class Engine:
         sent: Sent,
         answer: Answer,
         reply: StreamReply,
-        before: Broken | None,
-    ) -> Broken | None:
-        """Relay a stream and settle it; returns it where it broke and another may go on with it."""
+        passage: Passage | None,
+    ) -> None:
         request = job.request
+        opening = b""
         stream: Stream
-        if before is None:
-            opening = b""
+        if passage is None or passage.before is None:
             stream = request.read_stream(
                 sent.endpoint, self._identity(job, tried), reads_cost=tried.target.reports_cost
             )
         else:
-            answer, stream, opening = before.resumed(answer, tried.target)
+            answer, stream, opening = passage.before.resumed(answer, tried.target)
         tried.told = stream
 
         def on_first() -> None:
@@ -494,17 +489,14 @@ class Engine:
                 raise
             usage = self._attempts.settle_broken(job, tried, stream, "broken", error.message)
             failure = from_upstream(error, tried.target.name)
-            if error.retry_elsewhere and (said := reply.said()) and not job.is_gone:
-                assert isinstance(stream, chunks.Stream)
-                return Broken(
-                    target=tried.target.name,
-                    stream=stream,
-                    said=said,
-                    said_tokens=usage.output_tokens + (before.said_tokens if before else 0),
-                    taken=usage,
-                    failure=failure,
-                )
-            await reply.fail(failure, stream)
+            goes_on = (
+                passage is not None
+                and error.retry_elsewhere
+                and not job.is_gone
+                and passage.breaks(tried.target, stream, usage, failure)
+            )
+            if not goes_on:
+                await reply.fail(failure, stream)
         except BaseException as error:
             self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
@@ -518,7 +510,6 @@ class Engine:
         finally:
             if meter is not None:
                 meter.close()
-        return None
 
     def _identity(self, job: Job, tried: Tried) -> Identity:
         return Identity(

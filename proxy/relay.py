@@ -59,10 +59,6 @@ class StreamReply:
             await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
         await self._exchange.write(events)
 
-    def said(self) -> str:
-        """What has left, where another target may go on with it; else empty."""
-        return "" if self.transcript is None else self.transcript.text()
-
     def resume(self) -> None:
         """Another target goes on: of what it says nothing has left yet."""
         self.has_payload = False
