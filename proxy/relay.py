@@ -134,7 +134,8 @@ async def relay(
                 raise MalformedAnswer("the provider's stream has no content after 256 KiB")
         if failure is not None:
             raise failure
-        if stream.output_events > said:
+        # Of images and sound no events are counted: there, whatever leaves says something.
+        if stream.output_events > said or (events and not said):
             said, silent_since = stream.output_events, None
         else:
             silent_since = silent(silent_since, silent_s)

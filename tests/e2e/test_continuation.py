@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import yaml
 
 from proxy.ledger.audit import audit
-from tests.e2e.tollway import Tollway, events, provider, serving
+from tests.e2e.tollway import Tollway, events, provider, run_cli, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, chunk, usage_chunk
 
 SAID = "It was the best of times, "
@@ -242,3 +244,14 @@ def test_a_client_that_leaves_while_another_goes_on_is_billed_for_both(
     outcomes = [row["outcome"] for row in going_on.rows(before + 2)[before:]]
     assert outcomes == ["broken", "client_gone"]
     assert json.loads(upstream.calls[1].raw)["messages"][-1]["content"] == "One,"
+
+
+def test_a_continuation_that_nobody_can_make_is_told(tmp_path: Path) -> None:
+    config = provider("http://127.0.0.1:9/v1", "m1", "m2")
+    config["models"]["auto"]["continuation"] = True
+    for prefill, is_told in ((None, True), ("none", True), ("plain", False)):
+        config["targets"][1]["prefill"] = prefill
+        (tmp_path / "router.yaml").write_text(yaml.safe_dump(config))
+        said = run_cli("check", cwd=tmp_path)
+        assert said.returncode == 0, said.stderr
+        assert ("models.auto.continuation" in said.stdout) is is_told
