@@ -10,7 +10,7 @@ COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras 
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
   --upgrade-package 'python-dateutil<3'
 
-.PHONY: serve test unit lint types imports check lock bench chaos clean
+.PHONY: serve test unit lint types imports check lock bench chaos wall clean
 
 serve: $(VENV)/.serving ## set up and serve on http://127.0.0.1:4000
 	$(BIN)/tollway serve
@@ -38,6 +38,9 @@ chaos: $(STAMP) ## kills of workers and ledger, a broken disk, 500 streams on on
 	  TOLLWAY_RELOADS=100 TOLLWAY_RELOAD_STREAMS=500 \
 	  $(BIN)/pytest -s tests/e2e/test_crash.py tests/e2e/test_faults.py tests/e2e/test_reload.py \
 	  tests/e2e/test_parallel_streams.py tests/e2e/test_guard.py
+
+wall: $(STAMP) ## a provider that fails at every byte of its answer, in eight ways
+	TOLLWAY_WALL_STRIDE=1 $(BIN)/pytest -s tests/e2e/test_byte_wall.py
 
 lock: $(STAMP) ## pin every dependency anew, with hashes
 	$(COMPILE) --output-file=requirements.lock pyproject.toml

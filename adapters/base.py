@@ -60,6 +60,14 @@ Endpoint = Literal[
 """What is asked for, and the dialect it is asked in."""
 
 
+Prefill = Literal["plain", "prefix", "partial", "continue"]
+"""How a provider is asked to go on with a text that the last message, the assistant's, begins.
+
+`plain`: by that message alone; `prefix` and `partial`: by a member of that name in it;
+`continue`: by `continue_final_message` beside the messages, and no `add_generation_prompt`.
+"""
+
+
 class AdapterError(Exception):
     """An attempt failed.
 
@@ -198,11 +206,15 @@ class Overloaded(UpstreamError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deadlines:
-    """Seconds an attempt may take: to connect, to the first answer byte, between bytes."""
+    """Seconds an attempt may take: to connect, to the first answer byte, between bytes.
+
+    `silent_s` is how long a stream may bring bytes and say nothing: comments, pings.
+    """
 
     connect_s: float = 10.0
     first_byte_s: float = 120.0
     idle_s: float = 60.0
+    silent_s: float = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

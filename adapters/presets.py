@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adapters.base import Endpoint
+from adapters.base import Endpoint, Prefill
 from adapters.wire.fitting import OPTIONAL, Rules
 
 MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
@@ -40,6 +40,7 @@ class Preset:
     `stream_usage` is False where `stream_options` is refused (and usage comes unasked).
     `answers` tells how thoughts come: as `reasoning_content` or not at all, as `reasoning`, or as
     parts of the content. `meterable`: it stops a stream that is closed, and bills no more of it.
+    `prefill`: how it is asked to go on with an answer, None where that is not documented.
     """
 
     base_url: str | None = None
@@ -51,6 +52,7 @@ class Preset:
     rules: Mapping[Endpoint, Rules] = field(default_factory=dict)
     answers: Literal["plain", "reasoning", "parts"] = "plain"
     meterable: bool = False
+    prefill: Prefill | None = None
 
     @property
     def speaks(self) -> Set[Endpoint]:
@@ -108,6 +110,7 @@ PRESETS: Mapping[str, Preset] = {
         paths=_only("chat", "embeddings", "moderations", "transcriptions"),
         stream_usage=False,
         answers="parts",
+        prefill="prefix",
         rules={
             "chat": Rules(
                 knows=_names(
@@ -157,6 +160,7 @@ PRESETS: Mapping[str, Preset] = {
         paths=_only("chat", "transcriptions", "speech"),
         max_tokens_field="max_completion_tokens",
         answers="reasoning",
+        prefill="plain",  # "Assistant Message Prefilling" (console.groq.com/docs/prefilling)
         rules={
             "chat": Rules(
                 refuses=_names(
@@ -269,6 +273,7 @@ PRESETS: Mapping[str, Preset] = {
         # know, and calls a thought `reasoning` since 0.12 (`reasoning_content` before).
         answers="reasoning",
         meterable=True,
+        prefill="continue",
     ),
     "lm_studio": Preset(
         # LM Studio docs, "OpenAI Compatibility Endpoints": of the maxima only `max_tokens`.
@@ -281,6 +286,7 @@ PRESETS: Mapping[str, Preset] = {
         # llama.cpp, tools/server/README.md.
         paths=_only("chat", "completions", "embeddings", "rerank"),
         meterable=True,
+        prefill="plain",  # unless it was started with `--no-prefill-assistant`
     ),
     "mlx_server": Preset(
         # mlx-lm, mlx_lm/SERVER.md and server.py: what it does not know it ignores.

@@ -9,9 +9,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from adapters.base import Adapter, Endpoint
+from adapters.base import Adapter, Endpoint, Prefill
 from adapters.leases import Lessor
 from adapters.presets import PLAIN, PRESETS, MaxTokensField, Preset
+from adapters.wire import anthropic_models
 from adapters.wire.templates import Endpoints
 
 
@@ -51,7 +52,8 @@ class Entry:
     field for the maximum, `stream_usage` whether `stream_options` may be sent; `prices` is whose
     price list its models are on, where the address does not tell. `hosted`: its models run in
     processes of ours, for nothing, and a target's `model` names a file. `lists`: it can ask its
-    provider which models there are.
+    provider which models there are. `prefill` is how it is asked to go on with an answer that was
+    begun; where `prefills` is set, by the models it names.
     """
 
     make: Callable[[Settings], Adapter]
@@ -67,6 +69,8 @@ class Entry:
     prices: str | None = None
     hosted: bool = False
     lists: bool = True
+    prefill: Prefill | None = None
+    prefills: Callable[[str], bool] | None = None
 
 
 _ACCOUNT = ("base_url", "api_key", "headers", "proxy", "http2", "ca_bundle")
@@ -100,6 +104,7 @@ def _openai_compatible(preset: Preset) -> Entry:
         max_tokens_field=preset.max_tokens_field,
         stream_usage=preset.stream_usage,
         prices=preset.prices,
+        prefill=preset.prefill,
     )
 
 
@@ -135,6 +140,8 @@ BUILT_IN: Mapping[str, Entry] = {
         make=_over_http("adapters.anthropic:Anthropic"),
         speaks=frozenset({"chat", "messages", "count_tokens"}),
         base_url="https://api.anthropic.com/v1",
+        prefill="plain",
+        prefills=anthropic_models.prefills,
     ),
     "gemini": Entry(
         make=_over_http("adapters.gemini:Gemini"),
@@ -149,6 +156,8 @@ BUILT_IN: Mapping[str, Entry] = {
         needs=("region",),
         needs_base_url=False,
         lists=False,
+        prefill="plain",
+        prefills=anthropic_models.prefills,
     ),
     "vertex": Entry(
         make=_over_http("adapters.vertex:Vertex", "region", "project", "credentials_file"),
@@ -158,6 +167,8 @@ BUILT_IN: Mapping[str, Entry] = {
         needs_base_url=False,
         prices="google",
         lists=False,
+        prefill="plain",
+        prefills=anthropic_models.prefills,
     ),
     # It stops when the connection is closed, and charges nothing in any case.
     "ollama": Entry(
@@ -245,6 +256,14 @@ def max_tokens_field(adapter: str) -> MaxTokensField:
 def stream_usage(adapter: str) -> bool:
     """Whether an adapter's provider understands `stream_options.include_usage`."""
     return adapter not in BUILT_IN or BUILT_IN[adapter].stream_usage
+
+
+def prefill(adapter: str, model: str) -> Prefill | None:
+    """How a model is asked to go on with an answer that was begun; None where none is known to."""
+    entry = BUILT_IN.get(adapter)
+    if entry is None or (entry.prefills is not None and not entry.prefills(model)):
+        return None
+    return entry.prefill
 
 
 def make(adapter: str, settings: Settings) -> Adapter:

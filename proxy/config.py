@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from adapters.base import Prefill
 from adapters.wire.templates import Endpoints
 from policies.base import Capability, Domain, Task
 from policies.constraints import NO_CONSTRAINTS, Constraints
@@ -102,6 +103,8 @@ class Deadlines(Strict, frozen=True):
     connect_s: _Seconds = 10.0
     first_byte_s: _Seconds = 120.0
     idle_s: _Seconds = 60.0
+    silent_s: _Seconds = 300.0
+    """How long a stream may bring bytes and say nothing: comments, pings."""
     first_token_s: _Seconds | None = None
     """To the first token of a stream."""
     whole_s: _Seconds | None = None
@@ -390,6 +393,8 @@ class Target(Strict, frozen=True):
     zero_retention: bool = False
     """Whether nothing of a request is kept there, by your contract."""
     defaults: Defaults = NO_DEFAULTS
+    prefill: Prefill | Literal["none"] | None = None
+    """How it is asked to go on with an answer that was begun; unset, as its adapter says."""
     backend: Backend | None = None
     """For a local model, as all below: what runs it; unset, `llama_server`."""
     needs_mb: _Positive | None = None
@@ -444,6 +449,8 @@ class VirtualModel(Strict, frozen=True):
     """Where a request goes on that failed of this cause: targets, in order."""
     deadlines: RequestDeadlines = NO_DEADLINES
     cold_start: ColdStart = "wait"
+    continuation: bool = False
+    """Whether a stream that breaks goes on at the next target that can take it up."""
 
 
 class Expectation(Strict, frozen=True):

@@ -11,6 +11,7 @@ import asyncio
 import math
 import time
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from types import TracebackType
 
 from adapters.base import AdapterError, Answer, Deadlines, UpstreamTimeout
@@ -174,9 +175,7 @@ class Limit:
             error = self._error()
             error.dispatched = False
             raise error
-        return Deadlines(
-            connect_s=left_s, first_byte_s=deadlines.first_byte_s, idle_s=deadlines.idle_s
-        )
+        return replace(deadlines, connect_s=left_s)
 
     def __enter__(self) -> Limit:
         at = self._at()

@@ -7,6 +7,7 @@ exactly once, whatever happens: settling is synchronous, so no cancellation can 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from proxy.auth import Caller
 from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.config import NO_DEADLINES
+from proxy.continuation import Passage, rest_of
 from proxy.course import RETRY_COUNT, Course, Step
 from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
@@ -56,7 +58,8 @@ from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
-from proxy.wire.dialect import Identity, Request, Sent, Upstream
+from proxy.wire.continuing import may_continue
+from proxy.wire.dialect import Identity, Request, Sent, Stream, Upstream
 from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
@@ -66,6 +69,7 @@ _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 # The content types that servers send sound with.
 _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _PPM = 1_000_000
+_logger = logging.getLogger("tollway")
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -340,9 +344,10 @@ class Engine:
     def _course(self, job: Job, route: Route) -> Course:
         """What a request tries, of the targets there were when it came."""
         assert job.decision is not None
+        is_whole = route is job.decision.outcome
         return Course(
             route.choices,
-            job.decision.fallbacks,
+            job.decision.fallbacks if is_whole else {},  # a rest of it can go on with an answer
             target_of=job.table.known,
             accounts=self._accounts,
             time_left_s=job.due.left_s,
@@ -448,11 +453,15 @@ class Engine:
             first_payload_s=self._first_payload_s,
         )
 
+        passage = self._passage(job, reply)
+
         async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
-            await self._respond_stream(job, tried, sent, answer, reply)
+            await self._respond_stream(job, tried, sent, answer, reply, passage)
 
         try:
             await self._try_each(job, route, respond)
+            while passage is not None and passage.broken is not None:
+                await self._go_on(job, route, respond, reply, passage)
             # Here, where the upstream is closed: however slowly the client reads, it generates
             # nothing more.
             if job.last is not None and job.last.last_events:
@@ -468,13 +477,50 @@ class Engine:
         finally:
             reply.close()
 
+    def _passage(self, job: Job, reply: StreamReply) -> Passage | None:
+        """What is remembered of a stream that another target may go on with."""
+        assert job.decision is not None
+        model = job.table.models.get(job.decision.model)
+        if model is None or not model.continues or not may_continue(job.request):
+            return None
+        passage = Passage(job.request)
+        reply.transcript = passage.transcript
+        return passage
+
+    async def _go_on(
+        self, job: Job, route: Route, respond: Responder, reply: StreamReply, passage: Passage
+    ) -> None:
+        """Let a later target of the route go on with a stream; raises its failure if none can."""
+        broken = passage.take_up()
+        request, rest = passage.request_after(broken), rest_of(route, broken.target, job.table)
+        if request is None or rest is None:
+            raise broken.failure
+        _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
+        job.request = request
+        reply.resume()
+        try:
+            await self._try_each(job, rest, respond)
+        except ApiError:
+            raise broken.failure from None
+
     async def _respond_stream(
-        self, job: Job, tried: Tried, sent: Sent, answer: Answer, reply: StreamReply
+        self,
+        job: Job,
+        tried: Tried,
+        sent: Sent,
+        answer: Answer,
+        reply: StreamReply,
+        passage: Passage | None,
     ) -> None:
         request = job.request
-        stream = request.read_stream(
-            sent.endpoint, self._identity(job, tried), reads_cost=tried.target.reports_cost
-        )
+        opening = b""
+        stream: Stream
+        if passage is None or passage.before is None:
+            stream = request.read_stream(
+                sent.endpoint, self._identity(job, tried), reads_cost=tried.target.reports_cost
+            )
+        else:
+            answer, stream, opening = passage.before.resumed(answer, tried.target)
         tried.told = stream
 
         def on_first() -> None:
@@ -493,6 +539,8 @@ class Engine:
                     on_first=on_first,
                     on_progress=partial(self._attempts.progressed, job, tried, stream),
                     meter=meter,
+                    silent_s=tried.target.deadlines.silent_s,
+                    opening=opening,
                 )
             if meter is not None and stream.usage is not None:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
@@ -508,8 +556,18 @@ class Engine:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
                 raise
-            self._attempts.settle_broken(job, tried, stream, "broken", error.message, cut_by=error)
-            tried.last_events = stream.fail(from_upstream(error, tried.target.name))
+            usage = self._attempts.settle_broken(
+                job, tried, stream, "broken", error.message, cut_by=error
+            )
+            failure = from_upstream(error, tried.target.name)
+            goes_on = (
+                passage is not None
+                and error.retry_elsewhere
+                and not job.is_gone
+                and passage.breaks(tried.target, stream, usage, failure)
+            )
+            if not goes_on:
+                tried.last_events = stream.fail(failure)
         except BaseException as error:
             self._attempts.settle_broken(job, tried, stream, *_cut_short(error), is_at_fault=False)
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
@@ -628,6 +686,7 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
             clamp=job.clamp,
             drop_params=drops,
             defaults=target.default_members,
+            prefill=target.prefill,
         )
     )
     return sent, Call(

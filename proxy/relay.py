@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from adapters.base import Answer, ConnectionLost, MalformedAnswer
+from adapters.silence import silent
 from proxy.errors import ApiError
 from proxy.http import Exchange, HeaderList
 from proxy.metering import Meter
+from proxy.wire.continuing import Transcript
 from proxy.wire.dialect import Stream
 
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -44,14 +46,22 @@ class StreamReply:
         self._keepalive: asyncio.Task[None] | None = None
         self.has_payload = False
         """True once a payload has left: the point of no return for fallbacks."""
+        self.transcript: Transcript | None = None
+        """What has left, where another target may go on with it."""
 
     async def send(self, events: bytes) -> None:
         """Send events; the first ones send status 200 before them."""
         self._last_write = self._loop.time()
         self.has_payload = True
+        if self.transcript is not None:
+            self.transcript.add(events)
         if not self._exchange.started:
             await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
         await self._exchange.write(events)
+
+    def resume(self) -> None:
+        """Another target goes on: of what it says nothing has left yet."""
+        self.has_payload = False
 
     async def finish(self, events: bytes) -> None:
         """Send the last events and end the body at once."""
@@ -97,14 +107,19 @@ async def relay(
     on_first: Callable[[], None],
     on_progress: Callable[[], None],
     meter: Meter | None = None,
+    silent_s: float,
+    opening: bytes = b"",
 ) -> None:
     """Relay a stream up to its last event, which the caller sends when the attempt is settled.
 
     `on_first` is called when the first payload is about to leave, `on_progress` now and then.
+    Events that say nothing may come for `silent_s`. `opening` leaves before the first payload.
     Raises `AdapterError`s, and `Capped` by the `meter`; returns only after a whole stream.
     """
-    waiting = b""
+    waiting = opening
     batches = 0
+    said = 0
+    silent_since: float | None = None
     while payloads := await answer.payloads():
         events, failure = stream.feed_all(payloads)
         if stream.has_payload:
@@ -119,6 +134,11 @@ async def relay(
                 raise MalformedAnswer("the provider's stream has no content after 256 KiB")
         if failure is not None:
             raise failure
+        # Of images and sound no events are counted: there, whatever leaves says something.
+        if stream.output_events > said or (events and not said):
+            said, silent_since = stream.output_events, None
+        else:
+            silent_since = silent(silent_since, silent_s)
         if meter is not None and not stream.is_finished:
             await meter.follow(stream.output_events, stream.output_bytes)
         batches += 1

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters import registry as adapter_registry
-from adapters.base import Deadlines, Endpoint
+from adapters.base import Deadlines, Endpoint, Prefill
 from policies import registry as policy_registry
 from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
 from policies.constraints import NO_CONSTRAINTS, Constraints
@@ -125,6 +125,8 @@ class Target:
     """How long an attempt may take to the first token of a stream."""
     whole_s: float | None = None
     """How long one may take in all."""
+    prefill: Prefill | None = None
+    """How it is asked to go on with an answer that was begun; None where it cannot be."""
 
     @cached_property
     def is_free(self) -> bool:
@@ -214,6 +216,8 @@ class VirtualModel:
     deadlines: cfg.RequestDeadlines = cfg.NO_DEADLINES
     rules: tuple[Rule, ...] = ()
     """Those that may hold for it."""
+    continues: bool = False
+    """Whether a stream of it that breaks goes on at the next target that can take it up."""
     in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
     """What it is where a rule of that name has other targets for it."""
 
@@ -371,6 +375,13 @@ class _Maker:
         # Children of our own take chats alone, and a completion can be told as one.
         return spoken if target.backend in (None, "llama_server") else spoken - {"completions"}
 
+    def _prefill(self, target: cfg.Target, model: str) -> Prefill | None:
+        if target.prefill is not None:
+            return None if target.prefill == "none" else target.prefill
+        if adapter_registry.is_hosted(self.provider.adapter):
+            return "plain" if target.backend in (None, "llama_server") else None
+        return adapter_registry.prefill(self.provider.adapter, model)
+
     def build(self, target: cfg.Target, found: FoundModel | None = None) -> Target:
         """A target from its configuration; catalogue, price book and its own word fill in."""
         own_name = target.target.partition("/")[2]
@@ -414,6 +425,7 @@ class _Maker:
                 or target.timeout_s
                 or deadlines.first_byte_s,
                 idle_s=deadlines.idle_s,
+                silent_s=deadlines.silent_s,
             ),
             demonstration=adapter is not None and adapter.demonstration,
             # What stands behind `provider/*` is counted together: clients may ask for anything.
@@ -444,6 +456,7 @@ class _Maker:
             defaults=target.defaults,
             first_token_s=deadlines.first_token_s,
             whole_s=deadlines.whole_s,
+            prefill=self._prefill(target, model),
         )
 
     def _is_meterable(self, adapter: adapter_registry.Entry | None) -> bool:
@@ -646,6 +659,7 @@ def build_table(
                         cause: _resolve(names, table) for cause, names in model.fallbacks.items()
                     },
                     deadlines=model.deadlines,
+                    continues=model.continuation,
                 ),
                 config.rules,
                 table,

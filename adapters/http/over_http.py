@@ -27,6 +27,7 @@ from adapters.base import (
     UpstreamError,
 )
 from adapters.http.transport import Response, Transport, open_transport
+from adapters.silence import silent
 from adapters.wire.failures import error_family, read_error, upstream_error
 from adapters.wire.sse import EventDecoder
 
@@ -266,7 +267,7 @@ class _Opened:
             response.close()
             raise
         self._reader = dispatch.reader
-        return _HttpAnswer(self._adapter, response, dispatch, is_stream=call.stream)
+        return _HttpAnswer(self._adapter, response, dispatch, call)
 
     async def __aexit__(
         self,
@@ -285,13 +286,14 @@ class _Opened:
 
 class _HttpAnswer:
     def __init__(
-        self, adapter: HttpAdapter, response: Response, dispatch: Dispatch, *, is_stream: bool
+        self, adapter: HttpAdapter, response: Response, dispatch: Dispatch, call: Call
     ) -> None:
         self._adapter = adapter
         self._response = response
         self._reader = dispatch.reader
-        self._is_stream = is_stream
-        self._decoder = dispatch.reader.decoder() if is_stream else None
+        self._is_stream = call.stream
+        self._silent_s = call.deadlines.silent_s
+        self._decoder = dispatch.reader.decoder() if call.stream else None
         self._is_ended = False
         self.dropped = dispatch.dropped
 
@@ -313,6 +315,7 @@ class _HttpAnswer:
     async def payloads(self) -> Sequence[bytes]:
         assert self._decoder is not None, "this call did not ask for a stream"
         reader = self._reader
+        silent_since: float | None = None
         while not reader.is_done:
             if self._is_ended:
                 if reader.is_whole:
@@ -327,6 +330,7 @@ class _HttpAnswer:
             if ready:
                 redact = self._adapter.redact
                 return [redact(payload) for payload in ready]
+            silent_since = silent(silent_since, self._silent_s)
         return ()
 
     def _rest(self, decoder: Decoder) -> list[bytes]:

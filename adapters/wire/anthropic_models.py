@@ -59,6 +59,12 @@ def model_of(name: str) -> Model:
     return _model(family, (int(major), int(minor or 0)))
 
 
+def prefills(name: str) -> bool:
+    """Whether a name is that of a Claude that continues an answer which was begun for it."""
+    model = model_of(name)
+    return model is not UNKNOWN and model.prefills
+
+
 def _model(family: str, version: tuple[int, int]) -> Model:
     always_thinks = family in ("fable", "mythos") or (family == "opus" and version >= (5, 5))
     off: Literal["disabled", "between_tools"] = (

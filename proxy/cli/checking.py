@@ -39,6 +39,12 @@ def check(
             "change the rules, or what is expected of them"
         )
     console.print(f"{path}: is fine")
+    for model in table.models.values():
+        if model.continues and not any(target.prefill for target in model.targets[1:]):
+            console.print(
+                f"{path}: models.{model.name}.continuation: idle, since no target after the first "
+                "is known to go on with an answer; 'prefill' of a target says that it does"
+            )
     grid = Grid("virtual model", "policy", "targets")
     for model in table.models.values():
         targets = " → ".join(target.name for target in model.targets)

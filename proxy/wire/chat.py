@@ -15,11 +15,12 @@ from adapters.base import Endpoint
 from policies.base import Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
-from proxy.wire import answers, chunks, preferences
+from proxy.wire import answers, chunks, preferences, repairs
 from proxy.wire import body as wire_body
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.preferences import Preferences
+from proxy.wire.prefilling import prefilled
 from proxy.wire.tags import Change
 from proxy.wire.tags import read as read_tags
 
@@ -185,6 +186,8 @@ class ChatRequest:
     tags: tuple[str, ...] = ()
     withheld: Change = field(default_factory=dict)
     """Members that are ours, and what is left of them for the provider."""
+    begun: str = ""
+    """The answer so far, which a target is to go on with."""
 
     endpoint: Endpoint = "chat"
     capability: Capability = "chat"
@@ -246,6 +249,8 @@ class ChatRequest:
         changes: dict[str, bytes | None] = {"model": model, **self.withheld}
         if target.defaults:
             changes |= self.body.lacking(target.defaults)
+        if self.begun:
+            changes |= prefilled(self.body, self.begun, target.prefill)
         field = target.max_tokens_field
         if target.clamp is not None:
             changes["max_tokens"] = changes["max_completion_tokens"] = None
@@ -260,9 +265,11 @@ class ChatRequest:
 
     def read_whole(
         self, sent: Endpoint, body: bytes, identity: Identity, *, reads_cost: bool
-    ) -> tuple[Facts, Whole]:
-        """The answer as it came."""
-        return answers.read_chat(body, reads_cost=reads_cost), Whole(body=body)
+    ) -> tuple[Facts, Whole | None]:
+        """The answer as it came, or put right."""
+        facts = answers.read_chat(body, reads_cost=reads_cost)
+        whole = repairs.repaired(body, identity)
+        return facts, None if whole is None else Whole(body=whole)
 
     def read_stream(self, sent: Endpoint, identity: Identity, *, reads_cost: bool) -> Stream:
         """The canonical stream."""

@@ -61,8 +61,8 @@ _FAILED = frozenset(
 # Deltas whose one string is what changes from event to event.
 _TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 # A kind of tool call -> its member that holds what the model says, piece by piece.
-_CALL_KINDS = {"function": "arguments", "custom": "input"}
-_CALL_MEMBERS = frozenset({"index", "id", "type", *_CALL_KINDS})
+CALL_KINDS = {"function": "arguments", "custom": "input"}
+_CALL_MEMBERS = frozenset({"index", "id", "type", *CALL_KINDS})
 _MAX_TEMPLATES = 8
 
 _string_rest = re.compile(
@@ -70,12 +70,36 @@ _string_rest = re.compile(
 ).match
 _OPENINGS = {
     name: re.compile(rb'"%b"\s*:\s*"' % name.encode())
-    for name in (*_TEXT_FIELDS, *_CALL_KINDS.values(), "obfuscation")
+    for name in (*_TEXT_FIELDS, *CALL_KINDS.values(), "obfuscation")
 }
 # Stand in for the changing strings while a template is made.
 _SIGN = "\u2261"
 _TEXT_MARK = f"{_SIGN}text{_SIGN}"
 _PADDING_MARK = f"{_SIGN}padding{_SIGN}"
+
+
+def fallbacks(identity: Identity) -> Chunk:
+    """What stands for the members of an answer's identity that its provider leaves out."""
+    return {
+        "id": f"chatcmpl-{identity.request_id}",
+        "created": identity.created,
+        "model": identity.model,
+    }
+
+
+def call_prefix(identity: Identity) -> str:
+    """What the ids of tool calls begin with that have none of their own."""
+    return f"call_{identity.request_id[-12:]}"
+
+
+def finish_reason(said: str, *, has_calls: bool) -> str:
+    """One reason out of OpenAI's; raises `UpstreamError` where the answer broke off."""
+    reason = said.lower()
+    if reason in _FAILED:
+        raise failures.reported(f"the provider broke its answer off: {reason!r}")
+    if reason not in FINISH_REASONS:
+        reason = _FINISH_ALIASES.get(reason, "stop")
+    return "tool_calls" if has_calls and reason == "stop" else reason
 
 
 def event(payload: bytes) -> bytes:
@@ -126,13 +150,11 @@ class Stream:
     ) -> None:
         self._wants_usage = wants_usage
         self._writer = writer
+        self._given = identity
+        self._taken: tuple[Usage, ...] = ()
         self._identity: Chunk = {}
-        self._fallbacks = {
-            "id": f"chatcmpl-{identity.request_id}",
-            "created": identity.created,
-            "model": identity.model,
-        }
-        self._call_prefix = f"call_{identity.request_id[-12:]}"
+        self._fallbacks = fallbacks(identity)
+        self._call_prefix = call_prefix(identity)
         self._templates: list[_Template] = []
         self._room = _MAX_TEMPLATES if learns else 0
         self._choices: dict[int, _ChoiceState] = {}
@@ -183,6 +205,8 @@ class Stream:
         if not self._wants_usage or self._usage_chunk is None:
             return DONE
         self._set_identity(self._usage_chunk)
+        if self._taken and self.usage is not None:
+            self._usage_chunk["usage"] = wire_usage.shown(*self._taken, self.usage)
         return event(_encode(self._usage_chunk)) + DONE
 
     def fail(self, error: ApiError) -> bytes:
@@ -206,8 +230,35 @@ class Stream:
             return self._writer.write(chunk) + self._writer.end(usage)
         events = event(_encode(chunk))
         if self._wants_usage:
-            events += event(_encode({**chunk, "choices": [], "usage": wire_usage.shown(usage)}))
+            events += event(
+                _encode({**chunk, "choices": [], "usage": wire_usage.shown(*self._taken, usage)})
+            )
         return events + DONE
+
+    def resumed(self, taken: Usage, *, reads_cost: bool) -> Stream:
+        """What reads the answer of another target that goes on where this stream broke.
+
+        To the client it is the same stream; what it counts is its own. `taken` is what this one
+        took, which the usage at the end includes.
+        """
+        stream = Stream(
+            wants_usage=self._wants_usage,
+            identity=self._given,
+            reads_cost=reads_cost,
+            writer=self._writer,
+        )
+        stream._identity, stream._choices = self._identity, self._choices
+        stream._taken = (*self._taken, taken)
+        return stream
+
+    def mark(self, note: Chunk) -> bytes:
+        """An event that says nothing but `note`, as `tollway`, which clients skip."""
+        chunk: Chunk = {}
+        self._set_identity(chunk)
+        chunk["choices"] = [{"index": 0, "delta": {}, "finish_reason": None}]
+        if self._wants_usage:
+            chunk["usage"] = None
+        return event(_encode({**chunk, "tollway": note}))
 
     def _apply(self, template: _Template, payload: bytes, end: int) -> bytes:
         self._room = _MAX_TEMPLATES
@@ -273,7 +324,7 @@ class Stream:
             usage = wire_usage.reported(found)
             if usage is not None or self._usage_chunk is None:
                 self.usage = usage
-                self._usage_chunk = {**chunk, "choices": [], "usage": found}
+                self._usage_chunk = {**chunk, "choices": [], "usage": wire_usage.completed(found)}
         if self._wants_usage:
             chunk["usage"] = None
         else:
@@ -370,7 +421,7 @@ class Stream:
             return None
         entry = delta["tool_calls"][0]
         call = self._choices[choice["index"]].calls[entry["index"]]
-        text = _CALL_KINDS[call.kind]
+        text = CALL_KINDS[call.kind]
         if entry.keys() == {"index", call.kind} and entry[call.kind].keys() == {text}:
             return _Place(entry[call.kind], text, call) if entry[call.kind][text] else None
         return None
@@ -425,18 +476,12 @@ class _ChoiceState:
             delta.update({"role": "assistant", **rest})
 
     def repair_finish(self, choice: Chunk, delta: Chunk) -> None:
-        """One reason out of OpenAI's; raises `UpstreamError` where the answer broke off."""
+        """One reason, once; raises `UpstreamError` where the answer broke off."""
         reason = choice.get("finish_reason")
         choice["finish_reason"] = None
         if not isinstance(reason, str) or not reason or self.finish:
             return
-        reason = reason.lower()
-        if reason in _FAILED:
-            raise failures.reported(f"the provider broke its answer off: {reason!r}")
-        if reason not in FINISH_REASONS:
-            reason = _FINISH_ALIASES.get(reason, "stop")
-        if self.calls and reason == "stop":
-            reason = "tool_calls"
+        reason = finish_reason(reason, has_calls=bool(self.calls))
         self.finish = choice["finish_reason"] = reason
         self._complete_calls(delta)
 
@@ -461,7 +506,7 @@ class _ChoiceState:
         kind = "custom" if isinstance(entry.get("custom"), dict) else "function"
         said = entry.get(kind)
         said = dict(said) if isinstance(said, dict) else {}
-        text = _as_text(said.pop(_CALL_KINDS[kind], None))
+        text = as_text(said.pop(CALL_KINDS[kind], None))
         name = said.pop("name", None)
         name = name if isinstance(name, str) else ""
         call = self._continued(entry, name)
@@ -475,7 +520,7 @@ class _ChoiceState:
         if text:
             call.pieces.append(_encode(text)[1:-1])
         rest = {k: v for k, v in entry.items() if k not in _CALL_MEMBERS}
-        said = {**said, _CALL_KINDS[call.kind]: text}
+        said = {**said, CALL_KINDS[call.kind]: text}
         return {"index": call.number, **head, call.kind: said, **rest}
 
     def _begin(self, entry: Chunk, kind: str, name: str) -> _Call:
@@ -687,7 +732,7 @@ def _raise_error(chunk: Chunk) -> None:
         raise failures.reported(error)
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
     """Arguments are text that holds JSON; some servers send the JSON itself."""
     if isinstance(value, str):
         return value
@@ -699,9 +744,7 @@ def _size(said: object) -> int:
 
 
 def _size_of_call(entry: Chunk) -> int:
-    return sum(
-        _size(entry[kind].get(_CALL_KINDS[kind], "")) for kind in _CALL_KINDS if kind in entry
-    )
+    return sum(_size(entry[kind].get(CALL_KINDS[kind], "")) for kind in CALL_KINDS if kind in entry)
 
 
 def _is_utf8(payload: bytes) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from adapters.base import AdapterError, Endpoint
+from adapters.base import AdapterError, Endpoint, Prefill
 from policies.base import Capability, Prompt
 from proxy.errors import ApiError
 from proxy.pricing import Units, Usage
@@ -26,7 +26,8 @@ class Upstream:
     `default_max` is given where the output must be bounded: it is the maximum of a request that
     sets none; `clamp` takes the place of whatever it sets. `ask_usage` says that the provider
     understands `stream_options`. With `drop_params`, what cannot be carried is left out and told.
-    `defaults` are members, as JSON, for a chat that lacks them.
+    `defaults` are members, as JSON, for a chat that lacks them. `prefill` is how it is asked to go
+    on with an answer that was begun; None where it cannot be.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Upstream:
     clamp: int | None = None
     drop_params: bool = False
     defaults: Mapping[str, bytes] = field(default_factory=dict)
+    prefill: Prefill | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

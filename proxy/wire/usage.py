@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ _MOST_USD = 10_000
 # English averages four bytes a token; the error per language is in docs/money.md.
 BYTES_PER_TOKEN = 4
 _BYTES_OF_AN_EVENT = 6
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,13 +185,28 @@ def counted(events: int, output_bytes: int) -> int:
     return events + max(0, output_bytes - _BYTES_OF_AN_EVENT * events) // 2
 
 
-def shown(usage: Usage) -> dict[str, int]:
-    """A usage object of our own."""
+def shown(*usages: Usage) -> dict[str, int]:
+    """A usage object of our own, for all of them together."""
+    input_tokens = sum(usage.input_tokens for usage in usages)
+    output_tokens = sum(usage.output_tokens for usage in usages)
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
     }
+
+
+def completed(usage: dict[str, Any]) -> dict[str, Any]:
+    """A provider's usage object with the three counts that clients add up.
+
+    As it is where it has them, or says nothing that could be true.
+    """
+    missing = [name for name in _COUNTS if type(usage.get(name)) is not int]
+    counted = reported(usage) if missing else None
+    if counted is None:
+        return usage
+    counts = shown(counted)
+    return {**usage, **{name: counts[name] for name in missing}}
 
 
 def _count(value: object) -> int | None:

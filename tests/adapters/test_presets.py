@@ -931,3 +931,47 @@ def test_loose_json_for_an_error_is_read(body: Any) -> None:
 
 def test_rules_that_change_nothing_have_no_signs() -> None:
     assert Rules().signs is None
+
+
+@pytest.mark.parametrize(
+    ("model", "can"),
+    [
+        ("claude-3-5-haiku-20241022", True),
+        ("claude-3-opus-20240229", True),
+        ("claude-3-7-sonnet-latest", True),
+        ("claude-sonnet-4-20250514", True),
+        ("claude-opus-4-1-20250805", True),
+        ("claude-haiku-4-5", True),
+        ("claude-sonnet-4-5@20250929", True),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", True),
+        ("claude-opus-4-6", False),
+        ("claude-sonnet-4-6-20260217", False),
+        ("us.anthropic.claude-opus-4-6-v1", False),
+        ("claude-sonnet-4-10", False),
+        ("claude-opus-5", False),
+        ("gemini-3-pro", False),
+        ("amazon.nova-pro-v1:0", False),
+    ],
+)
+def test_claudes_before_4_6_go_on_with_what_was_begun(model: str, can: bool) -> None:
+    for adapter in ("anthropic", "bedrock", "vertex"):
+        assert registry.prefill(adapter, model) == ("plain" if can else None)
+
+
+def test_who_goes_on_with_what_was_begun_and_how() -> None:
+    known = {name: registry.prefill(name, "m") for name in registry.BUILT_IN}
+    assert {name: how for name, how in known.items() if how} == {
+        "mistral": "prefix",
+        "groq": "plain",
+        "vllm": "continue",
+        "llama_server": "plain",
+    }
+
+
+@pytest.mark.parametrize("name", ["mistral", "deepseek"])
+def test_the_mark_of_an_answer_that_was_begun_reaches_the_provider(name: str) -> None:
+    begun = {"role": "assistant", "content": "One", "prefix": True}
+    body = json.dumps({"model": "m", "messages": [USER, begun], "seed": None}).encode()
+    call = Call(endpoint="chat", model="m", body=body, stream=True, deadlines=Deadlines())
+    fitted, _ = fit(call, PRESETS[name].rules["chat"])
+    assert json.loads(fitted)["messages"][-1] == begun

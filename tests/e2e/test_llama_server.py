@@ -21,6 +21,7 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.tollway import Tollway, events, serving
+from tests.e2e.upstream import Call, Line, Upstream, chunk
 
 BESIDE = Path(__file__).parents[3]
 
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
+def llama(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("llama")
@@ -65,7 +66,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
     try:
         _wait_until_loaded(port, process, folder / "llama.log")
         config = {
-            "providers": {"llama": {"base_url": base_url}},
+            "providers": {
+                "llama": {"base_url": base_url},
+                "known": {"base_url": base_url, "adapter": "llama_server"},
+                "up": {"base_url": upstream.base_url},
+            },
             "targets": [
                 {
                     "target": "llama/tiny",
@@ -80,8 +85,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
                     "price": "free",
                     "capabilities": ["embeddings"],
                 },
+                *({"target": name, "price": "free"} for name in ("known/tiny", "up/m1")),
             ],
-            "models": {"local": {"targets": ["tier:local"]}},
+            "models": {
+                "local": {"targets": ["tier:local"]},
+                "novel": {"targets": ["up/m1", "known/tiny"], "continuation": True},
+            },
         }
         with serving(folder, config) as running:
             yield running
@@ -101,6 +110,29 @@ def _wait_until_loaded(port: int, process: subprocess.Popen[bytes], log: Path) -
             pass
         time.sleep(0.1)
     raise AssertionError(log.read_text()[-2000:])
+
+
+def test_goes_on_where_another_broke(llama: Tollway, upstream: Upstream) -> None:
+    # What it says by itself, at temperature 0, is what it must say after another said half of it.
+    settings = {"temperature": 0, "seed": 1, "max_tokens": 40, "stream": True}
+    alone = events(llama.chat("known/tiny", **settings).text)[:-1]
+    pieces = [event["choices"][0]["delta"].get("content") or "" for event in alone]
+    half = next(i for i in range(10, len(pieces)) if not pieces[i - 1].endswith((" ", "\n")))
+
+    async def break_off(call: Call, line: Line) -> None:
+        await line.start_stream()
+        for piece in pieces[:half]:
+            await line.event(chunk({"content": piece}))
+        await line.send(b"0\r\n\r\n")
+
+    upstream.scripts["m1"] = break_off
+    reply = llama.chat("novel", **settings)
+    assert reply.text.endswith("data: [DONE]\n\n")
+    deltas = [event["choices"][0]["delta"] for event in events(reply.text)[:-1]]
+    said = "".join(delta.get("content") or "" for delta in deltas)
+    assert len(said) > len("".join(pieces[:half]))
+    assert "".join(pieces).startswith(said)
+    assert llama.rows()[-1]["route_reason"] == "continuation"
 
 
 def test_answers_and_counts(llama: Tollway) -> None:

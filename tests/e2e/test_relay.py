@@ -9,6 +9,7 @@ import time
 
 import httpx2
 import pytest
+from openai.types.chat import ChatCompletion
 
 from tests.e2e.tollway import Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
@@ -32,6 +33,45 @@ def test_json_answer_is_relayed_as_it_came(tollway: Tollway, upstream: Upstream)
     assert reply.headers["x-ratelimit-remaining-requests"] == "7"
     assert reply.headers["x-tollway-upstream-request-id"] == "up-1"
     assert reply.headers["x-request-id"].startswith("req_")
+
+
+def test_what_clients_choke_on_is_put_right_in_a_whole_answer(
+    tollway: Tollway, upstream: Upstream
+) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}
+    odd = {
+        "choices": [{"message": {"content": None, "tool_calls": [call]}, "finish_reason": "eos"}],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 7},
+    }
+
+    async def script(call: Call, line: Line) -> None:
+        await line.json(odd)
+
+    upstream.scripts["m1"] = script
+    answer = ChatCompletion.model_validate_json(tollway.chat("up/m1").content, strict=True)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.tool_calls
+    said = answer.choices[0].message.tool_calls[0]
+    assert said.type == "function"
+    assert said.function.arguments == '{"a":1}'
+    assert said.id.startswith("call_")
+    assert answer.usage
+    assert answer.usage.total_tokens == 18
+
+
+def test_an_answer_that_broke_off_is_billed_and_leads_to_the_next_target(
+    tollway: Tollway, upstream: Upstream
+) -> None:
+    async def script(call: Call, line: Line) -> None:
+        answer = completion()
+        answer["choices"][0]["finish_reason"] = "error"
+        await line.json(answer)
+
+    upstream.scripts["m1"] = script
+    assert tollway.chat("auto").status_code == 200
+    broken, ok = tollway.rows()[-2:]
+    assert (broken["outcome"], ok["outcome"]) == ("broken", "ok")
+    assert broken["cost_nanousd"] == ok["cost_nanousd"]
 
 
 def test_request_body_is_the_clients_but_for_model(tollway: Tollway, upstream: Upstream) -> None:

@@ -155,8 +155,8 @@ def calls_of(read: Sequence[Chunk], index: int = 0) -> list[dict[str, Any]]:
 def _add(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
     number = piece["index"]
     assert number <= len(calls), "a gap in the numbers"
-    kind = next(key for key in chunks._CALL_KINDS if key in piece)
-    text = chunks._CALL_KINDS[kind]
+    kind = next(key for key in chunks.CALL_KINDS if key in piece)
+    text = chunks.CALL_KINDS[kind]
     if number == len(calls):
         assert piece["id"] and piece["type"] == kind
         assert isinstance(piece[kind][text], str)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from proxy.pricing import Usage
 from proxy.wire.usage import (
     ReportedCost,
+    completed,
     estimated,
     reported,
     reported_cost,
@@ -283,3 +284,25 @@ def test_images_of_an_answer_are_told_apart_from_its_text() -> None:
     found = reported(said)
     assert found is not None
     assert found.output_image_tokens == 1290
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 2}, (3, 2, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": None, "total_tokens": 5}, (3, 2, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": "5"}, (3, 2, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 9}, (3, 2, 9)),
+    ],
+)
+def test_a_usage_object_has_the_counts_that_clients_add_up(
+    said: dict[str, Any], expected: tuple[int, int, int]
+) -> None:
+    whole = completed({**said, "x": 1})
+    assert (whole["prompt_tokens"], whole["completion_tokens"], whole["total_tokens"]) == expected
+    assert whole["x"] == 1
+
+
+@pytest.mark.parametrize("said", [{}, {"total_tokens": 5}, {"prompt_tokens": -1}])
+def test_a_usage_object_that_says_nothing_stays(said: dict[str, Any]) -> None:
+    assert completed(said) is said
