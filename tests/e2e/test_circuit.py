@@ -63,7 +63,7 @@ async def not_json(call: Call, line: Line) -> None:
 
 @pytest.fixture
 def running(upstream: Upstream, tmp_path: Path) -> Iterator[Tollway]:
-    config = provider(upstream.base_url, "m1", "m2", "m3")
+    config = provider(upstream.base_url, "m1", "m2", "m3", retries={"tries": 1})
     config["models"] |= {
         "two": {"targets": ["up/m1", "up/m2"]},
         "one": {"targets": ["up/m1"]},
