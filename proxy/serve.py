@@ -157,12 +157,12 @@ def resolve(
     )
 
 
-def check(resolved: Resolved) -> None:
+def check(loaded: Config, table: CurrentTable) -> None:
     """Find out, by making them, whether there can be the adapters; raises `StartError`."""
     try:
-        Accounts(resolved.tables, HostClient(Path(resolved.config.server.data)))
+        Accounts(table, HostClient(Path(loaded.server.data)))
     except StartError as error:
-        raise StartError(f"{resolved.config.source}: {error}") from None
+        raise StartError(f"{loaded.source}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,6 @@ class Source:
         book, _ = price_list.load(before.data.path)
         number, inventory = revision.number, before.table.inventory
         resolved = resolve(loaded, self.environ, book, revision=number, inventory=inventory)
-        check(resolved)
         tokens.load(target.model for target in resolved.tables().targets.values())
         return replace(
             before,
@@ -213,6 +212,10 @@ class Source:
             by_keys={each.provider: each.by for each in resolved.by_keys},
             wanted=wanted,
         )
+
+    def check(self, plan: Plan) -> None:
+        """Find out what else could be wrong with a plan; raises `StartError`."""
+        check(plan.config, plan.table)
 
     def apply(self, plan: Plan) -> None:
         """Tell the ledger what it is to keep to; raises `LedgerError`."""
@@ -237,7 +240,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     from proxy.supervisor import Supervisor, bind
 
     worker.log_to_stderr()
-    check(resolved)
+    check(loaded, table)
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
