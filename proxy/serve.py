@@ -194,7 +194,8 @@ class Source:
         server = msgspec.structs.replace(wanted, **fixed)
         loaded = msgspec.structs.replace(loaded, server=server)
         book, _ = price_list.load(before.data.path)
-        number, inventory = revision.number, before.table.inventory
+        inventory = _still_found(before.table.inventory, before.config, loaded)
+        number = revision.number
         resolved = resolve(loaded, self.environ, book, revision=number, inventory=inventory)
         tokens.load(target.model for target in resolved.tables().targets.values())
         return replace(
@@ -286,6 +287,16 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     console.file.write(overview.get())
     console.file.flush()
     supervisor.run()
+
+
+def _still_found(inventory: Inventory, before: Config, now: Config) -> Inventory:
+    """What was found, without what is looked for no more: the model host may not say so yet."""
+    providers = tuple(
+        found
+        for found in inventory.providers
+        if found.name in now.providers or (now.discover and found.name not in before.providers)
+    )
+    return msgspec.structs.replace(inventory, providers=providers)
 
 
 def is_loopback(host: str) -> bool:
