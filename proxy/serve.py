@@ -157,13 +157,12 @@ def resolve(
     )
 
 
-def check(resolved: Resolved) -> None:
+def check(loaded: Config, table: CurrentTable) -> None:
     """Find out, by making them, whether there can be the adapters; raises `StartError`."""
     try:
-        host = HostClient(Path(resolved.config.server.data))
-        Accounts(resolved.tables, host, clock=SystemClock(), workers=1)
+        Accounts(table, HostClient(Path(loaded.server.data)), clock=SystemClock(), workers=1)
     except StartError as error:
-        raise StartError(f"{resolved.config.source}: {error}") from None
+        raise StartError(f"{loaded.source}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +194,9 @@ class Source:
         server = msgspec.structs.replace(wanted, **fixed)
         loaded = msgspec.structs.replace(loaded, server=server)
         book, _ = price_list.load(before.data.path)
-        number, inventory = revision.number, before.table.inventory
+        inventory = _still_found(before.table.inventory, before.config, loaded)
+        number = revision.number
         resolved = resolve(loaded, self.environ, book, revision=number, inventory=inventory)
-        check(resolved)
         tokens.load(target.model for target in resolved.tables().targets.values())
         return replace(
             before,
@@ -214,6 +213,10 @@ class Source:
             by_keys={each.provider: each.by for each in resolved.by_keys},
             wanted=wanted,
         )
+
+    def check(self, plan: Plan) -> None:
+        """Find out what else could be wrong with a plan; raises `StartError`."""
+        check(plan.config, plan.table)
 
     def apply(self, plan: Plan) -> None:
         """Tell the ledger what it is to keep to; raises `LedgerError`."""
@@ -238,7 +241,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     from proxy.supervisor import Supervisor, bind
 
     worker.log_to_stderr()
-    check(resolved)
+    check(loaded, table)
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
     plan = worker.Plan(
         config=loaded,
@@ -284,6 +287,16 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     console.file.write(overview.get())
     console.file.flush()
     supervisor.run()
+
+
+def _still_found(inventory: Inventory, before: Config, now: Config) -> Inventory:
+    """What was found, without what is looked for no more: the model host may not say so yet."""
+    providers = tuple(
+        found
+        for found in inventory.providers
+        if found.name in now.providers or (now.discover and found.name not in before.providers)
+    )
+    return msgspec.structs.replace(inventory, providers=providers)
 
 
 def is_loopback(host: str) -> bool:

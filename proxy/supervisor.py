@@ -70,6 +70,9 @@ class Source(Protocol):
     def plan(self, revision: Revision, before: Plan) -> Plan:
         """What a revision means; raises `StartError`."""
 
+    def check(self, plan: Plan) -> None:
+        """Find out what else could be wrong with a plan; raises `StartError`."""
+
     def apply(self, plan: Plan) -> None:
         """Tell the ledger what it is to keep to; raises `LedgerError`."""
 
@@ -249,6 +252,7 @@ class Supervisor:
             self._file.note()
         revision = self._source.read(self._plan.revision + 1)
         plan = self._source.plan(revision, self._plan)
+        self._source.check(plan)
         if is_dry:
             return self._outcome(needs_restart=plan.needs_restart)
         self._add_host(plan)  # it will be started like one that has ended

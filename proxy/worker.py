@@ -303,13 +303,14 @@ class _Revisions:
 
     async def apply(self, revision: Revision) -> None:
         """Serve by a revision; where this raises, the one before is served. Raises `StartError`."""
-        before = self._plan
+        before, serving = self._plan, self._current.serving
+        found = serving.table.inventory
         plan = await asyncio.to_thread(before.revise, revision, before)
-        serving = self._current.serving
         is_same_store = _store_settings(plan) == _store_settings(before)
         store = serving.store if is_same_store else make_store(plan)
         changed = make_serving(plan, self._parts, store, serving.accounts)
-        changed.find(serving.table.inventory)  # it may have come meanwhile
+        if serving.table.inventory is not found:  # it has come meanwhile
+            changed.find(serving.table.inventory)
         self._plan = plan
         self._current.replace(changed)
         server = plan.config.server

@@ -26,9 +26,8 @@ def check(
     """Check a configuration without starting anything; exit code 2 names file, path and remedy."""
     loaded = config_file.load(path, os.environ)
     loaded = msgspec.structs.replace(loaded, discover=False)
-    resolved = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False)
-    serve.check(resolved)
-    tables = resolved.tables
+    tables = serve.resolve(loaded, os.environ, PriceBook.load(), looks=False).tables
+    serve.check(loaded, tables)
     table = tables()
     problems = unmet(loaded.expect, tables, SystemClock())
     for problem in problems:
