@@ -30,7 +30,7 @@ class Background(Generic[T]):
             return None
         running = self._running = _begun(work)
         done, _ = await asyncio.wait([running], timeout=within_s)
-        return running.result() if done else None  # by now another may have begun
+        return running.result() if done else None  # the next piece may have begun by now
 
 
 def _begun(work: Callable[[], T]) -> asyncio.Future[T]:

@@ -70,17 +70,21 @@ def test_a_folder_that_hangs_holds_nobody_up() -> None:
     asyncio.run(scene())
 
 
-def test_who_waits_gets_what_was_begun_for_it() -> None:
-    """Also where the next work begins before the one that waited for the last has gone on."""
+def test_work_that_begins_where_other_work_ends_is_not_mistaken_for_it() -> None:
+    may_end = threading.Event()
 
     async def scene() -> None:
-        background: Background[str] = Background()
-
-        async def ask(name: str) -> None:
-            for _ in range(100):
-                assert await background.run(lambda: name, PATIENCE_S) in (name, None)
+        for _ in range(50):
+            background: Background[int] = Background()
+            first = asyncio.create_task(background.run(lambda: 1, PATIENCE_S))
+            others = []
+            while not first.done():
                 await asyncio.sleep(0)
+                others.append(asyncio.create_task(background.run(lambda: may_end.wait() + 1, 0)))
+            assert await first == 1
+            await asyncio.gather(*others)
 
-        await asyncio.gather(ask("one"), ask("other"))
-
-    asyncio.run(scene())
+    try:
+        asyncio.run(scene())
+    finally:
+        may_end.set()
