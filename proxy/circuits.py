@@ -98,11 +98,13 @@ class Circuits:
         rules: Rules,
         clock: Clock,
         on_change: Callable[[Change], object] = lambda change: None,
+        keys: Callable[[str], Sequence[int]] = lambda target: (0,),
     ) -> None:
-        """`on_change` is told at once, and must not wait."""
+        """`on_change` is told at once, and must not wait; `keys` are the numbers of a target's."""
         self._rules = rules
         self._clock = clock
         self._on_change = on_change
+        self._keys = keys
         self._kept: dict[tuple[str, int], _Circuit] = {}
         self._silent: dict[str, str] = {}
         self.troubled: dict[tuple[str, int], _Circuit] = {}
@@ -153,35 +155,31 @@ class Circuits:
             return IN
         return circuit.standing(now)
 
-    def is_open(self, target: str, keys: int = 1) -> bool:
+    def is_open(self, target: str) -> bool:
         """Whether a target is to be left out while there is another: each of its keys is."""
         if self.all_in:
             return False
-        return all(_is_left_out(self.standing(target, key)) for key in range(keys))
+        return all(_is_left_out(self.standing(target, key)) for key in self._keys(target))
 
     def narrow(
-        self, candidates: Sequence[Candidate], keys: Callable[[str], int] = lambda target: 1
+        self, candidates: Sequence[Candidate]
     ) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...], bool]:
         """The candidates that are not left out, why the others are, and whether none is good.
 
         Where all are out, the one that would be the first to be tried again is not left out.
-        `keys` tells how many a target has.
         """
-        left_out = [c for c in candidates if self.is_open(c.name, keys(c.name))]
+        left_out = [c for c in candidates if self.is_open(c.name)]
         is_last = len(left_out) == len(candidates)
         if is_last and candidates:
-            left_out.remove(min(left_out, key=lambda c: self._badness(c.name, keys(c.name))))
+            left_out.remove(min(left_out, key=lambda c: _badness(self.best_standing(c.name))))
         names = {candidate.name for candidate in left_out}
         kept = tuple(c for c in candidates if c.name not in names)
-        rejections = tuple(_rejection(c.name, self.standing(c.name)) for c in left_out)
+        rejections = tuple(_rejection(c.name, self.best_standing(c.name)) for c in left_out)
         return kept, rejections, is_last
 
-    def _badness(self, target: str, keys: int) -> tuple[float, int]:
-        standings = [self.standing(target, key) for key in range(keys)]
-        return min(
-            (math.inf if each.state == "silent" else each.back_in_s, each.times)
-            for each in standings
-        )
+    def best_standing(self, target: str) -> Standing:
+        """How the one of a target's circuits stands that is back first."""
+        return min((self.standing(target, key) for key in self._keys(target)), key=_badness)
 
     def _of(self, target: str, key: int) -> _Circuit:
         circuit = self._kept.get((target, key))
@@ -323,6 +321,12 @@ class _Counts:
         for gone in range(max(self._part + 1, part - _PARTS + 1), part + 1):
             self._answered[gone % _PARTS] = self._failed[gone % _PARTS] = 0
         self._part = part
+
+
+def _badness(standing: Standing) -> tuple[bool, float, int]:
+    """What is to be tried first compares as the least."""
+    until_s = math.inf if standing.state == "silent" else standing.back_in_s
+    return _is_left_out(standing), until_s, standing.times
 
 
 def _is_left_out(standing: Standing) -> bool:

@@ -70,4 +70,4 @@ class Ejections:
 
 
 def _named(change: Change) -> str:
-    return f"{change.target} (key {change.key + 1})" if change.key else change.target
+    return f"{change.target} (key {change.key})" if change.key else change.target

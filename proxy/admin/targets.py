@@ -77,7 +77,7 @@ class TargetsApi:
         return TargetsShown(worker=self._worker, data=[*map(self._shown, targets.values())])
 
     def _shown(self, target: Target) -> TargetShown:
-        standing = self._circuits.standing(target.name)
+        standing = self._circuits.best_standing(target.name)
         recent, measured = self._figures.recent(target.name), self._figures.of(target)
         return TargetShown(
             name=target.name,

@@ -196,14 +196,17 @@ def test_a_silent_provider_takes_all_its_targets_with_it() -> None:
 
 
 def test_a_target_is_out_where_each_of_its_keys_is() -> None:
-    circuits, _, _ = _made()
-    _fail(circuits)
-    assert circuits.is_open("p/a", keys=1)
-    assert not circuits.is_open("p/a", keys=2)
-    circuits.rest("p/a", 10, key=1)
-    assert circuits.is_open("p/a", keys=2)
-    kept, _, _ = circuits.narrow([A, B], lambda target: 3)
-    assert kept == (A, B)
+    circuits = Circuits(RULES, Hands(), keys=lambda target: (1, 2))
+    for _ in range(RULES.failures):
+        circuits.begin("p/a", 1).end("failed", "it broke")
+    assert circuits.standing("p/a", 1).state == "out"
+    assert not circuits.is_open("p/a")
+    assert circuits.best_standing("p/a").state == "in"
+    circuits.rest("p/a", 10, key=2)
+    assert circuits.is_open("p/a")
+    assert circuits.best_standing("p/a").state == "resting"
+    kept, (rejection,), _ = circuits.narrow([A, B])
+    assert (kept, rejection.code) == ((B,), "resting")
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
