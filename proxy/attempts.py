@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -50,8 +50,32 @@ _logger = logging.getLogger("tollway")
 
 
 @dataclass(slots=True)
+class Shared:
+    """What the attempts of one request have in common, those made at the same time included."""
+
+    attempts: int = 0
+    cost_nanousd: int = 0
+    """Of those that are settled."""
+    uncertain_nanousd: int = 0
+    """What those may yet turn out to have cost besides."""
+    is_gone: bool = False
+    _numbers: int = 0
+
+    def count(self) -> int:
+        """One more attempt; its number."""
+        self.attempts += 1
+        self._numbers += 1
+        return self._numbers
+
+    def take_back(self, number: int) -> None:
+        """An attempt was not made; its number is free again if it was the last."""
+        self.attempts -= 1
+        self._numbers -= number == self._numbers
+
+
+@dataclass(slots=True)
 class Job:
-    """One request on its way."""
+    """One request on its way, or one of several attempts that are made of it at the same time."""
 
     exchange: Exchange
     caller: Caller
@@ -60,8 +84,8 @@ class Job:
     began_at: float
     table: TargetTable
     """The targets there were when it came."""
+    shared: Shared = field(default_factory=Shared)
     upstream_s: float = 0.0
-    attempts: int = 0
     remaining_nanousd: int | None = None
     last: Tried | None = None
     has_waited: bool = False
@@ -84,14 +108,32 @@ class Job:
     cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
-    is_gone: bool = False
-    """The client left, and the provider is heard out for what it bills."""
     virtual_model: str = ""
     policy: str = ""
     revision: int = 0
     decision: Decision | None = None
     keeps_parameters: bool = False
     """No parameter may be left out for a target that lacks it."""
+    claim: Callable[[], Awaitable[None]] | None = None
+    """Awaited before an answer leaves where others run beside it; returns only for the first."""
+    is_beaten: bool = False
+    """Another attempt of the same request has answered before it."""
+    is_weighed: bool = False
+    """Its answer is read as a whole chat, whatever the client asked for."""
+    added: Mapping[str, bytes] = field(default_factory=dict)
+    """Members, as JSON, that are asked for on top where the client leaves them out."""
+
+    @property
+    def is_gone(self) -> bool:
+        """The client left, and the provider is heard out for what it bills."""
+        return self.shared.is_gone
+
+    def take_over(self, other: Job) -> None:
+        """Let the request have gone the way of one of its attempts, for its headers and its log."""
+        self.last, self.virtual_model = other.last, other.virtual_model
+        self.remaining_nanousd = other.remaining_nanousd
+        self.requests, self.tokens = other.requests, other.tokens
+        self.clamp, self.cold = other.clamp, other.cold
 
     @property
     def left_nanousd(self) -> int | None:
@@ -183,15 +225,17 @@ class Attempts:
             target,
             request.max_output_tokens if job.clamp is None else job.clamp,
             default_max,
-            metered=costs.is_metered(request, target) and caller.at_cap != "finish",
+            metered=costs.is_metered(request, target)
+            and caller.at_cap != "finish"
+            and not job.is_weighed,
             uncounted=job.uncounted,
         )
         unbounded = costs.unbounded(request, target)
-        job.attempts += 1
+        number = job.shared.count()
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
             request_id=job.request_id,
-            number=job.attempts,
+            number=number,
             endpoint=request.endpoint,
             key_id=caller.key_id,
             virtual_model=job.virtual_model,
@@ -213,13 +257,13 @@ class Attempts:
             settles, job.unsent = job.unsent, None
             reserved = await self._ledger.reserve(attempt, settles, may_wait=not job.has_waited)
         except BudgetRefused as error:
-            job.attempts -= 1
+            job.shared.take_back(number)
             job.has_waited |= error.refused.held
             self._metrics.refusals.labels(error.refused.reason).inc()
             answer = refused_money(error.refused, target, unbounded=unbounded, clock=self._clock)
             raise MoneyRefused(answer, error.refused, caller) from None
         except LedgerUnavailable as error:
-            job.attempts -= 1
+            job.shared.take_back(number)
             raise ledger_down(error) from None
         if not attempt.priced:
             self._note_unpriced(target, unbounded)
@@ -284,9 +328,13 @@ class Attempts:
         assert tried.settlement is None
         if job.is_gone and outcome == "ok":
             outcome = "client_gone"
+        elif job.is_beaten and outcome == "client_gone":
+            outcome = "cancelled"
         total_s = time.perf_counter() - tried.dispatched_at
         first = tried.first_token_s
         cost = self.billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
+        job.shared.cost_nanousd += cost
+        job.shared.uncertain_nanousd += uncertain_nanousd
         tried.usage = usage
         tried.settlement = Settlement(
             attempt=tried.id,
@@ -321,6 +369,7 @@ class Attempts:
             total_s=total_s,
             problem=error,
             is_at_fault=is_at_fault,
+            stream=job.request.stream and not job.is_weighed,
         )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:
@@ -372,7 +421,7 @@ class Attempts:
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
         cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
         uncertain = 0
-        if job.is_gone:
+        if job.is_gone or (outcome == "client_gone" and _is_billed_on(job, tried)):
             uncertain = tried.hold_nanousd - cost
         elif tried.meter is not None:
             uncertain = tried.meter.unseen(cost)
@@ -488,6 +537,15 @@ async def _uncounted(request: Request, target: Target, refused: Refused) -> int:
         return 0
     counted = await tokens.count(target.model, texts) if size <= MOST_COUNTED_BYTES else None
     return 0 if counted is None else max(0, size - counted)
+
+
+def _is_billed_on(job: Job, tried: Tried) -> bool:
+    """Whether a provider may bill the rest of an answer that was left for another one.
+
+    Nobody hears it out: no work shall go on upstream for what is not wanted any more.
+    """
+    is_left = job.claim is not None and costs.is_billed_unread(job.request, tried.target)
+    return is_left or job.is_weighed
 
 
 def _is_at_fault(error: AdapterError) -> bool:

@@ -18,6 +18,7 @@ from adapters.base import (
     AdapterError,
     Answer,
     Call,
+    Endpoint,
     MalformedAnswer,
     NotLoaded,
     Unsupported,
@@ -30,6 +31,8 @@ from proxy.attribution import scopes_of
 from proxy.auth import Caller
 from proxy.clock import Clock
 from proxy.downgrades import Downgrades
+from proxy.ensembles.asking import Asking
+from proxy.ensembles.ensembles import Ensembles
 from proxy.errors import (
     ApiError,
     LedgerDown,
@@ -43,13 +46,14 @@ from proxy.ledger.protocol import Outcome
 from proxy.metering import Capped
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
-from proxy.relay import StreamReply, relay
+from proxy.relay import ClaimingReply, Reply, StreamReply, relay
 from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
-from proxy.wire.dialect import Identity, Request, Sent, Upstream
+from proxy.wire.dialect import Identity, Request, Sent, Upstream, Whole
+from proxy.wire.unstreamed import unstreamed
 from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
@@ -59,6 +63,7 @@ _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 # The content types that servers send sound with.
 _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _PPM = 1_000_000
+_CHAT: frozenset[Endpoint] = frozenset({"chat"})
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -111,6 +116,15 @@ class Engine:
         self._first_payload_s = first_payload_s
         self._hear_out_s = hear_out_s
         self._downgrades = Downgrades(ledger)
+        self._ensembles = Ensembles(
+            Asking(
+                try_each=self._try_each,
+                take_whole=self._take_whole,
+                identity=self._identity,
+                headers=self._headers,
+            ),
+            figures,
+        )
 
     @property
     def router(self) -> Router:
@@ -141,9 +155,9 @@ class Engine:
             if request.stream:
                 await self._serve_stream(job, route)
             elif request.endpoint == "speech":
-                await self._try_each(job, route, self._respond_pieces)
+                await self._ask(job, route, self._respond_pieces)
             else:
-                await self._try_each(job, route, self._respond_whole)
+                await self._ask(job, route, self._respond_whole)
         finally:
             watcher.cancel()
             exchange.on_end = partial(self._write_log, job)
@@ -156,7 +170,7 @@ class Engine:
             and tried.settlement is None
             and costs.is_billed_unread(job.request, tried.target)
         ):
-            job.is_gone = True
+            job.shared.is_gone = True
             asyncio.get_running_loop().call_later(self._hear_out_s, task.cancel)
         else:
             task.cancel()
@@ -259,6 +273,15 @@ class Engine:
 
     # --- attempts --------------------------------------------------------------------------
 
+    async def _ask(
+        self, job: Job, route: Route, respond: Responder, reply: StreamReply | None = None
+    ) -> None:
+        """Ask the targets of a route in the way that it says. Raises as `_try_each` does."""
+        if route.strategy is None:
+            await self._try_each(job, route, respond)
+        else:
+            await self._ensembles.ask(job, route, route.strategy, respond, reply)
+
     async def _try_each(self, job: Job, route: Route, respond: Responder) -> None:
         """Dispatch to one target after the other until one answers.
 
@@ -333,9 +356,16 @@ class Engine:
     # --- replies ---------------------------------------------------------------------------
 
     async def _respond_whole(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
+        whole = self._take_whole(job, tried, sent, await answer.body())
+        if job.claim is not None:
+            await job.claim()
+        await job.exchange.reply(200, whole.body, self._headers(job), whole.content_type)
+
+    def _take_whole(self, job: Job, tried: Tried, sent: Sent, body: bytes) -> Whole:
+        """Settle a whole answer; what the client gets of it. Raises like `Request.read_whole`."""
         facts, whole = job.request.read_whole(
             sent.endpoint,
-            await answer.body(),
+            body,
             self._identity(job, tried),
             reads_cost=tried.target.reports_cost,
         )
@@ -344,7 +374,7 @@ class Engine:
             raise MalformedAnswer("the provider's answer is not what was asked for")
         job.upstream_s += time.perf_counter() - tried.dispatched_at
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
-        await job.exchange.reply(200, whole.body, self._headers(job), whole.content_type)
+        return whole
 
     async def _respond_pieces(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
         """Relay what is no text as it comes.
@@ -361,6 +391,8 @@ class Engine:
             sent.endpoint, b"", self._identity(job, tried), reads_cost=False
         )
         try:
+            if job.claim is not None:
+                await job.claim()
             await job.exchange.start(200, kind, [*length, *self._headers(job)])
             while piece:
                 await job.exchange.write(piece)
@@ -386,10 +418,11 @@ class Engine:
         )
 
         async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
-            await self._respond_stream(job, tried, sent, answer, reply)
+            own = reply if job.claim is None else ClaimingReply(reply, job.claim)
+            await self._respond_stream(job, tried, sent, answer, own)
 
         try:
-            await self._try_each(job, route, respond)
+            await self._ask(job, route, respond, reply)
             # Here, where the upstream is closed: however slowly the client reads, it generates
             # nothing more.
             if job.last is not None and job.last.last_events:
@@ -406,7 +439,7 @@ class Engine:
             reply.close()
 
     async def _respond_stream(
-        self, job: Job, tried: Tried, sent: Sent, answer: Answer, reply: StreamReply
+        self, job: Job, tried: Tried, sent: Sent, answer: Answer, reply: Reply
     ) -> None:
         request = job.request
         stream = request.read_stream(
@@ -467,7 +500,7 @@ class Engine:
         self._metrics.overhead.observe(overhead_s)
         headers = [
             (b"x-tollway-request-id", job.request_id.encode()),
-            (b"x-tollway-attempts", b"%d" % job.attempts),
+            (b"x-tollway-attempts", b"%d" % job.shared.attempts),
             (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
         ]
         if job.policy:
@@ -498,7 +531,7 @@ class Engine:
         if job.clamp is not None:
             headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
         if tried.settlement is not None:
-            cost = tried.settlement.cost_nanousd
+            cost = job.shared.cost_nanousd
             headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
         for name, value in tried.answer_headers.items():
             if has_limits and name.startswith("x-ratelimit-"):
@@ -552,20 +585,24 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
     sent = job.request.upstream(
         Upstream(
             model=target.model,
-            speaks=target.speaks,
+            speaks=_CHAT if job.is_weighed else target.speaks,
             max_tokens_field=target.max_tokens_field,
             default_max=tried.default_max,
             ask_usage=target.stream_usage,
             clamp=job.clamp,
             drop_params=drops,
-            defaults=target.default_members,
+            defaults={**target.default_members, **job.added}
+            if job.added
+            else target.default_members,
         )
     )
+    if job.is_weighed and job.request.stream:
+        sent = unstreamed(sent)
     return sent, Call(
         endpoint=sent.endpoint,
         model=target.model,
         body=sent.body,
-        stream=job.request.stream,
+        stream=job.request.stream and not job.is_weighed,
         deadlines=target.deadlines,
         headers=sent.headers,
         content_type=sent.content_type,

@@ -16,7 +16,6 @@ from policies.base import (
     Analysis,
     Candidate,
     Denial,
-    Policy,
     Prompt,
     Question,
     Rejection,
@@ -174,7 +173,7 @@ class Router:
             model=found.name,
             question=question,
             candidates=candidates,
-            outcome=_ordered(model.policy, question, accepted, rejections, constraints, wishes),
+            outcome=_ordered(model, question, accepted, rejections, constraints, wishes),
             revision=table.revision,
             cold_start=found.cold_start,
             rules=tuple(rule.name for rule in rules),
@@ -262,7 +261,7 @@ def _constraints(
 
 
 def _ordered(
-    policy: Policy,
+    model: VirtualModel,
     question: Question,
     accepted: tuple[Candidate, ...],
     rejections: tuple[Rejection, ...],
@@ -270,6 +269,7 @@ def _ordered(
     wishes: Wishes,
 ) -> Route | Denial:
     """The candidates as the policy orders them, then as the constraints and the request prefer."""
+    policy = model.policy
     if not accepted:
         return Denial(rejections=rejections)
     choices = policy.decide(question, accepted)
@@ -280,7 +280,9 @@ def _ordered(
         choices = wishes.ordered(choices, accepted, question)
         if not choices:
             return Denial(rejections=(*rejections, *map(_unwanted, accepted)))
-    return Route(policy=policy.name, choices=choices, rejections=rejections)
+    return Route(
+        policy=policy.name, choices=choices, rejections=rejections, strategy=model.strategy
+    )
 
 
 def _unwanted(candidate: Candidate) -> Rejection:

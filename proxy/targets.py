@@ -23,6 +23,7 @@ from policies import registry as policy_registry
 from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
 from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
+from policies.strategies import Hedge, Strategy
 from proxy import catalog
 from proxy import config as cfg
 from proxy.clock import Clock
@@ -207,6 +208,14 @@ class VirtualModel:
     """Those that may hold for it."""
     in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
     """What it is where a rule of that name has other targets for it."""
+    hedge: Hedge | None = None
+    """When a second target is asked, where the policy leaves that open."""
+
+    @cached_property
+    def strategy(self) -> Strategy | None:
+        """How its targets are asked; None: one after the other."""
+        found: Strategy | None = getattr(self.policy, "strategy", None)
+        return found or self.hedge
 
     @cached_property
     def reads(self) -> frozenset[Sense]:
@@ -613,6 +622,7 @@ def build_table(
                     targets=_resolve(model.targets, table),
                     cold_start=model.cold_start,
                     constraints=model.constraints,
+                    hedge=None if model.hedge is None else model.hedge.strategy,
                 ),
                 config.rules,
                 table,
@@ -701,6 +711,7 @@ def _with_downgrades(
                 cold_start=full.cold_start,
                 constraints=full.constraints,
                 rules=full.rules,
+                hedge=full.hedge,
             ),
         )
         for tier in model.downgrade

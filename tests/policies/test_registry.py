@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -78,6 +79,18 @@ def test_the_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
         ("{name: balanced, by: weighted, shares: {m: 2}}", "models.auto.policy", "write provider"),
         ("{name: learned, strong: [up/typo]}", "models.auto.policy", "no target 'up/typo'"),
         ("./missing.py", "models.auto.policy", "missing.py"),
+        ("{name: race, targets: 1}", "models.auto.policy.targets", ">= 2"),
+        ("{name: race, stagger_s: -1}", "models.auto.policy.stagger_s", ">= 0"),
+        ("{name: consensus, judge: {prompt: x}}", "models.auto.policy.judge.target", "missing"),
+        ("{name: consensus, judge: {target: up/typo}}", "models.auto.policy", "no target"),
+        ("{name: cascade, regex: '('}", "models.auto.policy", "no regular expression"),
+        pytest.param(
+            "{name: cascade, schema: {type: 7}}",
+            "models.auto.policy",
+            "no JSON Schema",
+            marks=pytest.mark.skipif(find_spec("jsonschema") is None, reason="the extra `swaps`"),
+        ),
+        ("{name: cascade, confidence: 2}", "models.auto.policy.confidence", "<= 1"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(
