@@ -5,6 +5,7 @@ Settling is synchronous, so that no cancellation can come between an attempt and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -59,6 +60,12 @@ class Shared:
     uncertain_nanousd: int = 0
     """What those may yet turn out to have cost besides."""
     is_gone: bool = False
+    entrance: asyncio.Lock | None = None
+    """Where several begin at the same time: one after the other until one is let in.
+
+    Only an attempt with the number 1 is held against the caller's limits of rates.
+    """
+    is_let_in: bool = False
     _numbers: int = 0
 
     def count(self) -> int:
@@ -187,6 +194,16 @@ class Attempts:
         """What was said once and is not said again: which targets have attempts without a price."""
 
     async def reserve(self, job: Job, target: Target, reason: str) -> Tried:
+        """Hold what an attempt needs; of several at the same time one alone until one is let in."""
+        shared = job.shared
+        if shared.entrance is None or shared.is_let_in:
+            return await self._reserve(job, target, reason)
+        async with shared.entrance:
+            tried = await self._reserve(job, target, reason)
+            shared.is_let_in = True
+            return tried
+
+    async def _reserve(self, job: Job, target: Target, reason: str) -> Tried:
         """Hold what an attempt needs.
 
         Where a budget has no room for that, with the input counted instead of bounded by its

@@ -8,6 +8,7 @@ beaten is cancelled, which closes its connection and settles it as `cancelled`. 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from proxy.attempts import Job
 from proxy.ensembles.asking import Respond, TryEach
 from proxy.ensembles.failures import last_word
 from proxy.errors import ApiError
+
+_logger = logging.getLogger("tollway")
 
 SETTLING_S = 0.05
 """For so long a whole answer waits for those that it has beaten, so that its cost is theirs too."""
@@ -61,8 +64,13 @@ class Branch:
 class Branches:
     """The attempts of a `job` that are made at the same time. Left, it has cancelled what runs."""
 
-    def __init__(self, job: Job, try_each: TryEach, respond: Respond) -> None:
+    def __init__(
+        self, job: Job, try_each: TryEach, respond: Respond, *, first_wins: bool = True
+    ) -> None:
+        """`first_wins`: whoever answers first claims the reply, if it has not by then."""
+        job.shared.entrance = asyncio.Lock()
         self._job = job
+        self._first_wins = first_wins
         self._try_each = try_each
         self._respond = respond
         self._began_at = time.perf_counter()
@@ -86,6 +94,8 @@ class Branches:
             branch.cancel(is_beaten=kind is None)
         if self._running:
             await asyncio.wait([branch.task for branch in self._running])
+        for fault in filter(None, map(_fault, self._running)):
+            _logger.error("an attempt beside another one failed", exc_info=fault)
 
     @property
     def running(self) -> Sequence[Branch]:
@@ -107,6 +117,8 @@ class Branches:
         """Ask the branch's target. Raises `ApiError` where it does not answer."""
         route = Route(policy=self._job.policy, choices=(branch.choice,))
         await self._try_each(branch.job, route, self._respond)
+        if self._first_wins:  # of a stream that a budget cut at once nothing has left yet
+            await self.claimed_by(branch)
 
     async def ended(self, within_s: float | None) -> Sequence[Branch]:
         """Those that have ended since, once there are any, or none after a time. One must run.
@@ -117,9 +129,9 @@ class Branches:
         await asyncio.wait(tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         found = [branch for branch in self._running if branch.task.done()]
         self._running = [branch for branch in self._running if not branch.task.done()]
-        for branch in found:
-            if not branch.task.cancelled():
-                branch.task.result()
+        faults = list(filter(None, map(_fault, found)))
+        if faults:
+            raise faults[0]
         return found
 
     async def claimed_by(self, branch: Branch) -> None:
@@ -151,3 +163,8 @@ class Branches:
         branch.job.upstream_s += branch.began_at - self._began_at
         self._job.upstream_s += branch.job.upstream_s
         self._job.take_over(branch.job)
+
+
+def _fault(branch: Branch) -> BaseException | None:
+    """What ended a branch that no branch may end with."""
+    return None if branch.task.cancelled() else branch.task.exception()

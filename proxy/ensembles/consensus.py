@@ -29,7 +29,7 @@ async def agree(asking: Asking, job: Job, choices: Sequence[Choice], consensus: 
         by_job[id(job)] = await take(asking, job, tried, sent, answer)
 
     job.is_weighed = True
-    async with Branches(job, asking.try_each, respond) as branches:
+    async with Branches(job, asking.try_each, respond, first_wins=False) as branches:
         begun = [branches.begin(choice) for choice in asked]
         while branches.running:
             await branches.ended(None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import httpx2
 import openai
 import pytest
 
+from proxy.ledger.audit import audit
 from tests.e2e.tollway import Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk, completion
 
@@ -44,6 +47,13 @@ async def hang_in_stream(call: Call, line: Line) -> None:
     await line.start_stream()
     await line.event(chunk({"role": "assistant", "content": ""}))
     await line.until_closed()
+
+
+async def break_off(call: Call, line: Line) -> None:
+    """Reset the connection after the first payload."""
+    await line.start_stream()
+    await line.event(chunk({"role": "assistant", "content": "Hel"}))
+    line.reset()
 
 
 async def fail(call: Call, line: Line) -> None:
@@ -161,13 +171,14 @@ def test_a_race_of_one(upstream: Upstream, racing: Tollway) -> None:
 def test_a_stream_that_breaks_after_it_has_won_is_not_continued_by_another(
     upstream: Upstream, racing: Tollway
 ) -> None:
-    async def break_off(call: Call, line: Line) -> None:
-        await line.start_stream()
-        await line.event(chunk({"role": "assistant", "content": "Hel"}))
-        line.reset()
+    asked = threading.Event()
 
-    upstream.scripts["a"] = break_off
-    upstream.scripts["b"] = hang
+    async def begin(call: Call, line: Line) -> None:
+        asked.set()
+        await line.until_closed()
+
+    upstream.scripts["a"] = once(asked, break_off)
+    upstream.scripts["b"] = begin
     reply = racing.chat("pair", stream=True)
     last = events(reply.text)[-1]
     assert last != "[DONE]" and "error" in last
@@ -280,3 +291,103 @@ def test_embeddings_and_other_dialects_race_too(upstream: Upstream, racing: Toll
             assert reply.status_code == 200, (path, reply.text)
             assert reply.headers["x-tollway-model"] == "up/b"
             assert "Hello" in reply.text
+
+
+def test_a_race_is_one_request_to_its_callers_limits(upstream: Upstream, racing: Tollway) -> None:
+    """A second attempt gets nobody in whose first is not let in."""
+    key = racing.admin("POST", "/keys", {"name": "slow", "requests_per_minute": 2})["key"]
+    headers = {"authorization": f"Bearer {key}"}
+    replies = [racing.chat("all", headers=headers) for _ in range(4)]
+    assert [reply.status_code for reply in replies] == [200, 200, 429, 429]
+    assert replies[0].headers["x-ratelimit-remaining-requests"] == "1"
+    assert replies[-1].json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_a_race_that_nobody_is_let_into_for_others_holds_waits_for_them(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    """What holds the money ends within two seconds, and then there is enough."""
+    config = provider(upstream.base_url, *MODELS, meterable=False)
+    config["models"] = {
+        "auto": {"targets": ["up/a", "up/b"], "policy": "race"},
+        "single": {"targets": ["up/c"]},
+    }
+    config["budgets"] = [{"scope": "global", "limit_usd": 0.003, "window": "lifetime"}]
+    let_go = asyncio.Event()
+
+    async def hold(call: Call, line: Line) -> None:
+        await let_go.wait()
+        await answer_ok(call, line)
+
+    upstream.scripts["c"] = hold
+    with serving(tmp_path, config) as tollway:
+        holder = threading.Thread(target=lambda: tollway.chat("single", max_tokens=1000))
+        holder.start()
+        upstream.wait_for_calls(1)
+        replies: list[httpx2.Response] = []
+        waiter = threading.Thread(
+            target=lambda: replies.append(tollway.chat("auto", max_tokens=1000))
+        )
+        waiter.start()
+        waiter.join(0.3)
+        upstream.in_loop(let_go.set)
+        waiter.join()
+        holder.join()
+        assert replies[0].status_code == 200, replies[0].text
+
+
+def test_a_storm_of_races_leaves_no_attempt_open_and_no_call_without_its_row(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    """Targets that answer, fail, break off and hang at random, and clients that leave."""
+    chance = random.Random(7)
+
+    async def whatever(call: Call, line: Line) -> None:
+        await asyncio.sleep(chance.random() * 0.05)
+        script = chance.choice((answer_ok, answer_ok, fail, hang, hang_in_stream, break_off))
+        if script is hang_in_stream and not call.body.get("stream"):
+            script = hang
+        await script(call, line)
+
+    async def ask(client: httpx2.AsyncClient, number: int) -> str:
+        body = {
+            "model": ("auto", "hedged")[number % 2],
+            "stream": number % 3 > 0,
+            "messages": [{"role": "user", "content": "Hi"}],
+        }
+        patience_s = 0.1 if number % 5 == 0 else 3.0
+        try:
+            reply = await client.post("/v1/chat/completions", json=body, timeout=patience_s)
+        except httpx2.TransportError:
+            return "left"
+        if reply.status_code != 200:
+            return str(reply.status_code)
+        whole = not body["stream"] or "[DONE]" in reply.text
+        return "answered" if whole else "cut"
+
+    async def storm(url: str) -> list[str]:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(120)))
+
+    upstream.scripts.update(dict.fromkeys(MODELS, whatever))
+    config = provider(upstream.base_url, *MODELS)
+    targets = [f"up/{model}" for model in MODELS]
+    config["models"] = {
+        "auto": {"targets": targets, "policy": {"name": "race", "targets": 2}},
+        "hedged": {"targets": targets, "hedge": {"share": 1, "start_s": 0.1}},
+    }
+    config["budgets"] = [{"scope": "global", "limit_usd": 1, "window": "lifetime"}]
+    with serving(tmp_path, config) as tollway:
+        told = Counter(asyncio.run(storm(tollway.url)))
+        assert told["answered"] > 20, told
+        rows = tollway.rows(120)
+        assert audit(tollway.data / "ledger.db") == []
+    dispatched = Counter(row["target"] for row in rows)
+    called = Counter(f"up/{call.model}" for call in upstream.calls)
+    assert all(dispatched[target] >= calls for target, calls in called.items())
+    for request in {row["request_id"] for row in rows}:
+        of_request = [row for row in rows if row["request_id"] == request]
+        assert sum(row["outcome"] == "ok" for row in of_request) <= 2  # two whole at one moment
+        numbers = [row["number"] for row in of_request]
+        assert len(set(numbers)) == len(numbers)
+    assert {row["outcome"] for row in rows} >= {"ok", "cancelled", "upstream_error", "broken"}
