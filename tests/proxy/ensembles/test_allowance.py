@@ -6,11 +6,19 @@ from fractions import Fraction
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
 from proxy.ensembles.allowance import MOST_SAVED, Allowance
 
-MONEY = st.integers(0, 10**12)
+MONEY = st.integers(0, 1000) | st.integers(0, 10**15)
 
 
 class Hedged(RuleBasedStateMachine):
@@ -20,9 +28,12 @@ class Hedged(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.share = Fraction(1, 50)
-        self.allowance = Allowance(0.02)
         self.came = self.begun = self.spent = self.extra = 0
+
+    @initialize(share=st.sampled_from(("0.02", "0.1", "0.5", "1")))
+    def begin(self, share: str) -> None:
+        self.share = Fraction(share)
+        self.allowance = Allowance(float(share))
 
     @rule(requests=st.integers(1, 300), cost=MONEY)
     def requests_come(self, requests: int, cost: int) -> None:
@@ -68,3 +79,16 @@ def test_a_share_that_has_no_exact_sum_is_reached_all_the_same() -> None:
         allowance.came()
     assert allowance.begin(0)
     assert not allowance.begin(0)
+
+
+def test_what_is_under_way_counts_at_its_most_and_what_has_ended_at_its_cost() -> None:
+    allowance = Allowance(0.5)
+    for _ in range(10):
+        allowance.came()
+    allowance.spend(100)
+    assert not allowance.begin(51)
+    assert allowance.begin(50)
+    assert not allowance.begin(1)
+    allowance.end(50, 10)
+    assert not allowance.begin(41)
+    assert allowance.begin(40)
