@@ -27,11 +27,13 @@ from policies.constraints import (
     ESTIMATE_BYTES_PER_TOKEN,
     NO_CONSTRAINTS,
     Constraints,
+    barred,
     constrained,
     eligible,
     preferred_first,
 )
 from policies.rules import Circumstances, Rule
+from policies.strategies import Cascade, Consensus, Strategy
 from policies.weights import Weights
 from proxy.auth import Caller
 from proxy.clock import Clock
@@ -169,6 +171,8 @@ class Router:
             vector_space=model.vector_space if request.capability == "embeddings" else None,
             constraints=constraints,
         )
+        if constraints and model.strategy is not None:
+            rejections = (*rejections, *self._kept_out(model.strategy, question, constraints))
         return Decision(
             model=found.name,
             question=question,
@@ -193,6 +197,17 @@ class Router:
             output_tokens=request.max_output_tokens,
             stream=request.stream,
         )
+
+    def _kept_out(
+        self, strategy: Strategy, question: Question, constraints: tuple[Constraints, ...]
+    ) -> tuple[Rejection, ...]:
+        """Why a judge may not be shown what is asked and answered; nothing where it may."""
+        judge = strategy.judge if isinstance(strategy, Cascade | Consensus) else None
+        target = None if judge is None else self.table.target(judge.target)
+        if target is None:
+            return ()
+        found = barred(question, target.candidate, constraints)
+        return () if found is None else (found,)
 
     def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:
         """Only what kind of model it is is checked, and what the caller wishes.

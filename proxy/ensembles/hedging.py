@@ -69,10 +69,13 @@ class _Extras:
         return True
 
     def end(self, job: Job) -> None:
-        """Count what the request has cost."""
-        answered = job.last is not None and job.last.settlement
-        cost = answered.cost_nanousd if answered else 0
-        self._allowance.spend(cost)
-        if self._most_nanousd is not None:
-            extra = job.shared.cost_nanousd - cost + job.shared.uncertain_nanousd
-            self._allowance.end(self._most_nanousd, extra)
+        """Count what the request has cost; without an answer, one of the two was none too many."""
+        shared = job.shared
+        total, most = shared.cost_nanousd + shared.uncertain_nanousd, self._most_nanousd
+        if most is None:
+            self._allowance.spend(shared.cost_nanousd)
+            return
+        answered = job.last.settlement if job.last is not None else None
+        extra = min(most, total) if answered is None else total - answered.cost_nanousd
+        self._allowance.end(most, extra)
+        self._allowance.spend(max(0, shared.cost_nanousd - extra))

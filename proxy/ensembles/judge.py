@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from policies.base import Choice
+from policies.constraints import OF_DATA
 from policies.strategies import Judge
 from proxy.attempts import Job
 from proxy.ensembles.asking import Asking
@@ -38,7 +39,7 @@ _NUMBER = re.compile(r"\d+")
 
 async def passes(asking: Asking, job: Job, judge: Judge, answer: str) -> bool:
     """Whether a judge lets an answer pass; not where it cannot be asked or does not say."""
-    target = job.table.target(judge.target)
+    target = _target(job, judge)
     if target is None:
         return False
     verdict = await _asked(asking, job, judge, passing_request(judge, target, job.request, answer))
@@ -47,11 +48,20 @@ async def passes(asking: Asking, job: Job, judge: Judge, answer: str) -> bool:
 
 async def pick(asking: Asking, job: Job, judge: Judge, answers: Sequence[str]) -> int | None:
     """The place of the answer that a judge picks; None where it cannot be asked or picks none."""
-    target = job.table.target(judge.target)
+    target = _target(job, judge)
     if target is None:
         return None
     said = await _asked(asking, job, judge, picking_request(judge, target, job.request, answers))
     return None if said is None else picked(said, len(answers))
+
+
+def _target(job: Job, judge: Judge) -> Target | None:
+    """The judge, unless it may not be shown this request."""
+    assert job.decision is not None
+    rejections = job.decision.outcome.rejections
+    if any(each.target == judge.target and each.code in OF_DATA for each in rejections):
+        return None
+    return job.table.target(judge.target)
 
 
 async def _asked(asking: Asking, job: Job, judge: Judge, request: ChatRequest) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, assert_never
-
-import msgspec
 
 from policies.base import Route
 from policies.strategies import Cascade, Consensus, Hedge, Judge, Race, Strategy
@@ -14,6 +13,7 @@ from proxy.targets import Target, TargetTable
 from proxy.wire.dialect import Request
 
 _BYTES_PER_TOKEN = 4
+_CHECKS = ("regex", "json", "schema", "confidence", "judge")
 
 
 def most_nanousd(request: Request, target: Target) -> int:
@@ -32,13 +32,29 @@ def shown(route: Route, request: Request, table: TargetTable) -> dict[str, Any] 
     strategy = route.strategy
     if strategy is None:
         return None
-    options: dict[str, Any] = msgspec.to_builtins(strategy)
     worst = _worst_nanousd(route, strategy, request, table)
     return {
         "kind": type(strategy).__name__.lower(),
-        **{name: value for name, value in options.items() if value not in ("", None, False)},
+        **_told(strategy),
         "worst_case_cost_usd": None if worst is None else worst / 1e9,
     }
+
+
+def _told(strategy: Strategy) -> dict[str, Any]:
+    """What callers are told of a strategy: not what its judge is told."""
+    match strategy:
+        case Race() | Hedge():
+            return asdict(strategy)
+        case Cascade(judge=judge):
+            checks = [name for name in _CHECKS if getattr(strategy, name)]
+            return {"checks": checks, "judge": None if judge is None else judge.target}
+        case Consensus(judge=judge):
+            return {
+                "targets": strategy.targets,
+                "judge": None if judge is None else judge.target,
+            }
+        case _:
+            assert_never(strategy)
 
 
 def _worst_nanousd(

@@ -30,7 +30,7 @@ def racing(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "pair": {"targets": targets, "policy": "race"},
         "all": {"targets": targets, "policy": {"name": "race", "targets": 3}},
         "one": {"targets": ["up/a"], "policy": "race"},
-        "staggered": {"targets": targets, "policy": {"name": "race", "stagger_s": 0.2}},
+        "staggered": {"targets": targets, "policy": {"name": "race", "stagger_s": 1}},
         "patient": {"targets": targets, "policy": {"name": "race", "stagger_s": 600}},
     }
     with serving(tmp_path_factory.mktemp("races"), config) as running:
@@ -157,7 +157,7 @@ def test_with_a_stagger_the_second_begins_later_or_where_the_first_fails(
     upstream.scripts["a"] = hang
     reply = racing.chat("staggered")
     assert reply.headers["x-tollway-model"] == "up/b"
-    assert float(reply.headers["x-tollway-overhead-ms"]) < 200, "waiting for a turn is no overhead"
+    assert float(reply.headers["x-tollway-overhead-ms"]) < 900, "waiting for a turn is no overhead"
     upstream.scripts["a"] = fail
     assert racing.chat("patient").headers["x-tollway-model"] == "up/b"
 

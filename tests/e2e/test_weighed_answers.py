@@ -392,7 +392,8 @@ def test_what_is_asked_in_advance_says_how_and_what_it_costs_at_most(
     dry = weighing.post("/v1/route", body).json()
     strategy = dry["strategy"]
     assert strategy["kind"] == {"judged": "cascade", "pair": "race"}.get(model, "consensus")
-    assert ("judge" in strategy) == (model in ("judged", "picked"))
+    assert (strategy.get("judge") == "up/judge") == (model in ("judged", "picked"))
+    assert "polite" not in json.dumps(dry), "what the judge is told is the operator's"
     live = weighing.post("/v1/chat/completions", body)
     assert live.headers["x-tollway-decision"] == dry["decision"]
     request_id = live.headers["x-tollway-request-id"]
@@ -413,3 +414,14 @@ def test_embeddings_are_asked_one_after_the_other(upstream: Upstream, weighing: 
         ]
         == "1"
     )
+
+
+def test_a_judge_sees_nothing_that_it_may_not(upstream: Upstream, weighing: Tollway) -> None:
+    """What keeps a request in a region keeps it from a judge elsewhere, too."""
+    upstream.scripts.update(cheap=says("1"), middle=says("1"), dear=says("3"), judge=says("3"))
+    body = {"messages": [{"role": "user", "content": "Hi"}], "provider": {"ignore": ["up/judge"]}}
+    for model, taken in (("judged", "3"), ("picked", "1")):
+        dry = weighing.post("/v1/route", {"model": model, **body}).json()
+        assert [each["target"] for each in dry["rejections"]] == ["up/judge"]
+        assert text_of(weighing.post("/v1/chat/completions", {"model": model, **body})) == taken
+    assert "judge" not in asked(upstream)
