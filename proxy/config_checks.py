@@ -12,7 +12,7 @@ from adapters.base import Endpoint
 from policies import registry as policy_registry
 from policies.constraints import Constraints
 from policies.rules import Rule
-from policies.strategies import Cascade
+from policies.strategies import Cascade, Strategy
 from proxy import budgets, catalog, webhooks
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
@@ -138,6 +138,8 @@ def _check_targets_of(
 def _check_strategy(file: YamlFile, path: Path_, policy: Policy, model: VirtualModel) -> None:
     """Whether how a policy has its targets asked can be carried out."""
     strategy = getattr(policy_registry.make(*policy_of(policy)), "strategy", None)
+    if strategy is not None and not isinstance(strategy, Strategy):
+        raise file.error((*path, "policy"), f"its strategy is a {type(strategy).__name__}")
     if strategy is not None and model.hedge is not None:
         name, _ = policy_of(policy)
         raise file.error((*path, "hedge"), f"is not for the policy {name!r}; remove one of them")

@@ -391,3 +391,33 @@ def test_a_storm_of_races_leaves_no_attempt_open_and_no_call_without_its_row(
         numbers = [row["number"] for row in of_request]
         assert len(set(numbers)) == len(numbers)
     assert {row["outcome"] for row in rows} >= {"ok", "cancelled", "upstream_error", "broken"}
+
+
+@pytest.mark.parametrize("has_won", [False, True])
+def test_a_race_that_outlasts_a_drain_ends_in_one_error_event(
+    upstream: Upstream, tmp_path: Path, has_won: bool
+) -> None:
+    async def begin(call: Call, line: Line) -> None:
+        await line.start_stream()
+        if has_won:
+            await line.event(chunk({"role": "assistant", "content": "Hel"}))
+        await line.until_closed()
+
+    config = provider(upstream.base_url, *MODELS)
+    config["models"] = {"auto": {"targets": ["up/a", "up/b"], "policy": "race"}}
+    config["server"] |= {"drain_s": 0.5, "first_payload_s": 0.1}
+    upstream.scripts.update(a=begin, b=hang)
+    body = {"model": "auto", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    with serving(tmp_path, config) as tollway:
+        with httpx2.stream(
+            "POST", f"{tollway.url}/v1/chat/completions", json=body, timeout=30
+        ) as reply:
+            parts = reply.iter_text()
+            text = next(parts)  # a payload, or a comment while there is none
+            tollway.stop()
+            text += "".join(parts)
+        last = events(text)[-1]
+        assert last["error"]["code"] == "server_stopping"
+        assert text.count('"error"') == 1 and "[DONE]" not in text
+        outcomes = {row["outcome"] for row in tollway.rows(1)}
+        assert outcomes <= {"client_gone", "cancelled", "not_dispatched"}

@@ -131,3 +131,14 @@ def test_every_option_is_documented(settings: type[msgspec.Struct]) -> None:
     text = DOCS.read_text()
     missing = [name for name in settings.__struct_encode_fields__ if name not in text]
     assert not missing
+
+
+def test_a_policy_of_ones_own_may_have_a_strategy(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    lines = _example("python").replace('name = "mine"', 'name = "mine"\n    strategy = STRATEGY')
+    file.write_text(f"from policies.strategies import Race\nSTRATEGY = Race(targets=2)\n{lines}")
+    config_file.load(_config(tmp_path, f"{{name: {file}, code_goes_to: b}}"), {})
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(f"STRATEGY = 'race'\n{lines}")
+    with pytest.raises(StartError, match="its strategy is a str"):
+        config_file.load(_config(tmp_path, f"{{name: {wrong}, code_goes_to: b}}"), {})
