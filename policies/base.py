@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from policies.strategies import Strategy
 from policies.weights import Weights
 
 Capability = Literal[
@@ -218,6 +219,8 @@ class Route:
     policy: str
     choices: tuple[Choice, ...]
     rejections: tuple[Rejection, ...] = ()
+    strategy: Strategy | None = None
+    """How they are asked; None: one after the other, until one answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,7 +235,8 @@ class Policy(Protocol):
 
     A class with options has their type, a `msgspec.Struct`, as its `Options`, and is made with a
     value of it (see `policies.registry`); one without is made with nothing. Where its options name
-    targets it has them as `targets`, which are checked with the configuration.
+    targets it has them as `targets`, which are checked with the configuration. One whose targets
+    are not to be asked one after the other says how as its `strategy` (see `policies.strategies`).
     """
 
     @property

@@ -234,6 +234,24 @@ _RULES: tuple[Callable[[Question, Candidate, Constraints], tuple[str, str] | Non
 )  # fmt: skip
 
 
+# Who may be shown a request at all, whatever for.
+_OF_DATA = (_not_wanted, _elsewhere)
+OF_DATA = frozenset({"excluded", "region", "retention"})
+"""The codes of what keeps a request from a target that is not to answer it, but to see it."""
+
+
+def barred(
+    question: Question, candidate: Candidate, constraints: Iterable[Constraints]
+) -> Rejection | None:
+    """Why a target may not be shown a request; None where it may."""
+    for limits in constraints:
+        for rule in _OF_DATA:
+            found = rule(question, candidate, limits)
+            if found is not None:
+                return Rejection(target=candidate.name, code=found[0], reason=found[1])
+    return None
+
+
 def is_named(name: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns is for `provider/model`, for the provider, or for the model."""
     provider, _, model = name.partition("/")

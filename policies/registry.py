@@ -15,9 +15,12 @@ import msgspec
 
 from policies.balanced import Balanced
 from policies.base import Policy
+from policies.cascade import Cascading
 from policies.cheapest import Cheapest
+from policies.consensus import Agreed
 from policies.learned import Learned
 from policies.ordered import Ordered
+from policies.race import Raced
 from policies.weighted import Weighted
 
 BUILT_IN: dict[str, type[Any]] = {
@@ -26,6 +29,9 @@ BUILT_IN: dict[str, type[Any]] = {
     Weighted.name: Weighted,
     Balanced.name: Balanced,
     Learned.name: Learned,
+    Raced.name: Raced,
+    Cascading.name: Cascading,
+    Agreed.name: Agreed,
 }
 
 

@@ -5,9 +5,10 @@ Settling is synchronous, so that no cancellation can come between an attempt and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -58,8 +59,38 @@ _logger = logging.getLogger("tollway")
 
 
 @dataclass(slots=True)
+class Shared:
+    """What the attempts of one request have in common, those made at the same time included."""
+
+    attempts: int = 0
+    cost_nanousd: int = 0
+    """Of those that are settled."""
+    uncertain_nanousd: int = 0
+    """What those may yet turn out to have cost besides."""
+    is_gone: bool = False
+    entrance: asyncio.Lock | None = None
+    """Where several begin at the same time: one after the other until one is let in.
+
+    Only an attempt with the number 1 is held against the caller's limits of rates.
+    """
+    is_let_in: bool = False
+    _numbers: int = 0
+
+    def count(self) -> int:
+        """One more attempt; its number."""
+        self.attempts += 1
+        self._numbers += 1
+        return self._numbers
+
+    def take_back(self, number: int) -> None:
+        """An attempt was not made; its number is free again if it was the last."""
+        self.attempts -= 1
+        self._numbers -= number == self._numbers
+
+
+@dataclass(slots=True)
 class Job:
-    """One request on its way."""
+    """One request on its way, or one of several attempts that are made of it at the same time."""
 
     exchange: Exchange
     caller: Caller
@@ -69,8 +100,8 @@ class Job:
     table: TargetTable
     """The targets there were when it came."""
     due: Due
+    shared: Shared = field(default_factory=Shared)
     upstream_s: float = 0.0
-    attempts: int = 0
     remaining_nanousd: int | None = None
     last: Tried | None = None
     has_waited: bool = False
@@ -93,14 +124,34 @@ class Job:
     cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
-    is_gone: bool = False
-    """The client left, and the provider is heard out for what it bills."""
     virtual_model: str = ""
     policy: str = ""
     revision: int = 0
     decision: Decision | None = None
     keeps_parameters: bool = False
     """No parameter may be left out for a target that lacks it."""
+    claim: Callable[[], Awaitable[None]] | None = None
+    """Awaited before an answer leaves where others run beside it; returns only for the first."""
+    is_beaten: bool = False
+    """Another attempt of the same request has answered before it."""
+    is_continued: bool = False
+    """It goes on with an answer that another target has begun."""
+    is_weighed: bool = False
+    """Its answer is read as a whole chat, whatever the client asked for."""
+    added: Mapping[str, bytes] = field(default_factory=dict)
+    """Members, as JSON, that are asked for on top where the client leaves them out."""
+
+    @property
+    def is_gone(self) -> bool:
+        """The client left, and the provider is heard out for what it bills."""
+        return self.shared.is_gone
+
+    def take_over(self, other: Job) -> None:
+        """Let the request have gone the way of one of its attempts, for its headers and its log."""
+        self.last, self.virtual_model = other.last, other.virtual_model
+        self.remaining_nanousd = other.remaining_nanousd
+        self.requests, self.tokens = other.requests, other.tokens
+        self.clamp, self.cold = other.clamp, other.cold
 
     @property
     def left_nanousd(self) -> int | None:
@@ -182,7 +233,7 @@ class Attempts:
             if self._gates.are_there:
                 priority = self._priorities.of(job.caller, job.exchange)
                 place = await self._gates.enter(target, job.caller.key_id, priority)
-            tried = await self._reserve(job, target, reason, trial)
+            tried = await self._let_in(job, target, reason, trial)
         except BaseException:
             trial.end("nothing")
             if place is not None:
@@ -190,6 +241,16 @@ class Attempts:
             raise
         tried.place, tried.key = place, key
         return tried
+
+    async def _let_in(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
+        """Of several at the same time, one alone until one has what it needs."""
+        shared = job.shared
+        if shared.entrance is None or shared.is_let_in:
+            return await self._reserve(job, target, reason, trial)
+        async with shared.entrance:
+            tried = await self._reserve(job, target, reason, trial)
+            shared.is_let_in = True
+            return tried
 
     async def _reserve(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
         job.clamp, job.uncounted = None, 0
@@ -225,15 +286,17 @@ class Attempts:
             target,
             request.max_output_tokens if job.clamp is None else job.clamp,
             default_max,
-            metered=costs.is_metered(request, target) and caller.at_cap != "finish",
+            metered=costs.is_metered(request, target)
+            and caller.at_cap != "finish"
+            and not job.is_weighed,
             uncounted=job.uncounted,
         )
         unbounded = costs.unbounded(request, target)
-        job.attempts += 1
+        number = job.shared.count()
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
             request_id=job.request_id,
-            number=job.attempts,
+            number=number,
             endpoint=request.endpoint,
             key_id=caller.key_id,
             virtual_model=job.virtual_model,
@@ -255,13 +318,13 @@ class Attempts:
             settles, job.unsent = job.unsent, None
             reserved = await self._ledger.reserve(attempt, settles, may_wait=not job.has_waited)
         except BudgetRefused as error:
-            job.attempts -= 1
+            job.shared.take_back(number)
             job.has_waited |= error.refused.held
             self._metrics.refusals.labels(error.refused.reason).inc()
             answer = refused_money(error.refused, target, unbounded=unbounded, clock=self._clock)
             raise MoneyRefused(answer, error.refused, caller) from None
         except LedgerUnavailable as error:
-            job.attempts -= 1
+            job.shared.take_back(number)
             raise ledger_down(error) from None
         if not attempt.priced:
             self._note_unpriced(target, unbounded)
@@ -328,9 +391,13 @@ class Attempts:
         assert tried.settlement is None
         if job.is_gone and outcome == "ok":
             outcome = "client_gone"
+        elif job.is_beaten and outcome == "client_gone":
+            outcome = "cancelled"
         total_s = time.perf_counter() - tried.dispatched_at
         first = tried.first_token_s
         cost = self.billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
+        job.shared.cost_nanousd += cost
+        job.shared.uncertain_nanousd += uncertain_nanousd
         tried.usage = usage
         tried.settlement = Settlement(
             attempt=tried.id,
@@ -366,6 +433,7 @@ class Attempts:
             total_s=total_s,
             problem=error,
             is_at_fault=is_at_fault,
+            stream=job.request.stream and not job.is_weighed,
         )
         if tried.place is not None:
             tried.place.leave(
@@ -426,7 +494,9 @@ class Attempts:
         cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
         uncertain = 0
         is_late = cut_by is not None and is_of_request(cut_by)
-        if job.is_gone or (is_late and costs.is_billed_unread(job.request, tried.target)):
+        is_left = is_late and costs.is_billed_unread(job.request, tried.target)
+        is_left |= outcome == "client_gone" and _is_billed_on(job, tried)
+        if job.is_gone or is_left:
             uncertain = tried.hold_nanousd - cost
         elif tried.meter is not None:
             uncertain = tried.meter.unseen(cost)
@@ -581,8 +651,19 @@ def _verdict(outcome: Outcome, status: int, is_at_fault: bool) -> Verdict:
     """What an attempt says of its target. That it refuses a request says nothing of the next."""
     if outcome in ("ok", "capped"):
         return "answered"
-    is_failure = is_at_fault and outcome != "client_gone" and not 400 <= status < 500
+    is_failure = (
+        is_at_fault and outcome not in ("client_gone", "cancelled") and not 400 <= status < 500
+    )
     return "failed" if is_failure else "nothing"
+
+
+def _is_billed_on(job: Job, tried: Tried) -> bool:
+    """Whether a provider may bill the rest of an answer that was left for another one.
+
+    Nobody hears it out: no work shall go on upstream for what is not wanted any more.
+    """
+    is_left = job.claim is not None and costs.is_billed_unread(job.request, tried.target)
+    return is_left or job.is_weighed
 
 
 def _is_at_fault(error: AdapterError) -> bool:

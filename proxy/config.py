@@ -11,6 +11,7 @@ import msgspec
 
 from adapters.base import Prefill
 from adapters.wire.templates import Endpoints
+from policies import strategies
 from policies.base import Capability, Domain, Task
 from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
@@ -435,6 +436,22 @@ class DowngradeTier(Strict, frozen=True):
     """The model's own if unset."""
 
 
+class Hedge(Strict, frozen=True):
+    """When a second target is asked beside one that keeps a request waiting."""
+
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
+    """Of the requests, and of what they cost, that may go into second attempts at most."""
+    start_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 2.0
+    """How long the first target is waited for while its own p95 is not known."""
+    floor_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 0.1
+    """How long at least."""
+
+    @property
+    def strategy(self) -> strategies.Hedge:
+        """The same, as routes have it."""
+        return strategies.Hedge(share=self.share, start_s=self.start_s, floor_s=self.floor_s)
+
+
 class VirtualModel(Strict, frozen=True):
     """A name that clients ask for and a policy resolves."""
 
@@ -451,6 +468,7 @@ class VirtualModel(Strict, frozen=True):
     cold_start: ColdStart = "wait"
     continuation: bool = False
     """Whether a stream that breaks goes on at the next target that can take it up."""
+    hedge: Hedge | None = None
 
 
 class Expectation(Strict, frozen=True):

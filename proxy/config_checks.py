@@ -12,6 +12,7 @@ from adapters.base import Endpoint
 from policies import registry as policy_registry
 from policies.constraints import Constraints
 from policies.rules import Rule
+from policies.strategies import Cascade, Strategy
 from proxy import budgets, catalog, webhooks
 from proxy.addresses import parse_network
 from proxy.catalog import TierName
@@ -40,10 +41,12 @@ from proxy.config import (
     Webhook,
     policy_of,
 )
+from proxy.errors import InvalidRequest
 from proxy.model_host.lookout import is_looked_at
 from proxy.moments import parse_moment
 from proxy.pricing import parse_usd
 from proxy.priorities import KINDS
+from proxy.swaps.orders import check_schema
 from proxy.yaml_file import Path_, YamlFile
 
 _ENDPOINTS = frozenset(get_args(Endpoint))
@@ -105,6 +108,7 @@ def check_rules(file: YamlFile, config: Config) -> None:
         for policy in (model.policy, *(tier.policy for tier in model.downgrade)):
             if policy is not None:
                 _check_targets_of(file, ("models", name), policy, config, names)
+                _check_strategy(file, ("models", name), policy, model)
     rules: set[str] = set()
     for i, rule in enumerate(config.rules):
         _check_rule(file, ("rules", i), rule, config, names)
@@ -139,6 +143,21 @@ def _check_targets_of(
         if "/" not in target or "*" in target:
             raise file.error((*path, "policy"), f"{target!r} is no target; write provider/model")
         _check_reference(file, (*path, "policy"), target, config, names)
+
+
+def _check_strategy(file: YamlFile, path: Path_, policy: Policy, model: VirtualModel) -> None:
+    """Whether how a policy has its targets asked can be carried out."""
+    strategy = getattr(policy_registry.make(*policy_of(policy)), "strategy", None)
+    if strategy is not None and not isinstance(strategy, Strategy):
+        raise file.error((*path, "policy"), f"its strategy is a {type(strategy).__name__}")
+    if strategy is not None and model.hedge is not None:
+        name, _ = policy_of(policy)
+        raise file.error((*path, "hedge"), f"is not for the policy {name!r}; remove one of them")
+    if isinstance(strategy, Cascade) and strategy.schema is not None:
+        try:
+            check_schema(strategy.schema, "schema")
+        except InvalidRequest as error:
+            raise file.error((*path, "policy"), error.message) from None
 
 
 def _check_name(file: YamlFile, path: Path_, name: str) -> None:

@@ -58,11 +58,13 @@ class Course:
         is_failing: Callable[[Target], bool],
         is_out: Callable[[str, int | None], bool],
         client_retries: bool,
+        may_retry: bool = True,
     ) -> None:
         """`draw` is a random share; `is_failing` tells of a target whose last attempt failed, and
         `is_out` of one that is left out while there is another, or of a key by its number.
 
-        `client_retries` that this request is a retry of the client's already.
+        `client_retries` that this request is a retry of the client's already. Unless it
+        `may_retry`, a target is not asked twice.
         """
         self._left = list(choices)
         self._fallbacks = fallbacks
@@ -74,6 +76,7 @@ class Course:
         self._is_failing = is_failing
         self._is_out = is_out
         self._client_retries = client_retries
+        self._may_retry = may_retry
         self._again: Step | None = None
         self._tried: set[str] = set()
         self._asked: set[str] = set()
@@ -152,7 +155,7 @@ class Course:
         """The same once more, if that is of use, allowed, and not too late."""
         account = self._accounts[step.target.provider]
         settings = account.settings
-        if not is_transient(error) or self._tries >= settings.tries:
+        if not self._may_retry or not is_transient(error) or self._tries >= settings.tries:
             return None
         headers = error.headers if isinstance(error, UpstreamError) else {}
         wanted_s = asked_s(headers, self._clock.time())

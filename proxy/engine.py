@@ -19,6 +19,7 @@ from adapters.base import (
     AdapterError,
     Answer,
     Call,
+    Endpoint,
     MalformedAnswer,
     NotLoaded,
     Unsupported,
@@ -37,6 +38,8 @@ from proxy.continuation import Passage, rest_of
 from proxy.course import RETRY_COUNT, Course, Step
 from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
+from proxy.ensembles.asking import Asking
+from proxy.ensembles.ensembles import Ensembles
 from proxy.errors import (
     ApiError,
     LedgerDown,
@@ -52,14 +55,15 @@ from proxy.metering import Capped
 from proxy.priorities import Priorities
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
-from proxy.relay import StreamReply, relay
+from proxy.relay import ClaimingReply, Reply, StreamReply, relay
 from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import LogLine, Metrics, RequestLog
 from proxy.wire.continuing import may_continue
-from proxy.wire.dialect import Identity, Request, Sent, Stream, Upstream
+from proxy.wire.dialect import Identity, Request, Sent, Stream, Upstream, Whole
+from proxy.wire.unstreamed import unstreamed
 from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
@@ -70,6 +74,7 @@ _PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
 _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _PPM = 1_000_000
 _logger = logging.getLogger("tollway")
+_CHAT: frozenset[Endpoint] = frozenset({"chat"})
 # The header that lists what was dropped is cut here: a request may have thousands of parts.
 _LONGEST_LIST = 2000
 
@@ -127,6 +132,15 @@ class Engine:
         self._first_payload_s = first_payload_s
         self._hear_out_s = hear_out_s
         self._downgrades = Downgrades(ledger)
+        self._ensembles = Ensembles(
+            Asking(
+                try_each=self._try_each,
+                take_whole=self._take_whole,
+                identity=self._identity,
+                headers=self._headers,
+            ),
+            figures,
+        )
 
     @property
     def router(self) -> Router:
@@ -158,9 +172,9 @@ class Engine:
             if request.stream:
                 await self._serve_stream(job, route)
             elif request.endpoint == "speech":
-                await self._try_each(job, route, self._respond_pieces)
+                await self._ask(job, route, self._respond_pieces)
             else:
-                await self._try_each(job, route, self._respond_whole)
+                await self._ask(job, route, self._respond_whole)
         finally:
             watcher.cancel()
             exchange.on_end = partial(self._write_log, job)
@@ -173,7 +187,7 @@ class Engine:
             and tried.settlement is None
             and costs.is_billed_unread(job.request, tried.target)
         ):
-            job.is_gone = True
+            job.shared.is_gone = True
             job.due.lift()
             asyncio.get_running_loop().call_later(self._hear_out_s, task.cancel)
         else:
@@ -284,6 +298,15 @@ class Engine:
 
     # --- attempts --------------------------------------------------------------------------
 
+    async def _ask(
+        self, job: Job, route: Route, respond: Responder, reply: StreamReply | None = None
+    ) -> None:
+        """Ask the targets of a route in the way that it says. Raises as `_try_each` does."""
+        if route.strategy is None:
+            await self._try_each(job, route, respond)
+        else:
+            await self._ensembles.ask(job, route, route.strategy, respond, reply)
+
     async def _try_each(self, job: Job, route: Route, respond: Responder) -> None:
         """Dispatch to one target after the other until one answers.
 
@@ -344,10 +367,11 @@ class Engine:
     def _course(self, job: Job, route: Route) -> Course:
         """What a request tries, of the targets there were when it came."""
         assert job.decision is not None
-        is_whole = route is job.decision.outcome
+        # Not every target can go on with an answer, or is to be compared with others.
+        has_chains = not (job.is_continued or job.is_weighed)
         return Course(
             route.choices,
-            job.decision.fallbacks if is_whole else {},  # a rest of it can go on with an answer
+            job.decision.fallbacks if has_chains else {},
             target_of=job.table.known,
             accounts=self._accounts,
             time_left_s=job.due.left_s,
@@ -356,6 +380,7 @@ class Engine:
             is_failing=self._is_failing,
             is_out=self._circuits.is_open,
             client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
+            may_retry=job.claim is None,  # beside others the next one is better
         )
 
     def _is_failing(self, target: Target) -> bool:
@@ -388,6 +413,13 @@ class Engine:
     async def _respond_whole(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
         with tried.limit:
             body = await answer.body()
+        whole = self._take_whole(job, tried, sent, body)
+        if job.claim is not None:
+            await job.claim()
+        await job.exchange.reply(200, whole.body, self._headers(job), whole.content_type)
+
+    def _take_whole(self, job: Job, tried: Tried, sent: Sent, body: bytes) -> Whole:
+        """Settle a whole answer; what the client gets of it. Raises like `Request.read_whole`."""
         facts, whole = job.request.read_whole(
             sent.endpoint,
             body,
@@ -399,7 +431,7 @@ class Engine:
             raise MalformedAnswer("the provider's answer is not what was asked for")
         job.upstream_s += time.perf_counter() - tried.dispatched_at
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
-        await job.exchange.reply(200, whole.body, self._headers(job), whole.content_type)
+        return whole
 
     async def _respond_pieces(self, job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
         """Relay what is no text as it comes.
@@ -419,6 +451,8 @@ class Engine:
             sent.endpoint, b"", self._identity(job, tried), reads_cost=False
         )
         try:
+            if job.claim is not None:
+                await job.claim()
             with tried.limit:
                 await job.exchange.start(200, kind, [*length, *self._headers(job)])
                 while piece:
@@ -456,10 +490,11 @@ class Engine:
         passage = self._passage(job, reply)
 
         async def respond(job: Job, tried: Tried, sent: Sent, answer: Answer) -> None:
-            await self._respond_stream(job, tried, sent, answer, reply, passage)
+            own = reply if job.claim is None else ClaimingReply(reply, job.claim)
+            await self._respond_stream(job, tried, sent, answer, own, passage)
 
         try:
-            await self._try_each(job, route, respond)
+            await self._ask(job, route, respond, reply)
             while passage is not None and passage.broken is not None:
                 await self._go_on(job, route, respond, reply, passage)
             # Here, where the upstream is closed: however slowly the client reads, it generates
@@ -496,7 +531,7 @@ class Engine:
         if request is None or rest is None:
             raise broken.failure
         _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
-        job.request = request
+        job.request, job.is_continued = request, True
         reply.resume()
         try:
             await self._try_each(job, rest, respond)
@@ -509,7 +544,7 @@ class Engine:
         tried: Tried,
         sent: Sent,
         answer: Answer,
-        reply: StreamReply,
+        reply: Reply,
         passage: Passage | None,
     ) -> None:
         request = job.request
@@ -593,7 +628,7 @@ class Engine:
         self._metrics.overhead.observe(overhead_s)
         headers = [
             (b"x-tollway-request-id", job.request_id.encode()),
-            (b"x-tollway-attempts", b"%d" % job.attempts),
+            (b"x-tollway-attempts", b"%d" % job.shared.attempts),
             (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
         ]
         if job.policy:
@@ -624,7 +659,7 @@ class Engine:
         if job.clamp is not None:
             headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
         if tried.settlement is not None:
-            cost = tried.settlement.cost_nanousd
+            cost = job.shared.cost_nanousd
             headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
         for name, value in tried.answer_headers.items():
             if has_limits and name.startswith("x-ratelimit-"):
@@ -679,21 +714,25 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
     sent = job.request.upstream(
         Upstream(
             model=target.model,
-            speaks=target.speaks,
+            speaks=_CHAT if job.is_weighed else target.speaks,
             max_tokens_field=target.max_tokens_field,
             default_max=tried.default_max,
             ask_usage=target.stream_usage,
             clamp=job.clamp,
             drop_params=drops,
-            defaults=target.default_members,
+            defaults={**target.default_members, **job.added}
+            if job.added
+            else target.default_members,
             prefill=target.prefill,
         )
     )
+    if job.is_weighed and job.request.stream:
+        sent = unstreamed(sent)
     return sent, Call(
         endpoint=sent.endpoint,
         model=target.model,
         body=sent.body,
-        stream=job.request.stream,
+        stream=job.request.stream and not job.is_weighed,
         deadlines=tried.limit.narrowed(target.deadlines),
         headers=sent.headers,
         content_type=sent.content_type,

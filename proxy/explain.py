@@ -12,10 +12,12 @@ from proxy import wishes as wish_list
 from proxy.attribution import scopes_of
 from proxy.auth import Auth
 from proxy.engine import DECISION_HEADER, Engine
+from proxy.ensembles import plan
 from proxy.errors import EndpointForbidden, InvalidRequest
 from proxy.http import Exchange
 from proxy.refusals import denied
 from proxy.routing import Decision
+from proxy.targets import TargetTable
 from proxy.wire import chat, embeddings
 from proxy.wire.body import Body
 from proxy.wire.dialect import Request
@@ -43,7 +45,7 @@ class Explain:
             caller, exchange, request, scopes, wishes, is_dry=True
         )
         decision = considered.decision
-        shown = explained(request.model, decision, considered.tier)
+        shown = explained(considered.request, decision, self._engine.table, considered.tier)
         if decision.question.budget_left is None:
             shown["budget_left"] = await self._engine.budget_left(decision.model, scopes)
         headers = [(DECISION_HEADER, decision.id.encode())]
@@ -76,9 +78,11 @@ def parse(raw: bytes) -> Request:
     return replace(request, text_bytes=4 * count)
 
 
-def explained(asked: str, decision: Decision, tier: str = "") -> dict[str, Any]:
+def explained(
+    request: Request, decision: Decision, table: TargetTable, tier: str = ""
+) -> dict[str, Any]:
     """A decision as JSON has it. Money is in USD, times in milliseconds."""
-    question, outcome = decision.question, decision.outcome
+    question, outcome, asked = decision.question, decision.outcome, request.model
     candidates = {candidate.name: candidate for candidate in decision.candidates}
     shown: dict[str, Any] = {
         "object": "route",
@@ -86,6 +90,7 @@ def explained(asked: str, decision: Decision, tier: str = "") -> dict[str, Any]:
         "asked": asked,
         "model": decision.model or None,
         "policy": None if isinstance(outcome, Denial) else outcome.policy,
+        "strategy": None,
         "downgrade": tier or None,
         "rules": list(decision.rules),
         "input_tokens": question.input_tokens,
@@ -116,6 +121,7 @@ def explained(asked: str, decision: Decision, tier: str = "") -> dict[str, Any]:
         shown["choices"] = [
             _choice(choice, candidates[choice.target], question) for choice in outcome.choices
         ]
+        shown["strategy"] = plan.shown(outcome, request, table)
     return shown
 
 

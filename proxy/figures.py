@@ -6,6 +6,8 @@ was left alone for its failures is tried again. Each worker has its own.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from dataclasses import dataclass, replace
 
 from policies.base import Candidate
@@ -35,6 +37,9 @@ _FRESH_S = 1.0
 _FAULTS_OF_THE_REQUEST = frozenset({400, 409, 413, 415, 422})
 # Targets behind `provider/*` that something is kept of; what is configured is hardly as much.
 _MOST_KEPT = 1_000
+# A percentile is that of so many attempts at most, and of so many at least.
+_LATEST = 200
+_FEWEST = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +88,15 @@ class Figures:
         """The names of those of which there are figures."""
         return tuple(self._kept)
 
+    def p95_s(self, target: Target, *, stream: bool) -> float | None:
+        """How long 95 of 100 take: streams to their first payload, others to their whole answer.
+
+        None while there are too few to tell. An attempt that was given up for another one counts
+        with the time until then, if that was longer than most take.
+        """
+        kept = self._kept.get(target.name)
+        return None if kept is None else kept.waits[stream].p95_s
+
     def began(self, target: Target) -> None:
         """An attempt is on its way; `ended` must follow."""
         self._of(target).in_flight += 1
@@ -98,10 +112,12 @@ class Figures:
         total_s: float,
         problem: str = "",
         is_at_fault: bool = True,
+        stream: bool = False,
     ) -> float | None:
         """An attempt is over; `is_at_fault`: if it failed, then the target, as far as is known.
 
-        Says after how many milliseconds its answer began, if there was one.
+        `stream`: the answer came, or was to come, as it was generated. Says after how many
+        milliseconds it began, if there was one.
         """
         kept, now = self._of(target), self._clock.monotonic()
         kept.in_flight -= 1
@@ -111,8 +127,11 @@ class Figures:
                 usage.output_tokens, first_token_s, total_s, now=self._clock.time()
             )
             kept.attempted.add(latency_ms, now)
+            kept.waits[stream].add(total_s if first_token_s is None else first_token_s)
             return latency_ms
-        if is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
+        if outcome == "cancelled":
+            kept.waits[stream].add_at_least(total_s)
+        elif is_at_fault and outcome != "client_gone" and status not in _FAULTS_OF_THE_REQUEST:
             kept.failed(problem, now=self._clock.time())
             kept.attempted.add(None, now)
         return None
@@ -166,6 +185,31 @@ class _Average:
         return self._weight > _LEAST_WEIGHT
 
 
+class _Waits:
+    """The latest times that a target took to answer, in seconds."""
+
+    __slots__ = ("_latest",)
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque(maxlen=_LATEST)
+
+    def add(self, wait_s: float) -> None:
+        """Count one more."""
+        self._latest.append(wait_s)
+
+    def add_at_least(self, wait_s: float) -> None:
+        """Count one that was given up: it says something only where it is in the slow tail."""
+        known = self.p95_s
+        if known is not None and wait_s >= known:
+            self._latest.append(wait_s)
+
+    @property
+    def p95_s(self) -> float | None:
+        """What 95 of 100 take at most; None while there are too few to tell."""
+        count = len(self._latest)
+        return sorted(self._latest)[math.ceil(0.95 * count) - 1] if count >= _FEWEST else None
+
+
 class _Kept:
     """What was measured of one target."""
 
@@ -183,6 +227,8 @@ class _Kept:
         self._declared: Candidate | None = None
         self._shown: Candidate | None = None
         self._in_flight = 0
+        self.waits = {True: _Waits(), False: _Waits()}
+        """Of streams, and of answers that come in one piece."""
 
     @property
     def in_flight(self) -> int:

@@ -8,7 +8,7 @@ error status; from then on it is one error event, and no `[DONE]`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from adapters.base import Answer, ConnectionLost, MalformedAnswer
@@ -31,6 +31,23 @@ class Headers(Protocol):
 
     def __call__(self, has_payload: bool) -> HeaderList:
         """The headers; without a payload another target may yet answer."""
+
+
+class Reply(Protocol):
+    """What a stream is relayed to."""
+
+    @property
+    def has_payload(self) -> bool:
+        """True once a payload has left: the point of no return for fallbacks."""
+
+    async def send(self, events: bytes) -> None:
+        """Send events."""
+
+    async def finish(self, events: bytes) -> None:
+        """Send the last events and end the body at once."""
+
+    async def fail(self, error: ApiError, stream: Stream | None = None) -> None:
+        """End a reply that has begun with one error event."""
 
 
 class StreamReply:
@@ -99,10 +116,42 @@ class StreamReply:
         await self._exchange.write(self._exchange.failures.keepalive)
 
 
+class ClaimingReply:
+    """The reply to which several streams run: it belongs to the one whose first payload is first.
+
+    That is told by `claim`, which returns for that one alone.
+    """
+
+    def __init__(self, reply: Reply, claim: Callable[[], Awaitable[None]]) -> None:
+        self._reply = reply
+        self._claim = claim
+        self.has_payload = False
+
+    async def send(self, events: bytes) -> None:
+        """See `Reply`; waits for good where another stream has the reply."""
+        await self._own()
+        await self._reply.send(events)
+
+    async def finish(self, events: bytes) -> None:
+        """See `Reply`, and `send`."""
+        await self._own()
+        await self._reply.finish(events)
+
+    async def fail(self, error: ApiError, stream: Stream | None = None) -> None:
+        """See `Reply`; what has no reply says nothing."""
+        if self.has_payload:
+            await self._reply.fail(error, stream)
+
+    async def _own(self) -> None:
+        if not self.has_payload:
+            await self._claim()
+            self.has_payload = True
+
+
 async def relay(
     answer: Answer,
     stream: Stream,
-    reply: StreamReply,
+    reply: Reply,
     *,
     on_first: Callable[[], None],
     on_progress: Callable[[], None],

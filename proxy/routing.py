@@ -17,7 +17,6 @@ from policies.base import (
     Candidate,
     Choice,
     Denial,
-    Policy,
     Prompt,
     Question,
     Rejection,
@@ -29,11 +28,13 @@ from policies.constraints import (
     ESTIMATE_BYTES_PER_TOKEN,
     NO_CONSTRAINTS,
     Constraints,
+    barred,
     constrained,
     eligible,
     preferred_first,
 )
 from policies.rules import Circumstances, Rule
+from policies.strategies import Cascade, Consensus, Strategy
 from policies.weights import Weights
 from proxy.auth import Caller
 from proxy.causes import Cause
@@ -191,7 +192,9 @@ class Router:
         if not self._circuits.all_in:
             accepted, left_out, is_last_resort = self._circuits.narrow(accepted)
             rejections = (*rejections, *left_out)
-        outcome = _ordered(model.policy, question, accepted, rejections, constraints, wishes)
+        if constraints and model.strategy is not None:
+            rejections = (*rejections, *self._kept_out(model.strategy, question, constraints))
+        outcome = _ordered(model, question, accepted, rejections, constraints, wishes)
         fallbacks: Mapping[Cause, tuple[Choice, ...]] = {}
         if model.fallbacks and wishes.allows_fallbacks:
             fallbacks, more = self._fallbacks(model, fitting)
@@ -236,6 +239,17 @@ class Router:
             output_tokens=request.max_output_tokens,
             stream=request.stream,
         )
+
+    def _kept_out(
+        self, strategy: Strategy, question: Question, constraints: tuple[Constraints, ...]
+    ) -> tuple[Rejection, ...]:
+        """Why a judge may not be shown what is asked and answered; nothing where it may."""
+        judge = strategy.judge if isinstance(strategy, Cascade | Consensus) else None
+        target = None if judge is None else self.table.target(judge.target)
+        if target is None:
+            return ()
+        found = barred(question, target.candidate, constraints)
+        return () if found is None else (found,)
 
     def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:
         """Only what kind of model it is is checked, and what the caller wishes.
@@ -304,7 +318,7 @@ def _constraints(
 
 
 def _ordered(
-    policy: Policy,
+    model: VirtualModel,
     question: Question,
     accepted: tuple[Candidate, ...],
     rejections: tuple[Rejection, ...],
@@ -312,6 +326,7 @@ def _ordered(
     wishes: Wishes,
 ) -> Route | Denial:
     """The candidates as the policy orders them, then as the constraints and the request prefer."""
+    policy = model.policy
     if not accepted:
         return Denial(rejections=rejections)
     choices = policy.decide(question, accepted)
@@ -322,7 +337,9 @@ def _ordered(
         choices = wishes.ordered(choices, accepted, question)
         if not choices:
             return Denial(rejections=(*rejections, *map(_unwanted, accepted)))
-    return Route(policy=policy.name, choices=choices, rejections=rejections)
+    return Route(
+        policy=policy.name, choices=choices, rejections=rejections, strategy=model.strategy
+    )
 
 
 def _instead(

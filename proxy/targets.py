@@ -23,6 +23,7 @@ from policies import registry as policy_registry
 from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
 from policies.constraints import NO_CONSTRAINTS, Constraints
 from policies.rules import Rule
+from policies.strategies import Hedge, Strategy
 from proxy import catalog
 from proxy import config as cfg
 from proxy.causes import Cause
@@ -220,6 +221,14 @@ class VirtualModel:
     """Whether a stream of it that breaks goes on at the next target that can take it up."""
     in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
     """What it is where a rule of that name has other targets for it."""
+    hedge: Hedge | None = None
+    """When a second target is asked, where the policy leaves that open."""
+
+    @cached_property
+    def strategy(self) -> Strategy | None:
+        """How its targets are asked; None: one after the other."""
+        found: Strategy | None = getattr(self.policy, "strategy", None)
+        return found or self.hedge
 
     @cached_property
     def reads(self) -> frozenset[Sense]:
@@ -660,6 +669,7 @@ def build_table(
                     },
                     deadlines=model.deadlines,
                     continues=model.continuation,
+                    hedge=None if model.hedge is None else model.hedge.strategy,
                 ),
                 config.rules,
                 table,
@@ -750,6 +760,8 @@ def _with_downgrades(
                 fallbacks=full.fallbacks,
                 deadlines=full.deadlines,
                 rules=full.rules,
+                continues=full.continues,
+                hedge=full.hedge,
             ),
         )
         for tier in model.downgrade

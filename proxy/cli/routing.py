@@ -112,7 +112,7 @@ def _decided(
         decision = router.decide(router.find(ANONYMOUS, request.model), request, wishes)
     except ApiError as error:
         raise StartError(error.message) from None
-    return explained(request.model, decision)
+    return explained(request, decision, tables())
 
 
 def _print(shown: dict[str, Any]) -> None:
@@ -141,6 +141,10 @@ def _print(shown: dict[str, Any]) -> None:
     grid.print()
     for cause, chain in shown["fallbacks"].items():
         console.print(f"{cause}: then {', '.join(chain) or 'nothing that fits'}")
+    strategy = shown["strategy"]
+    if strategy is not None:
+        most = _number(strategy["worst_case_cost_usd"], ".6f") or "unknown"
+        console.print(f"asked as a {strategy['kind']}: ${most} at most")
     console.print(f"policy {shown['policy']}, decision {shown['decision']}", style="dim")
 
 

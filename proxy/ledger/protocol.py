@@ -46,6 +46,7 @@ Outcome = Literal[
     "broken",  # the answer broke after its first payload had left
     "timeout",
     "not_dispatched",  # held, but no byte left for the provider
+    "cancelled",  # by us: another attempt of the same request has answered
     "orphan",  # its worker died; settled by the ledger at its last known progress
 ]
 Window = str

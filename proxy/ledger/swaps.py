@@ -228,10 +228,11 @@ class SwapBook:
 def is_counted(ended: Settlement | EndedRow) -> bool:
     """Whether the end of an attempt says anything of its target.
 
-    It does not where the client left, a budget had no more, or the request was at fault.
+    It does not where the client left, another attempt was faster, a budget had no more, or the
+    request was at fault.
     """
     match ended.outcome:
-        case "client_gone" | "capped" | "orphan":
+        case "client_gone" | "cancelled" | "capped" | "orphan":
             return False
         case "not_dispatched":
             return bool(ended.error)  # without a reason: nobody tried

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from policies import registry
 from policies.base import Candidate, Capability, Question
 from policies.constraints import (
+    OF_DATA,
     Constraints,
     ResourceLimits,
+    barred,
+    constrained,
     eligible,
     is_named,
     matches,
@@ -177,3 +180,16 @@ def test_all_but_a_star_stands_for_itself() -> None:
     assert not matches("up/m1", "up/m[1]")
     assert not matches("up/m1", "up/m?")
     assert not matches("up/m", "[[" * 100_000)
+
+
+@given(questions, candidates.filter(bool), constraints)
+def test_who_may_not_see_a_request_may_not_answer_it(
+    question: Question, found: list[Candidate], limits: Constraints
+) -> None:
+    accepted, _ = constrained(question, found, [limits])
+    for candidate in found:
+        rejection = barred(question, candidate, [limits])
+        assert rejection is None or (candidate not in accepted and rejection.code in OF_DATA)
+        is_elsewhere = limits.regions is not None and candidate.region not in limits.regions
+        assert rejection is not None or not is_elsewhere
+        assert rejection is not None or candidate.zero_retention or not limits.zero_retention

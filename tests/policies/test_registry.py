@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -78,6 +79,18 @@ def test_the_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
         ("{name: balanced, by: weighted, shares: {m: 2}}", "models.auto.policy", "write provider"),
         ("{name: learned, strong: [up/typo]}", "models.auto.policy", "no target 'up/typo'"),
         ("./missing.py", "models.auto.policy", "missing.py"),
+        ("{name: race, targets: 1}", "models.auto.policy.targets", ">= 2"),
+        ("{name: race, stagger_s: -1}", "models.auto.policy.stagger_s", ">= 0"),
+        ("{name: consensus, judge: {prompt: x}}", "models.auto.policy.judge.target", "missing"),
+        ("{name: consensus, judge: {target: up/typo}}", "models.auto.policy", "no target"),
+        ("{name: cascade, regex: '('}", "models.auto.policy", "no regular expression"),
+        pytest.param(
+            "{name: cascade, schema: {type: 7}}",
+            "models.auto.policy",
+            "no JSON Schema",
+            marks=pytest.mark.skipif(find_spec("jsonschema") is None, reason="the extra `swaps`"),
+        ),
+        ("{name: cascade, confidence: 2}", "models.auto.policy.confidence", "<= 1"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(
@@ -118,3 +131,14 @@ def test_every_option_is_documented(settings: type[msgspec.Struct]) -> None:
     text = DOCS.read_text()
     missing = [name for name in settings.__struct_encode_fields__ if name not in text]
     assert not missing
+
+
+def test_a_policy_of_ones_own_may_have_a_strategy(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    lines = _example("python").replace('name = "mine"', 'name = "mine"\n    strategy = STRATEGY')
+    file.write_text(f"from policies.strategies import Race\nSTRATEGY = Race(targets=2)\n{lines}")
+    config_file.load(_config(tmp_path, f"{{name: {file}, code_goes_to: b}}"), {})
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(f"STRATEGY = 'race'\n{lines}")
+    with pytest.raises(StartError, match="its strategy is a str"):
+        config_file.load(_config(tmp_path, f"{{name: {wrong}, code_goes_to: b}}"), {})

@@ -209,3 +209,37 @@ def test_of_however_many_targets_none_has_fewer_than_no_requests_open() -> None:
             total_s=1.0,
         )
     assert {figures.candidate(target).in_flight for target in targets} == {0}
+
+
+def test_the_p95_is_told_once_there_is_enough_by_kind_of_answer() -> None:
+    figures, _, target = _made()
+    for _ in range(19):
+        _attempt(figures, target, first_s=0.1, stream=True)
+    assert figures.p95_s(target, stream=True) is None
+    _attempt(figures, target, first_s=5.0, stream=True)
+    assert figures.p95_s(target, stream=True) == 0.1
+    _attempt(figures, target, first_s=6.0, stream=True)
+    assert figures.p95_s(target, stream=True) == 5.0
+    assert figures.p95_s(target, stream=False) is None
+    for _ in range(20):
+        _attempt(figures, target, first_s=None, total_s=3.0)
+    assert figures.p95_s(target, stream=False) == 3.0
+
+
+def test_what_was_given_up_counts_where_it_was_in_the_tail() -> None:
+    """Else the p95 of a target whose slow answers are all beaten would fall and fall."""
+    figures, _, target = _made()
+    for _ in range(38):
+        _attempt(figures, target, first_s=0.1, stream=True)
+    for total_s in (0.01, 0.5, 0.5, 0.5):
+        _attempt(figures, target, "cancelled", first_s=None, total_s=total_s, stream=True)
+    assert figures.p95_s(target, stream=True) == 0.5
+    for _ in range(300):
+        _attempt(figures, target, first_s=0.2, stream=True)
+    assert figures.p95_s(target, stream=True) == 0.2
+
+
+def test_what_was_given_up_says_nothing_of_reliability() -> None:
+    figures, _, target = _made()
+    _attempt(figures, target, "cancelled", status=0)
+    assert figures.candidate(target).reliability is None

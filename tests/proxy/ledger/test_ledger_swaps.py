@@ -248,6 +248,7 @@ def test_failures_roll_back_and_raise_an_alert(books: Books) -> None:
     [
         ("client_gone", 200, ""),
         ("capped", 200, ""),
+        ("cancelled", 0, ""),
         ("not_dispatched", 0, ""),
         ("upstream_error", 400, "the prompt is too long"),
         ("upstream_error", 422, ""),

@@ -1,0 +1,1 @@
+"""Requests of which several attempts are made: races, hedges, cascades and consensuses."""

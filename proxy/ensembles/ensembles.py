@@ -1,0 +1,65 @@
+"""How a request is asked whose route has a strategy."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from policies.base import Route
+from policies.strategies import Cascade, Consensus, Hedge, Race, Strategy
+from proxy.attempts import Job
+from proxy.ensembles.asking import Asking, Respond
+from proxy.ensembles.cascade import climb
+from proxy.ensembles.checking import Checking
+from proxy.ensembles.consensus import agree
+from proxy.ensembles.hedging import Hedging
+from proxy.ensembles.race import Pace, race
+from proxy.ensembles.whole import deliver
+from proxy.figures import Figures
+from proxy.relay import StreamReply
+
+WEIGHED = frozenset({"chat", "messages", "responses"})
+"""The endpoints whose answers can be checked and compared: chats, in any of their dialects."""
+
+
+class Ensembles:
+    """Carries strategies out. One per worker."""
+
+    def __init__(self, asking: Asking, figures: Figures) -> None:
+        self._asking = asking
+        self._checking = Checking()
+        self._hedging = Hedging(figures, asking.try_each)
+
+    async def ask(
+        self,
+        job: Job,
+        route: Route,
+        strategy: Strategy,
+        respond: Respond,
+        reply: StreamReply | None,
+    ) -> None:
+        """Answer the client by `respond`, or by a whole answer; as a stream if there is a `reply`.
+
+        Raises `ApiError`. When it returns or raises, every attempt is settled.
+        """
+        asking, choices = self._asking, route.choices
+        match strategy:
+            case Race():
+                staggers = strategy.stagger_s > 0
+                pace = Pace(
+                    at_once=1 if staggers else strategy.targets,
+                    later=strategy.targets - 1 if staggers else 0,
+                    after_s=strategy.stagger_s,
+                )
+                await race(job, choices, pace, asking.try_each, respond)
+            case Hedge():
+                await self._hedging.ask(job, choices, strategy, respond)
+            case Cascade() | Consensus() if job.request.endpoint not in WEIGHED:
+                await asking.try_each(job, route, respond)
+            case Cascade():
+                kept = await climb(asking, self._checking, job, choices, strategy)
+                await deliver(asking, job, kept, reply)
+            case Consensus():
+                kept = await agree(asking, job, choices, strategy)
+                await deliver(asking, job, kept, reply)
+            case _:
+                assert_never(strategy)
