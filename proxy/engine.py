@@ -178,6 +178,8 @@ class Engine:
         job.policy = decision.outcome.policy
         job.revision = decision.revision
         job.decision = decision
+        if decision.question.analysis is not None:
+            job.task = decision.question.analysis.task
         return decision.outcome
 
     def aim(

@@ -36,6 +36,7 @@ from proxy.data_folder import DataFolder
 from proxy.engine import Engine
 from proxy.entries import Entries
 from proxy.explain import Explain
+from proxy.feedback import FeedbackApi
 from proxy.figures import Figures
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
@@ -146,6 +147,7 @@ async def _serve(
     moves = Moves(ledger, plan.secret)
     clock = SystemClock()
     figures = Figures(clock)
+    ledger.watch_quality(figures.judge)
     engine = Engine(
         router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
         figures=figures,
@@ -360,6 +362,7 @@ def build_app(
         **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/route": {"POST": Explain(auth=auth, engine=engine, max_body=max_body).post},
+        "/v1/feedback": {"POST": FeedbackApi(auth=auth, books=books).post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},
