@@ -443,6 +443,17 @@ class Responses(Strict, frozen=True):
     """Of one with its input; a larger one is not kept."""
 
 
+class Logging(Strict, frozen=True):
+    """What is written down of requests, to be replayed and learned from."""
+
+    requests: bool = False
+    """Write down what policies see of each request to a virtual model: no word of it."""
+    prompts: bool = False
+    """Beside that, what was said: the pieces that policies read."""
+    days: _Positive = 30
+    """After so long all of it is gone."""
+
+
 class HostGroup(Strict, frozen=True):
     """Local models that are not loaded together, or not with others, whatever room there is."""
 
@@ -499,4 +510,5 @@ class Config(Strict, frozen=True):
     """Leave out what a provider has no parameter for, and say so, instead of refusing."""
     alerts: Alerts = Alerts()
     responses: Responses = Responses()
+    logging: Logging = Logging()
     host: Host = Host()

@@ -21,6 +21,7 @@ from proxy.config import (
     Config,
     Expectation,
     Host,
+    Logging,
     Policy,
     Provider,
     Responses,
@@ -54,6 +55,7 @@ class _Top(Strict, frozen=True):
     drop_params: bool = False
     alerts: dict[str, Any] | None = None
     responses: Any = None
+    logging: Any = None
     host: Any = None
 
 
@@ -113,6 +115,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         drop_params=top.drop_params,
         alerts=_alerts(file, top.alerts or {}, environ),
         responses=_convert(file, ("responses",), top.responses or {}, Responses),
+        logging=_logging(file, top.logging or {}),
         host=_convert(file, ("host",), top.host or {}, Host),
     )
     check(file, config)
@@ -163,6 +166,15 @@ def _alerts(file: YamlFile, value: dict[str, Any], environ: Mapping[str, str]) -
             for i, webhook in enumerate(value["webhooks"])
         ]
     return _convert(file, ("alerts",), value, Alerts)
+
+
+def _logging(file: YamlFile, value: Any) -> Logging:
+    logging = _convert(file, ("logging",), value, Logging)
+    if logging.prompts and not logging.requests:
+        raise file.error(
+            ("logging", "prompts"), "prompts are kept with requests; set 'requests: true' too"
+        )
+    return logging
 
 
 def _expand(file: YamlFile, path: Path_, value: Any, environ: Mapping[str, str]) -> Any:

@@ -37,6 +37,7 @@ from proxy.errors import (
     stopping,
 )
 from proxy.figures import Figures
+from proxy.history import History
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
@@ -99,7 +100,9 @@ class Engine:
         clock: Clock,
         first_payload_s: float,
         hear_out_s: float,
+        history: History | None = None,
     ) -> None:
+        """`history` is what writes requests down, if they are to be."""
         self._router = router
         self._adapters = adapters
         self._ledger = ledger
@@ -107,6 +110,7 @@ class Engine:
         self._metrics = metrics
         self._attempts = Attempts(ledger, metrics, figures, clock)
         self._log = log
+        self._history = history
         self._clock = clock
         self._first_payload_s = first_payload_s
         self._hear_out_s = hear_out_s
@@ -167,6 +171,17 @@ class Engine:
         wishes = wish_list.read(job.exchange.headers)
         considered = await self.consider(job.caller, job.exchange, job.request, job.scopes, wishes)
         decision = considered.decision
+        if self._history is not None:
+            self._history.add(
+                decision,
+                job.request,
+                request_id=job.request_id,
+                key_id=job.caller.key_id,
+                scopes=job.scopes,
+                wishes=considered.wishes,
+                tier=considered.tier,
+                swap=considered.swap,
+            )
         if isinstance(decision.outcome, Denial):
             raise denied(job.request.model, decision.outcome)
         self._router.take_turn()

@@ -40,6 +40,7 @@ from proxy.feedback import FeedbackApi
 from proxy.figures import Figures
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
+from proxy.history import History
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
@@ -50,6 +51,7 @@ from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.request_store import RequestStore
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
@@ -148,8 +150,10 @@ async def _serve(
     clock = SystemClock()
     figures = Figures(clock)
     ledger.watch_quality(figures.judge)
+    router = Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock)
+    history = History(RequestStore(plan.data.path), plan.config.logging, router, clock)
     engine = Engine(
-        router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
+        router=router,
         figures=figures,
         adapters=adapters,
         ledger=ledger,
@@ -159,6 +163,7 @@ async def _serve(
         clock=clock,
         first_payload_s=server_settings.first_payload_s,
         hear_out_s=server_settings.hear_out_s,
+        history=history if history.is_on else None,
     )
     preparations = Preparations(
         ledger=ledger,
@@ -175,6 +180,7 @@ async def _serve(
         if store is not None and number == 0
         else None
     )
+    forgetting = asyncio.create_task(history.tidy_always()) if number == 0 else None
     patience = Patience(
         head_s=server_settings.head_s,
         body_s=server_settings.body_s,
@@ -215,7 +221,7 @@ async def _serve(
         await server.end_tasks()
         await preparations.aclose()
         log.flush()
-        for task in (sweeping, delivering, tidying, watching):
+        for task in (sweeping, delivering, tidying, watching, forgetting):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -229,6 +235,7 @@ async def _serve(
             await alerts.aclose()
         if store is not None:
             store.close()
+        history.close()
 
 
 class _Finder:

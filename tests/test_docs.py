@@ -59,6 +59,7 @@ def _section(text: str, heading: str) -> str:
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
         ("`responses`", config.Responses),
+        ("`logging`", config.Logging),
         ("`host`", config.Host),
         ("`host`", config.HostGroup),
     ],
@@ -76,6 +77,7 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
         (config.Budget, "configuration.md", "`budgets[]`"),
         (config.Webhook, "configuration.md", "`alerts.webhooks[]`"),
         (config.Host, "configuration.md", "`host`"),
+        (config.Logging, "configuration.md", "`logging`"),
         (NewSwap, "admin.md", "Swaps"),
     ],
 )

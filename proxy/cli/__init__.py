@@ -23,6 +23,7 @@ _MODULES = {
     "serve": "serving",
     "check": "checking",
     "route": "routing",
+    "replay": "replaying",
     "models": "models",
     "swap": "swapping",
     "swaps": "swaps",
