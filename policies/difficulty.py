@@ -9,6 +9,7 @@ is judged by its length and subject. Tens of microseconds, the standard library,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from operator import mul
 from pathlib import Path
@@ -73,7 +74,8 @@ class Difficulty:
         self._weights = weights
         shape = weights.shape if own is None else own.shape
         self._shape = [shape.get(name, 0.0) for name in NAMES]
-        self._words = 1.0 if own is None else own.words
+        self.words = 1.0 if own is None else own.words
+        """How many times the words count of what they do by the weights that are shipped."""
         self.calibration = weights.calibration if own is None else own.calibration
         """Of the prompts that the weights were made from."""
 
@@ -81,6 +83,12 @@ class Difficulty:
     def shape(self) -> tuple[float, ...]:
         """The weights of what `NAMES` name."""
         return tuple(self._shape)
+
+    def with_weights(self, shape: Sequence[float], words: float) -> Difficulty:
+        """The same words, and other weights of what `NAMES` name."""
+        named = dict(zip(NAMES, shape, strict=True))
+        own = OwnWeights(shape=named, words=words, calibration=self.calibration)
+        return Difficulty(self._weights, own)
 
     def readings(self, prompt: Prompt) -> tuple[Reading, ...]:
         """What there is to judge a prompt by: its last message, and its first if it is another."""
@@ -96,7 +104,7 @@ class Difficulty:
     def weigh(self, reading: Reading) -> float:
         """The score of a reading."""
         by_shape: float = sum(map(mul, self._shape, reading.shape))
-        return by_shape + self._words * reading.words
+        return by_shape + self.words * reading.words
 
     def score(self, text: str) -> float:
         """The score of a text, whatever it is: finite, and the same every time."""
@@ -121,7 +129,7 @@ class Difficulty:
             for name, weight, value in zip(NAMES, self._shape, reading.shape, strict=True)
             if name != "length"
         ]
-        moves.append((self._words * reading.words, "words"))
+        moves.append((self.words * reading.words, "words"))
         moves.sort(key=lambda move: (-abs(move[0]), move[1]))
         return tuple(
             f"{'+' if move > 0 else '-'}{name}" for move, name in moves[:_MOST_REASONS] if move

@@ -63,10 +63,10 @@ class Learned:
     ) -> None:
         self._options = options or LearnedOptions()
         path = self._options.weights
-        self._difficulty = difficulty or (shipped() if path is None else own(path))
-        self._calibration = self._options.calibration or self._difficulty.calibration
+        self.difficulty = difficulty or (shipped() if path is None else own(path))
+        self.calibration = self._options.calibration or self.difficulty.calibration
         self.share = self._strong_share()
-        self._threshold = self._calibration.threshold(self.share)
+        self._threshold = self.calibration.threshold(self.share)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -75,16 +75,16 @@ class Learned:
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates, those of the tier that the prompt calls for first."""
-        difficulty = self._difficulty
+        difficulty = self.difficulty
         found = max(difficulty.readings(question.prompt), key=difficulty.weigh)
         score = difficulty.weigh(found)
-        weak, strong, neither = self._tiers(question, candidates)
+        weak, strong, neither = self.tiers(question, candidates)
         is_hard = score >= self._threshold
         # Behind the strong tier stands the next best; where that is by price, the next dearest.
         second_best = weak if self._options.weak else weak[::-1]
         ordered = [*strong, *second_best] if is_hard else [*weak, *strong]
         first, *others = [*ordered, *neither]
-        harder = 100 * self._calibration.percentile(score)
+        harder = 100 * self.calibration.percentile(score)
         moved = ", ".join(difficulty.moves(found)) or "by its length"
         tier = "strong" if is_hard else "cheap"
         why = f"harder than {harder:.0f} % of prompts ({moved}): the {tier} tier"
@@ -95,10 +95,10 @@ class Learned:
 
     def _strong_share(self) -> float:
         if self._options.quality is not None:
-            return self._calibration.share_for(self._options.quality)
+            return self.calibration.share_for(self._options.quality)
         return DEFAULT_SHARE if self._options.share is None else self._options.share
 
-    def _tiers(
+    def tiers(
         self, question: Question, candidates: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
         """The cheap tier and the strong one, each as it is to be tried, and who is in neither.

@@ -139,6 +139,8 @@ def read(
     after: tuple[float, int] = (since, -1)
     while True:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'").fetchone():
+                return  # it is being made at this moment
             rows = db.execute(
                 "SELECT at, id, asked, prompt FROM requests "
                 "WHERE (at, id) > (?, ?) AND at < ? ORDER BY at, id LIMIT ?",

@@ -24,6 +24,7 @@ _MODULES = {
     "check": "checking",
     "route": "routing",
     "replay": "replaying",
+    "learn": "learning",
     "models": "models",
     "swap": "swapping",
     "swaps": "swaps",

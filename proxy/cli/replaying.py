@@ -52,8 +52,8 @@ def replay(
     folder = asking.data_folder(config, data).path
     database = asking.ledger_to_read(config, data)
     loaded = serve.load_config(serve.Options(config=config, data=data), os.environ)
-    served = _table(loaded)
-    draft = served if policy is None else _table(config_file.load(policy, os.environ))
+    served = table_of(loaded)
+    draft = served if policy is None else table_of(config_file.load(policy, os.environ))
     about = About(
         policy=str(policy or loaded.source),
         since=when(begin or 0),
@@ -91,7 +91,8 @@ def reading_requests() -> Iterator[None]:
         raise StartError(f"{request_store.FILE}: {error}; check the data folder") from None
 
 
-def _table(loaded: Config) -> TargetTable:
+def table_of(loaded: Config) -> TargetTable:
+    """The targets and virtual models of a configuration, as it would be served now."""
     book, _ = price_list.load(Path(loaded.server.data))
     return serve.resolve(loaded, os.environ, book).tables()
 

@@ -149,3 +149,51 @@ def test_what_there_is_nothing_of_is_told_in_one_line(upstream: Upstream, tmp_pa
     done = tollway.cli("replay")
     assert done.returncode == 2
     assert done.stderr.startswith("tollway: requests.db: ")
+
+
+def test_weights_are_learned_from_the_own_log_and_used_where_they_are_named(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    """Of requests that all went cheap those about law were answered badly."""
+    config = _config(upstream.base_url, requests=True)
+    config["models"]["auto"]["policy"]["share"] = 0
+    config.pop("rules")
+    law = "Is this contract clause enforceable in court? The plaintiff sues for damages, case {}."
+    talk = "Good morning, how are you today? Number {} of my greetings to my dear friends."
+
+    def asked(text: str) -> dict[str, Any]:
+        return {"model": "auto", "messages": [{"role": "user", "content": text}]}
+
+    with serving(tmp_path, config) as tollway:
+        early = tollway.cli("learn")
+        assert early.returncode == 2
+        assert "0 requests are too few" in early.stderr
+        for number in range(160):
+            reply = tollway.post(
+                "/v1/chat/completions", asked((talk, law)[number % 2].format("x" * (number // 2)))
+            )
+            assert reply.headers["x-tollway-model"] == "up/small"
+            feedback = {
+                "request_id": reply.headers["x-request-id"],
+                "metric": "task_completed",
+                "value": not number % 2,
+            }
+            assert tollway.post("/v1/feedback", feedback).status_code == 200
+        _written(tollway, 160)
+        done = tollway.cli("learn", "--output", "mine.json", "--json")  # while it serves
+        assert done.returncode == 0, done.stderr
+        shown = json.loads(done.stdout)
+        assert (shown["requests"], shown["labels"]) == (160, 160)
+        assert shown["refit"]["auc_after"] > 0.9
+        assert "mine.json" in tollway.cli("learn", "--output", "mine.json").stdout
+    config["models"]["auto"]["policy"] = {"name": "learned", "share": 0.5, "weights": "mine.json"}
+    with serving(tmp_path, config) as tollway:
+        assert tollway.cli("check", "router.yaml").returncode == 0
+        for text, target in ((talk, "up/small"), (law, "up/large")):
+            dry = tollway.post("/v1/route", asked(text.format("xx"))).json()
+            assert dry["choices"][0]["target"] == target
+    (tmp_path / "mine.json").unlink()
+    done = Tollway(tmp_path, config).cli("check", "router.yaml")
+    assert done.returncode == 2
+    assert "models.auto.policy" in done.stderr
+    assert "mine.json" in done.stderr
