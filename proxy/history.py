@@ -126,7 +126,7 @@ class History:
                 ]
             )
             self._has_failed = False
-        except sqlite3.Error as error:
+        except Exception as error:  # the end of the thread's work: nobody else hears of it
             if not self._has_failed:  # once for a trouble, not for each batch that it spoils
                 _logger.warning("requests are not written down: %s", error)
             self._has_failed = True

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 import typer
 
 from proxy import config_file, price_list, replay_report, request_store, serve
@@ -84,10 +85,10 @@ def replay(
 
 @contextmanager
 def reading_requests() -> Iterator[None]:
-    """Raise `StartError` for what SQLite says of the file."""
+    """Raise `StartError` where the file cannot be read, or is another version's."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise StartError(f"{request_store.FILE}: {error}; check the data folder") from None
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -329,3 +331,5 @@ def test_the_page_needs_nothing_else_and_runs_nothing(
     assert "&lt;script&gt;" in page
     assert "http" not in page  # nothing is fetched from anywhere
     assert page.count("<rect") == 2 * 2 + 2
+    for drawing in re.findall(r"<svg.*?</svg>", page):
+        ElementTree.fromstring(drawing)  # our own
