@@ -31,6 +31,8 @@ LEAST_OF_EACH = 10
 SURE = 0.95
 """In so large a share of resamples the refit has to be the better one."""
 
+# The latest ones. A fit to as many takes half a minute.
+_MOST_LABELS = 10_000
 _HELD_BACK = 0.3
 _RESAMPLES = 400
 _FOLDS = 4
@@ -85,7 +87,7 @@ def learn(examples: Sequence[Example], used: Difficulty) -> Learned:
     """
     if len(examples) < LEAST_REQUESTS:
         raise ValueError(f"{len(examples)} requests are too few; {LEAST_REQUESTS} make a table")
-    labelled = [each for each in examples if each.worth is not None]
+    labelled = [each for each in examples if each.worth is not None][-_MOST_LABELS:]
     shape, words = used.shape, used.words
     refit = None
     if len(labelled) >= LEAST_LABELS:

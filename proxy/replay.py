@@ -8,7 +8,7 @@ answer's tokens at the other target's price. Nothing is sent, and nothing is wri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -134,7 +134,6 @@ class Replay:
         self,
         table: TargetTable,
         shows: Shows,
-        answers: Mapping[str, Answer],
         clock: Clock,
         *,
         served: TargetTable,
@@ -143,12 +142,11 @@ class Replay:
         self._table = table
         self._served = served
         self._shows = shows
-        self._answers = answers
         self._router = Router(table=lambda: table, figures=shows, secret=b"", clock=clock)
         self.report = Report()
 
-    def add(self, asked: Asked, prompt: Prompt | None) -> None:
-        """Ask one request again."""
+    def add(self, asked: Asked, prompt: Prompt | None, answer: Answer | None) -> None:
+        """Ask one request again; with its prompt and its answer, as far as they are known."""
         report = self.report
         report.asked += 1
         decision = self._decided(asked, prompt)
@@ -163,7 +161,6 @@ class Replay:
         choice = decision.outcome.choices[0]
         has_changed = choice.target != asked.target
         report.changed += has_changed
-        answer = self._answers.get(asked.request_id)
         if answer is None:
             report.left_out["no answer then"] += 1
             return

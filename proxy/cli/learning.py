@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ app = typer.Typer(add_completion=False)
 # What tells the tiers apart where only prices do: a request of middling size.
 _MIDDLING = Question(needs=frozenset({"chat"}), input_tokens=1000)
 _SHARES = (0.1, 0.3, 0.5)
+# The latest ones. A table of more says the same.
+_MOST_REQUESTS = 100_000
 
 
 @app.command(name="learn")
@@ -54,18 +57,19 @@ def learn_command(
         raise StartError(f"--model: there is no virtual model {model[:100]!r}")
     policy = found_model.policy if isinstance(found_model.policy, Learned) else Learned()
     cheap = _cheap_tier(found_model, policy)
-    examples = []
+    latest: deque[Example] = deque(maxlen=_MOST_REQUESTS)
     with reading_requests():
         for asked, _ in request_store.read(folder, begin or 0, end):
             if asked.model == model and asked.readings:
                 target, said = worth.get(asked.request_id, ("", None))
-                examples.append(
+                latest.append(
                     Example(
                         request_id=asked.request_id,
                         readings=asked.readings,
                         worth=said if target in cheap else None,
                     )
                 )
+    examples = list(latest)
     try:
         found = learn(examples, policy.difficulty)
     except ValueError as error:

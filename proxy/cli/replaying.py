@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,7 @@ app = typer.Typer(add_completion=False)
 
 Known = Literal["measured", "declared"]
 _MOST_SHOWN = 10
+_BATCH = 1_000
 
 
 @app.command()
@@ -61,12 +63,17 @@ def replay(
         until=when(end or SystemClock().time()),
         figures=known,
     )
-    attempts = list(answers.done(database, begin or 0, None))
-    shows = Measured(attempts, answers.quality(database)) if known == "measured" else Declared()
-    asked_again = Replay(draft, shows, answers_of(attempts), SystemClock(), served=served)
+    shows: Measured | Declared = Declared()
+    if known == "measured":
+        shows = Measured(answers.done(database, begin or 0, end), answers.quality(database))
+    asked_again = Replay(draft, shows, SystemClock(), served=served)
     with reading_requests():
-        for asked, prompt in request_store.read(folder, begin or 0, end):
-            asked_again.add(asked, prompt)
+        requests = request_store.read(folder, begin or 0, end)
+        while batch := list(islice(requests, _BATCH)):
+            names = [asked.request_id for asked, _ in batch]
+            known_answers = answers_of(answers.done_for(database, names))
+            for asked, prompt in batch:
+                asked_again.add(asked, prompt, known_answers.get(asked.request_id))
     report = asked_again.report
     if not report.asked:
         raise StartError(

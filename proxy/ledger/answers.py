@@ -6,13 +6,14 @@ was pruned is not here. Everything raises `LedgerUnavailable`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from proxy.ledger.protocol import MILLION, Metric, Quality
 from proxy.ledger.reading import reading
+from proxy.ledger.store import to_json
 from proxy.pricing import Usage
 
 _FOREVER = 2**62
@@ -88,6 +89,26 @@ def worth_of_answers(path: Path, since: int) -> dict[str, tuple[str, float]]:
     return {request_id: (target, worth / MILLION) for request_id, target, worth in rows}
 
 
+_COLUMNS = (
+    "request_id, number, target, outcome, status, cost_nanousd, input_tokens, cached_tokens, "
+    "output_tokens, reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, first_token_us, "
+    "total_us"
+)
+"""The fields of `Done`."""
+
+
+def done_for(path: Path, request_ids: Iterable[str]) -> list[Done]:
+    """The settled attempts of these requests, in the order in which each made them."""
+    with reading(path) as db:
+        rows = db.execute(
+            f"SELECT {_COLUMNS} FROM spend "  # noqa: S608 - a constant
+            "WHERE request_id IN (SELECT value FROM json_each(?)) AND outcome <> 'open' "
+            "ORDER BY request_id, number",
+            (to_json(list(request_ids)),),
+        ).fetchall()
+    return [_done(row) for row in rows]
+
+
 def done(path: Path, since: int, until: int | None) -> Iterator[Done]:
     """Settled attempts of virtual models that began in [since, until), in their order.
 
@@ -97,15 +118,13 @@ def done(path: Path, since: int, until: int | None) -> Iterator[Done]:
     while True:
         with reading(path) as db:
             rows = db.execute(
-                "SELECT started_at, attempt, request_id, number, target, outcome, status, "
-                "cost_nanousd, input_tokens, cached_tokens, output_tokens, reasoning_tokens, "
-                "cache_write_tokens, cache_write_1h_tokens, first_token_us, total_us FROM spend "
+                f"SELECT started_at, attempt, {_COLUMNS} FROM spend "  # noqa: S608 - a constant
                 "WHERE (started_at, attempt) > (?, ?) AND started_at < ? "
                 "AND virtual_model <> '' AND outcome <> 'open' "
                 "ORDER BY started_at, attempt LIMIT ?",
                 (*after, _FOREVER if until is None else until, _BATCH),
             ).fetchall()
-        yield from map(_done, rows)
+        yield from (_done(row[2:]) for row in rows)
         if len(rows) < _BATCH:
             return
         after = rows[-1][:2]
@@ -127,7 +146,7 @@ def _said(row: tuple[Any, ...]) -> Said:
 
 
 def _done(row: tuple[Any, ...]) -> Done:
-    request_id, number, target, outcome, status, cost, *rest = row[2:]
+    request_id, number, target, outcome, status, cost, *rest = row
     given, cached, output, reasoning, cache_write, cache_write_1h, first_token_us, total_us = rest
     return Done(
         request_id=request_id,

@@ -103,11 +103,27 @@ def _written(value: Asked) -> Asked:
     return msgspec.json.decode(msgspec.json.encode(value), type=Asked)
 
 
+class Again:
+    """A replay of requests whose answers are known."""
+
+    def __init__(
+        self, table: CurrentTable, answers: dict[str, Answer], draft: CurrentTable
+    ) -> None:
+        self._answers = answers
+        self._replay = Replay(draft(), Declared(), SystemClock(), served=table())
+        self.report = self._replay.report
+
+    def add(self, question: Asked, prompt: Prompt | None) -> None:
+        self._replay.add(question, prompt, self._answers.get(question.request_id))
+
+
 def _replay(
-    table: CurrentTable, answers: dict[str, Answer] | None = None, *, draft: Any = None
-) -> Replay:
-    draft = table if draft is None else draft
-    return Replay(draft(), Declared(), answers or {}, SystemClock(), served=table())
+    table: CurrentTable,
+    answers: dict[str, Answer] | None = None,
+    *,
+    draft: CurrentTable | None = None,
+) -> Again:
+    return Again(table, answers or {}, draft or table)
 
 
 @given(

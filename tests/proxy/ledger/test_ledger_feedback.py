@@ -129,12 +129,36 @@ def test_a_ledger_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
     books.close()
 
 
-def test_a_request_is_found_by_an_index(books: Books) -> None:
+@pytest.mark.parametrize("wanted", ["= 'req_1'", "IN (SELECT value FROM json_each('[\"req_1\"]'))"])
+def test_a_request_is_found_by_an_index(books: Books, wanted: str) -> None:
     with contextlib.closing(sqlite3.connect(books.path)) as db:
         plan = db.execute(
-            "EXPLAIN QUERY PLAN SELECT 1 FROM attempts WHERE request_id = 'req_1'"
+            f"EXPLAIN QUERY PLAN SELECT target FROM spend WHERE request_id {wanted}"
         ).fetchall()
     assert "attempts_of_requests" in str(plan)
+    assert "SCAN a" not in str(plan)
+
+
+def test_what_became_of_requests_is_read_with_all_their_attempts(books: Books) -> None:
+    books.reserve(1, request_id="req_1")
+    books.settle(1, outcome="timeout")
+    books.reserve(2, request_id="req_1", first=False)
+    books.settle(2, cost=7)
+    books.reserve(3, request_id="req_2")
+    books.settle(3)
+    books.reserve(4, request_id="req_3")  # open still
+    found = answers.done_for(books.path, ["req_1", "req_3", "req_unknown"])
+    assert [(done.number, done.outcome, done.is_answer) for done in found] == [
+        (1, "timeout", False),
+        (2, "ok", True),
+    ]
+    assert (found[1].cost_nanousd, found[1].usage.output_tokens) == (7, 7)
+    assert [done.request_id for done in answers.done(books.path, 0, None)] == [
+        "req_1",
+        "req_1",
+        "req_2",
+    ]
+    assert list(answers.done(books.path, 0, NOON)) == []
 
 
 METRICS = get_args(Metric)
