@@ -29,9 +29,18 @@ class Measured:
         for each in quality:
             judged = self._judged.setdefault(each.target, {})
             judged[each.task] = Judged(each.answers, each.worth_ppm / MILLION)
+        # As each was declared, and as it is shown for that.
+        self._made: dict[str, tuple[Candidate, Candidate]] = {}
 
     def candidate(self, target: Target) -> Candidate:
         """The target as policies see it."""
+        declared, made = self._made.get(target.name, (None, None))
+        if made is None or declared is not target.candidate:
+            made = self._candidate(target)
+            self._made[target.name] = target.candidate, made
+        return made
+
+    def _candidate(self, target: Target) -> Candidate:
         candidate = target.candidate
         judged = self._judged.get(target.name)
         if judged is not None:
