@@ -33,7 +33,7 @@ _OF_OUR_OWN = replace(
 )
 
 # A process that has just ended may be leased once more, until its parent notices.
-_NOTICED_WITHIN_S = (0.05, 0.1, 0.2, 0.4)
+_NOTICED_WITHIN_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 class Local:

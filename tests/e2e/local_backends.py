@@ -17,6 +17,7 @@ from tests.adapters.children.child import ROOT
 from tests.e2e.test_llama_server import BINARY
 from tests.e2e.tollway import Tollway, serving
 from tests.models import make_gguf, make_mlx, tiny
+from tests.waiting import is_alive, until
 
 SAID = "Good day!"
 PIECES = [b"Good", b" day", b"!"]
@@ -102,11 +103,17 @@ def _hosting(folder: Path, backend: str) -> Iterator[Running]:
             child = psutil.Process(entry["pid"])
             return next(iter(child.children()), child)
 
+        def kill(model: str) -> None:
+            """Until it is dead it may take a request, and fail it."""
+            process = computing(model)
+            process.kill()
+            until(lambda: not is_alive(process.pid))
+
         yield Running(
             tollway,
             "local",
             endless={"logit_bias": {str(tiny.END): -100}, "max_tokens": CONTEXT},
-            kill=lambda model: computing(model).kill(),
+            kill=kill,
             busy_s=lambda model: computing(model).cpu_times().user,
         )
 

@@ -6,7 +6,6 @@ import json
 import queue
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +17,7 @@ from standardwebhooks import Webhook
 
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, serving
 from tests.e2e.upstream import Upstream
+from tests.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 COST = 11 * 1_000 + 7 * 2_000  # nano-USD of one answer of our upstream
@@ -90,13 +90,6 @@ def deliveries(tollway: Tollway) -> dict[str, float]:
     return {f"{name} {label}": float(value) for name, label, value in found}
 
 
-def until(is_true: Callable[[], bool], tollway: Tollway) -> None:
-    deadline = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < deadline, tollway.log()
-        time.sleep(0.02)
-
-
 def undelivered(tollway: Tollway) -> int:
     return len(tollway.query("SELECT id FROM alerts WHERE delivered_at IS NULL"))
 
@@ -117,7 +110,7 @@ def test_a_budget_that_is_used_up_is_told_once_signed_and_logged(
                 assert tollway.chat().status_code == 200
             headers, body = inbox.next()
             assert json.loads(slack.next()[1])["text"].startswith("Tollway: global has spent ")
-            until(lambda: undelivered(tollway) == 0, tollway)
+            until(lambda: undelivered(tollway) == 0, told=tollway.log)
             counted = deliveries(tollway)
             log = tollway.log()
             (row,) = tollway.query("SELECT * FROM alerts")
@@ -145,7 +138,7 @@ def test_a_message_that_is_not_taken_is_sent_again(upstream: Upstream, tmp_path:
         with serving(tmp_path, config) as tollway:
             assert tollway.chat().status_code == 200
             (first, body), (second, repeated) = inbox.next(), inbox.next()
-            until(lambda: undelivered(tollway) == 0, tollway)
+            until(lambda: undelivered(tollway) == 0, told=tollway.log)
             counted = deliveries(tollway)
     finally:
         inbox.close()
@@ -170,7 +163,7 @@ def test_what_was_not_delivered_is_delivered_after_a_restart(
     config["alerts"]["webhooks"][0]["url"] = inbox.url
     with serving(tmp_path, config) as tollway:
         after, body = inbox.next()
-        until(lambda: undelivered(tollway) == 0, tollway)
+        until(lambda: undelivered(tollway) == 0, told=tollway.log)
     assert before["webhook-id"] == after["webhook-id"]
     Webhook(SECRET).verify(body, after)
     with serving(tmp_path, config) as tollway:
@@ -191,7 +184,7 @@ def test_what_was_not_delivered_is_delivered_after_its_worker_was_killed(
             worker.kill()
         after, _ = inbox.next()
         inbox.release.set()
-        until(lambda: undelivered(tollway) == 0, tollway)
+        until(lambda: undelivered(tollway) == 0, told=tollway.log)
     assert before["webhook-id"] == after["webhook-id"]
 
 
@@ -214,13 +207,13 @@ def test_a_receiver_that_hangs_holds_up_no_request(
                 assert reply.status_code == 200
         assert undelivered(tollway) == 1
         inbox.release.set()
-        until(lambda: undelivered(tollway) == 0, tollway)
+        until(lambda: undelivered(tollway) == 0, told=tollway.log)
 
 
 def test_without_webhooks_an_alert_is_logged(upstream: Upstream, tmp_path: Path) -> None:
     config = configured(upstream, percents=[percent_of(1)])
     with serving(tmp_path, config) as tollway:
         assert tollway.chat().status_code == 200
-        until(lambda: bool(tollway.query("SELECT 1 FROM alerts WHERE delivered_at")), tollway)
+        until(lambda: tollway.query("SELECT 1 FROM alerts WHERE delivered_at"), told=tollway.log)
         assert deliveries(tollway) == {"alerts budget": 1}
         assert tollway.log().count("alert: global has spent") == 1

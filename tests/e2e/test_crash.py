@@ -33,6 +33,7 @@ import psutil
 from proxy.ledger.audit import audit
 from tests.e2e.invoicing import PRICE, Bill, Provider
 from tests.e2e.tollway import Tollway, serving
+from tests.waiting import until
 
 KILLS = int(os.environ.get("TOLLWAY_KILLS", "6"))
 WORKERS = 3
@@ -160,7 +161,7 @@ class Killer:
                 self._kill("ledger", ledger)
             if len(workers) > 1 and self._is_due("worker"):
                 self._kill("worker", self._chance.choice(workers))
-        until(self._is_whole, 60)
+        until(self._is_whole)
 
     def _is_due(self, what: str) -> bool:
         answered = len(self._load.answered) - self._answered[what]
@@ -268,7 +269,7 @@ def test_nothing_is_lost_and_the_invoice_agrees_whoever_is_killed(tmp_path: Path
         began = time.monotonic()
         asyncio.run(load.run(killer.kill_everybody))
         took_s = time.monotonic() - began
-        until(lambda: not unsettled(tollway), 60)
+        until(lambda: not unsettled(tollway))
 
         compared = Comparison.of(tollway, provider)
         compared.check()
@@ -308,13 +309,6 @@ def closed_port() -> Iterator[int]:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]
-
-
-def until(is_true: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def report(compared: Comparison, load: Load, killer: Killer, took_s: float) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e import stand_ins
 from tests.e2e.test_llama_server import BINARY
-from tests.e2e.test_local_models import ENDLESS, Machine, streaming, until
+from tests.e2e.test_local_models import ENDLESS, Machine, streaming
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, serving
 from tests.models import make_gguf
 from tests.proxy.model_host.model_server import (
@@ -31,6 +31,7 @@ from tests.proxy.model_host.model_server import (
     ollama,
     openai_list,
 )
+from tests.waiting import until
 
 WORKERS = 2
 

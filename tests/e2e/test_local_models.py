@@ -8,8 +8,7 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.e2e.test_llama_server import BINARY
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, serving
 from tests.models import make_gguf
 from tests.proxy.model_host.stand_in import ENDLESS, NO_TENSORS
+from tests.waiting import is_alive, until
 
 PATIENCE_S = 20.0
 REAL = pytest.mark.skipif(BINARY is None, reason="no llama-server at hand; LLAMA_SERVER names it")
@@ -74,20 +74,6 @@ class Machine:
 
     def _lines(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

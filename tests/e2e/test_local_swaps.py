@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_llama_server import BINARY
-from tests.e2e.test_swaps import reaches, stream, swap, until
+from tests.e2e.test_swaps import reaches, stream, swap
 from tests.e2e.tollway import Tollway, serving
 from tests.models import make_gguf
+from tests.waiting import until
 
 OLD_SAYS, NEW_SAYS = "The old model says so.", "The new model says otherwise."
 BACKENDS = [
@@ -81,7 +82,7 @@ def test_fifty_streams_while_the_model_is_swapped(running: Tollway) -> None:
     moving, texts = asyncio.run(load())
     assert set(texts) == {OLD_SAYS, NEW_SAYS}
     reaches(running, moving, "completed")
-    until(lambda: local_models(running)["local/old"]["state"] == "absent", running.log())
+    until(lambda: local_models(running)["local/old"]["state"] == "absent", told=running.log)
     new = local_models(running)["local/new"]
     assert (new["state"], new["loads"]) == ("loaded", 1)
     running.admin("POST", f"/swaps/{moving}/rollback")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, serving
+from tests.waiting import is_alive, until
 
 WAIT_S = 60.0
 
@@ -79,14 +79,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
         yield up
 
 
-def until(found: Callable[[], Any], what: str = "it") -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while not (value := found()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-    return value
-
-
 def swap(running: Tollway, name: str, source: str, target: str, **more: Any) -> int:
     body = {"name": name, "from": source, "to": target, "grace_s": 3600, **more}
     return int(running.admin("POST", "/swaps", body)["id"])
@@ -101,7 +93,8 @@ def reaches(running: Tollway, number: int, *states: str) -> dict[str, Any]:
         shown: dict[str, Any] = running.admin("GET", f"/swaps/{number}")
         return shown if shown["state"] in states else None
 
-    found: dict[str, Any] = until(look, f"{states}: {running.admin('GET', f'/swaps/{number}')}")
+    found = until(look, told=lambda: f"{states}: {running.admin('GET', f'/swaps/{number}')}")
+    assert found is not None
     return found
 
 
@@ -344,10 +337,10 @@ def kill(running: Tollway, victim: psutil.Process) -> None:
     """Kill a process, and wait until another has taken its place."""
     before = len(running.children())
     victim.kill()
-    until(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not is_alive(victim.pid))
     until(lambda: len(running.children()) == before)
     running.ledger()
-    until(lambda: is_ready(running), "every worker serves again")
+    until(lambda: is_ready(running), told="every worker serves again")
 
 
 def is_ready(running: Tollway) -> bool:
@@ -384,7 +377,7 @@ def test_a_swap_outlives_whoever_is_killed_in_whatever_state_it_is(
         reaches(tidy, number, state)
         kill_them()
         assert state_of(tidy, number) == state
-        until(lambda expected=targets: models_of(tidy) == expected, state)
+        until(lambda expected=targets: models_of(tidy) == expected, told=state)
         take_back = "rollback" if state == "completed" else "cancel"
         tidy.admin("POST", f"/swaps/{number}/{take_back}")
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import msgspec
 
@@ -189,12 +186,3 @@ class Line:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def eventually(is_true: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Wait for something that another process will bring about."""
-    until = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < until, "it did not happen in time"
-        os.sched_yield()
-        time.sleep(0.005)

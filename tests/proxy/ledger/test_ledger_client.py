@@ -36,8 +36,9 @@ from proxy.ledger.protocol import (
 from proxy.ledger.reports import AttemptRow, attempts
 from proxy.swaps.core import Plan
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
-from tests.proxy.ledger.process import LedgerProcess, eventually
+from tests.proxy.ledger.process import LedgerProcess
 from tests.proxy.ledger.relay import Relay
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ async def money(client: LedgerClient) -> tuple[int, int]:
 
 
 async def soon(is_true: Callable[[], bool]) -> None:
-    await asyncio.to_thread(eventually, is_true)
+    await asyncio.to_thread(until, is_true)
 
 
 async def is_sent() -> None:
@@ -406,7 +407,7 @@ def test_a_reserve_whose_answer_outlived_its_ledger_is_held_once(
             waiting = asyncio.create_task(client.reserve(attempt))
             await is_sent()
             # This loop reads nothing now, so the answer stays in the socket.
-            eventually(lambda: len(rows(ledger)) == 1)
+            until(lambda: len(rows(ledger)) == 1)
             ledger.kill()
             ledger.start()
             await waiting
@@ -427,7 +428,7 @@ def test_reserves_fail_soon_while_the_ledger_is_away_and_leave_nothing_held(
             await client.reserve(first)
             in_flight = asyncio.create_task(client.reserve(second))
             await is_sent()
-            eventually(lambda: len(rows(ledger)) == 2)  # committed, and the answer unread
+            until(lambda: len(rows(ledger)) == 2)  # committed, and the answer unread
             with ledger.frozen():
                 ledger.kill()
             await soon(lambda: not client.is_connected)

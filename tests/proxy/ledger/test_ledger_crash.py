@@ -26,7 +26,8 @@ from proxy.ledger.protocol import CreateBudget
 from proxy.ledger.reports import attempts
 from proxy.ledger.sync import open_ledger
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
-from tests.proxy.ledger.process import ROOT, LedgerProcess, eventually
+from tests.proxy.ledger.process import ROOT, LedgerProcess
+from tests.waiting import until
 
 ROUNDS = 12
 WORKERS = 3
@@ -125,7 +126,7 @@ class Workers:
         self._running.append((subprocess.Popen(command, cwd=ROOT), journal))
 
     def wait_ready(self) -> None:
-        eventually(lambda: all(journal.stat().st_size for _, journal in self._running))
+        until(lambda: all(journal.stat().st_size for _, journal in self._running))
 
     def kill_one(self, chance: random.Random) -> None:
         victim, _ = self._running.pop(chance.randrange(len(self._running)))
@@ -171,8 +172,8 @@ def test_killing_everybody_all_the_time_loses_and_invents_nothing(tmp_path: Path
         workers.wait_ready()
 
         for number in range(ROUNDS):
-            until = time.monotonic() + 0.2 + chance.random() * 0.3
-            while time.monotonic() < until:
+            deadline = time.monotonic() + 0.2 + chance.random() * 0.3
+            while time.monotonic() < deadline:
                 check_books(ledger.file)
             if number % 2:
                 ledger.kill()
@@ -185,7 +186,7 @@ def test_killing_everybody_all_the_time_loses_and_invents_nothing(tmp_path: Path
 
         workers.wait_ready()
         workers.stop()
-        eventually(lambda: not any(row.outcome == "open" for row in attempts(ledger.file, 10**9)))
+        until(lambda: not any(row.outcome == "open" for row in attempts(ledger.file, 10**9)))
         check_limits(ledger.data_dir)
         assert ledger.stop() == 0
 

@@ -45,7 +45,8 @@ from proxy.ledger.protocol import (
 )
 from proxy.ledger.reports import attempts
 from tests.proxy.ledger.making import a_budget, a_settlement, an_attempt
-from tests.proxy.ledger.process import ROOT, LedgerProcess, Line, eventually
+from tests.proxy.ledger.process import ROOT, LedgerProcess, Line
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -209,7 +210,7 @@ def test_what_a_dead_worker_left_open_is_settled_at_once(ledger: LedgerProcess) 
     with Line(ledger.data_dir) as line:
         session = line.hello()
         assert isinstance(line.ask(reserve(session, 1, 50, floor=20)), Reserved)
-    eventually(lambda: outcomes(ledger) == [("orphan", 20, 30)])
+    until(lambda: outcomes(ledger) == [("orphan", 20, 30)])
 
 
 def test_an_orphans_remainder_is_released_at_its_deadline(tmp_path: Path) -> None:
@@ -218,8 +219,8 @@ def test_an_orphans_remainder_is_released_at_its_deadline(tmp_path: Path) -> Non
             session = line.hello()
             attempt = an_attempt(session << 32 | 1, 50, floor=20, deadline=int(time.time()) + 1)
             assert isinstance(line.ask(Reserve(1, attempt)), Reserved)
-        eventually(lambda: outcomes(ledger) == [("orphan", 20, 30)])
-        eventually(lambda: outcomes(ledger) == [("orphan", 20, 0)])
+        until(lambda: outcomes(ledger) == [("orphan", 20, 30)])
+        until(lambda: outcomes(ledger) == [("orphan", 20, 0)])
 
 
 def test_a_worker_that_resumes_after_a_crash_of_the_ledger_keeps_its_holds(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_worker_that_resumes_after_a_crash_of_the_ledger_keeps_its_holds(tmp_p
         ledger.start()
         with Line(ledger.data_dir) as line:
             assert line.hello(session) == session
-            eventually(lambda: ("orphan", 30, 40) in outcomes(ledger))
+            until(lambda: ("orphan", 30, 40) in outcomes(ledger))
             assert line.ask(settle(session, 1, 44)) == Settled(101)
             assert ("ok", 44, 0) in outcomes(ledger)
 
@@ -421,7 +422,7 @@ def test_orphans_that_a_failing_disk_kept_open_are_settled_later(tmp_path: Path)
         assert outcomes(ledger) == [("open", 0, 40)]
         stranger.execute("COMMIT")
         stranger.close()
-        eventually(lambda: outcomes(ledger) == [("orphan", 4, 36)])
+        until(lambda: outcomes(ledger) == [("orphan", 4, 36)])
 
 
 # --- stopping ----------------------------------------------------------------------------------

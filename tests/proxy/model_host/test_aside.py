@@ -68,3 +68,23 @@ def test_a_folder_that_hangs_holds_nobody_up() -> None:
             await background.run(lambda: 1 // 0, 10)
 
     asyncio.run(scene())
+
+
+def test_work_that_begins_where_other_work_ends_is_not_mistaken_for_it() -> None:
+    may_end = threading.Event()
+
+    async def scene() -> None:
+        for _ in range(50):
+            background: Background[int] = Background()
+            first = asyncio.create_task(background.run(lambda: 1, PATIENCE_S))
+            others = []
+            while not first.done():
+                await asyncio.sleep(0)
+                others.append(asyncio.create_task(background.run(lambda: may_end.wait() + 1, 0)))
+            assert await first == 1
+            await asyncio.gather(*others)
+
+    try:
+        asyncio.run(scene())
+    finally:
+        may_end.set()
