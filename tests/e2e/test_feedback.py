@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from openai import OpenAI
 
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Upstream
+from tests.waiting import until
 
 QUESTION = "Write a Python function that sorts a list of tuples by their second element."
 
@@ -32,13 +31,6 @@ def _best(tollway: Tollway) -> str:
     body = {"model": "auto", "messages": [{"role": "user", "content": QUESTION}]}
     choice: str = tollway.post("/v1/route", body).json()["choices"][0]["target"]
     return choice
-
-
-def _until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_feedback_moves_routing_in_every_worker_and_outlives_the_server(
@@ -62,7 +54,7 @@ def test_feedback_moves_routing_in_every_worker_and_outlives_the_server(
                 },
                 cast_to=object,
             )
-        _until(lambda: all(_best(tollway) == "up/m2" for _ in range(8)))
+        until(lambda: all(_best(tollway) == "up/m2" for _ in range(8)))
         said = tollway.admin("GET", "/feedback")["data"]
         assert [(row["target"], row["task"], row["worth"]) for row in said] == [
             ("up/m1", "coding", 0.0)
@@ -72,8 +64,8 @@ def test_feedback_moves_routing_in_every_worker_and_outlives_the_server(
         assert (quality["answers"], quality["worth"], quality["declared"]) == (4, 0.0, None)
         assert quality["estimate"] == pytest.approx(0.59 * 20 / 24)
         tollway.ledger().kill()
-        _until(lambda: tollway.get("/readyz").status_code == 200)
-        _until(lambda: _best(tollway) == "up/m2")
+        until(lambda: tollway.get("/readyz").status_code == 200)
+        until(lambda: _best(tollway) == "up/m2")
     with serving(tmp_path, config) as tollway:
         assert _best(tollway) == "up/m2"
 

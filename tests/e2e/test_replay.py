@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from proxy import request_store
 from proxy.asked import Asked
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Upstream
+from tests.waiting import until
 
 CANARY = "zqxjkv-canary-0815"
 PROMPTS = (
@@ -45,11 +45,13 @@ def _config(base_url: str, **logging: Any) -> dict[str, Any]:
 
 
 def _written(tollway: Tollway, count: int) -> list[tuple[Asked, Prompt | None]]:
-    deadline = time.monotonic() + 20
-    while len(found := list(request_store.read(tollway.data))) < count:
-        assert time.monotonic() < deadline, tollway.log()
-        time.sleep(0.05)
-    return found
+    """What is written down, once it is so many requests."""
+
+    def found() -> list[tuple[Asked, Prompt | None]]:
+        requests = list(request_store.read(tollway.data))
+        return requests if len(requests) >= count else []
+
+    return until(found, told=tollway.log)
 
 
 def _ask_all(tollway: Tollway) -> int:
