@@ -70,18 +70,30 @@ share of the budget that is left, measured figures of the candidates, the weight
 for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is kept of a text to judge its difficulty by: no word of it."""
+
+    shape: tuple[float, ...]
+    """What `policies.prompt_features.NAMES` name, each from 0 to 1."""
+    words: float
+    """What its words together say, by the weights that are shipped."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
     """Pieces of a prompt, a few thousand characters at most, however long it is.
 
     `text` is what was said last by the user, `opening` what was said first, `system` the
-    instructions; `turns` counts the messages.
+    instructions; `turns` counts the messages. Of a request that is asked about again the texts may
+    be gone, and `readings` of `text` and `opening` stand for them.
     """
 
     text: str
     opening: str = ""
     system: str = ""
     turns: int = 1
+    readings: tuple[Reading, ...] = ()
 
 
 NO_PROMPT = Prompt(text="", turns=0)

@@ -13,8 +13,7 @@ import msgspec
 
 from policies.base import Candidate, Choice, Question, Sense
 from policies.calibration import Calibration
-from policies.difficulty import Difficulty, shipped
-from policies.prompt_features import features
+from policies.difficulty import Difficulty, own, shipped
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 DEFAULT_SHARE = 0.3
@@ -31,6 +30,8 @@ class LearnedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Targets of the cheap tier, in order; those not in `strong`, by price, where it is empty."""
     strong: list[str] = []
     """Targets of the strong tier, in order; the dearest one where it is empty."""
+    weights: str | None = None
+    """A file that `tollway learn` wrote, in place of the weights and the table that are shipped."""
     calibration: Calibration | None = None
     """Of the operator's own requests; by default that of the training data."""
 
@@ -38,7 +39,8 @@ class LearnedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         """Raise ValueError for dials that contradict each other, or have no table to go by."""
         if self.share is not None and self.quality is not None:
             raise ValueError("'share' and 'quality' are the same dial: give one of them")
-        if self.quality is not None and self.calibration and not self.calibration.quality:
+        table = self.calibration or (own(self.weights).calibration if self.weights else None)
+        if self.quality is not None and table is not None and not table.quality:
             raise ValueError("'quality' needs a calibration that has the quality of answers")
         both = sorted({*self.weak} & {*self.strong})
         if both:
@@ -60,10 +62,11 @@ class Learned:
         self, options: LearnedOptions | None = None, difficulty: Difficulty | None = None
     ) -> None:
         self._options = options or LearnedOptions()
-        self._difficulty = difficulty or shipped()
-        self._calibration = self._options.calibration or self._difficulty.calibration
+        path = self._options.weights
+        self.difficulty = difficulty or (shipped() if path is None else own(path))
+        self.calibration = self._options.calibration or self.difficulty.calibration
         self.share = self._strong_share()
-        self._threshold = self._calibration.threshold(self.share)
+        self._threshold = self.calibration.threshold(self.share)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -72,18 +75,17 @@ class Learned:
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates, those of the tier that the prompt calls for first."""
-        prompt = question.prompt
-        texts = (prompt.text, prompt.opening) if prompt.opening else (prompt.text,)
-        found = max(map(features, texts), key=self._difficulty.of)
-        score = self._difficulty.of(found)
-        weak, strong, neither = self._tiers(question, candidates)
+        difficulty = self.difficulty
+        found = max(difficulty.readings(question.prompt), key=difficulty.weigh)
+        score = difficulty.weigh(found)
+        weak, strong, neither = self.tiers(question, candidates)
         is_hard = score >= self._threshold
         # Behind the strong tier stands the next best; where that is by price, the next dearest.
         second_best = weak if self._options.weak else weak[::-1]
         ordered = [*strong, *second_best] if is_hard else [*weak, *strong]
         first, *others = [*ordered, *neither]
-        harder = 100 * self._calibration.percentile(score)
-        moved = ", ".join(self._difficulty.reasons(found)) or "by its length"
+        harder = 100 * self.calibration.percentile(score)
+        moved = ", ".join(difficulty.moves(found)) or "by its length"
         tier = "strong" if is_hard else "cheap"
         why = f"harder than {harder:.0f} % of prompts ({moved}): the {tier} tier"
         return (
@@ -93,10 +95,10 @@ class Learned:
 
     def _strong_share(self) -> float:
         if self._options.quality is not None:
-            return self._calibration.share_for(self._options.quality)
+            return self.calibration.share_for(self._options.quality)
         return DEFAULT_SHARE if self._options.share is None else self._options.share
 
-    def _tiers(
+    def tiers(
         self, question: Question, candidates: Sequence[Candidate]
     ) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
         """The cheap tier and the strong one, each as it is to be tried, and who is in neither.

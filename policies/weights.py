@@ -20,12 +20,12 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `performance` is latency and quality in equal parts.
     """
 
-    cost: _Weight = 0
-    latency: _Weight = 0
-    quality: _Weight = 0
-    reliability: _Weight = 0
-    capabilities: _Weight = 0
-    performance: _Weight = 0
+    cost: _Weight = 0.0
+    latency: _Weight = 0.0
+    quality: _Weight = 0.0
+    reliability: _Weight = 0.0
+    capabilities: _Weight = 0.0
+    performance: _Weight = 0.0
 
     def __post_init__(self) -> None:
         """Raise ValueError where nothing counts."""

@@ -128,6 +128,8 @@ class Job:
     policy: str = ""
     revision: int = 0
     decision: Decision | None = None
+    task: str = ""
+    """What kind of work it was taken to be; empty where nobody looked."""
     keeps_parameters: bool = False
     """No parameter may be left out for a target that lacks it."""
     claim: Callable[[], Awaitable[None]] | None = None
@@ -313,6 +315,7 @@ class Attempts:
             least_nanousd=bounds.least,
             tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
             decision=job.decision.id if job.decision is not None and job.virtual_model else "",
+            task=job.task,
         )
         try:
             settles, job.unsent = job.unsent, None

@@ -573,6 +573,17 @@ class Responses(Strict, frozen=True):
     """Of one with its input; a larger one is not kept."""
 
 
+class Logging(Strict, frozen=True):
+    """What is written down of requests, to be replayed and learned from."""
+
+    requests: bool = False
+    """Write down what policies see of each request to a virtual model: no word of it."""
+    prompts: bool = False
+    """Beside that, what was said: the pieces that policies read."""
+    days: _Positive = 30
+    """After so long all of it is gone."""
+
+
 class HostGroup(Strict, frozen=True):
     """Local models that are not loaded together, or not with others, whatever room there is."""
 
@@ -632,4 +643,5 @@ class Config(Strict, frozen=True):
     priorities: dict[str, Priority] = {}
     """By `key:ID`, `team:ID` or `organisation:ID`."""
     responses: Responses = Responses()
+    logging: Logging = Logging()
     host: Host = Host()

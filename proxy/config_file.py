@@ -22,6 +22,7 @@ from proxy.config import (
     Config,
     Expectation,
     Host,
+    Logging,
     Policy,
     Provider,
     Responses,
@@ -58,6 +59,7 @@ class _Top(Strict, frozen=True):
     circuit: Any = None
     priorities: Any = None
     responses: Any = None
+    logging: Any = None
     host: Any = None
 
 
@@ -119,6 +121,7 @@ def build(file: YamlFile, environ: Mapping[str, str]) -> Config:
         priorities=_convert(file, ("priorities",), top.priorities or {}, dict[str, Priority]),
         circuit=_convert(file, ("circuit",), top.circuit or {}, Circuit),
         responses=_convert(file, ("responses",), top.responses or {}, Responses),
+        logging=_logging(file, top.logging or {}),
         host=_convert(file, ("host",), top.host or {}, Host),
     )
     check(file, config)
@@ -174,6 +177,15 @@ def _alerts(file: YamlFile, value: dict[str, Any], environ: Mapping[str, str]) -
             for i, webhook in enumerate(value["webhooks"])
         ]
     return _convert(file, ("alerts",), value, Alerts)
+
+
+def _logging(file: YamlFile, value: Any) -> Logging:
+    logging = _convert(file, ("logging",), value, Logging)
+    if logging.prompts and not logging.requests:
+        raise file.error(
+            ("logging", "prompts"), "prompts are kept with requests; set 'requests: true' too"
+        )
+    return logging
 
 
 def _expand(file: YamlFile, path: Path_, value: Any, environ: Mapping[str, str]) -> Any:

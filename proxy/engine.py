@@ -48,6 +48,7 @@ from proxy.errors import (
 )
 from proxy.figures import Figures
 from proxy.gates import Crowded, Gates
+from proxy.history import History
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
@@ -118,7 +119,9 @@ class Engine:
         clock: Clock,
         first_payload_s: float,
         hear_out_s: float,
+        history: History | None = None,
     ) -> None:
+        """`history` is what writes requests down, if they are to be."""
         self._router = router
         self._accounts = accounts
         self._ledger = ledger
@@ -128,6 +131,7 @@ class Engine:
         self._circuits = circuits
         self._attempts = Attempts(ledger, metrics, figures, circuits, gates, priorities, clock)
         self._log = log
+        self._history = history
         self._clock = clock
         self._first_payload_s = first_payload_s
         self._hear_out_s = hear_out_s
@@ -199,6 +203,17 @@ class Engine:
         wishes = wish_list.read(job.exchange.headers)
         considered = await self.consider(job.caller, job.exchange, job.request, job.scopes, wishes)
         decision = considered.decision
+        if self._history is not None:
+            self._history.add(
+                decision,
+                job.request,
+                request_id=job.request_id,
+                key_id=job.caller.key_id,
+                scopes=job.scopes,
+                wishes=considered.wishes,
+                tier=considered.tier,
+                swap=considered.swap,
+            )
         if isinstance(decision.outcome, Denial):
             raise denied(job.request.model, decision.outcome)
         self._router.take_turn()
@@ -217,6 +232,8 @@ class Engine:
                 first_token_s=model.deadlines.first_token_s,
                 whole_s=model.deadlines.whole_s,
             )
+        if decision.question.analysis is not None:
+            job.task = decision.question.analysis.task
         return decision.outcome
 
     def aim(

@@ -1,7 +1,8 @@
 """What this worker has measured of each target, and the candidates that policies see by it.
 
 Figures replace what is declared of a target as they come in, and fade with time, so that one which
-was left alone for its failures is tried again. Each worker has its own.
+was left alone for its failures is tried again. Each worker has its own; what callers say of answers
+(`proxy.quality`) is the ledger's, the same for all workers, and does not fade.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from policies.base import Candidate
 from proxy.clock import Clock
-from proxy.ledger.protocol import Outcome
+from proxy.ledger.protocol import MILLION, Outcome, Quality
 from proxy.pricing import Usage
+from proxy.quality import Judged, estimated
 from proxy.spreads import Attempted, Recent
 from proxy.targets import Target
 
@@ -66,13 +68,21 @@ class Figures:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
+        self._opinions: dict[str, _Opinion] = {}
 
     def candidate(self, target: Target) -> Candidate:
         """The target as policies see it now."""
+        opinion = self._opinions.get(target.name)
+        declared = target.candidate if opinion is None else opinion.candidate(target.candidate)
         kept = self._kept.get(target.name)
         if kept is None:
-            return target.candidate
-        return kept.candidate(target.candidate, self._clock.monotonic())
+            return declared
+        return kept.candidate(declared, self._clock.monotonic())
+
+    def judge(self, quality: Quality) -> None:
+        """Take over what callers say of a target's answers at a task, in all."""
+        opinion = self._opinions.setdefault(quality.target, _Opinion())
+        opinion.take(quality.task, Judged(quality.answers, quality.worth_ppm / MILLION))
 
     def of(self, target: Target) -> Measured:
         """What operators are shown of the target: what was measured last, however long ago."""
@@ -145,6 +155,28 @@ class Figures:
                 self._kept.pop(next(idle, ""), None)
             kept = self._kept[target.name] = _Kept(self._clock.monotonic())
         return kept
+
+
+class _Opinion:
+    """What callers say of one target."""
+
+    def __init__(self) -> None:
+        self._judged: dict[str, Judged] = {}
+        # As it was last shown, of the table of that moment.
+        self._declared: Candidate | None = None
+        self._shown: Candidate | None = None
+
+    def take(self, task: str, judged: Judged) -> None:
+        """Put this in the place of what was known of a task."""
+        self._judged[task] = judged
+        self._shown = None
+
+    def candidate(self, declared: Candidate) -> Candidate:
+        """The candidate with what callers say and what is declared together."""
+        if self._shown is None or self._declared is not declared:
+            self._declared = declared
+            self._shown = replace(declared, quality=estimated(declared.quality, self._judged))
+        return self._shown
 
 
 class _Average:

@@ -169,7 +169,7 @@ class ResponseStore:
             db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            _use_wal(db)
+            use_wal(db)
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA foreign_keys = ON")
             db.executescript(_SCHEMA)
@@ -272,7 +272,7 @@ def _kept(row: sqlite3.Row) -> Kept:
     )
 
 
-def _use_wal(db: sqlite3.Connection) -> None:
+def use_wal(db: sqlite3.Connection) -> None:
     """Change the journal; where another worker does so too, SQLite does not wait by itself."""
     patience = 100
     while True:

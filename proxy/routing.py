@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from hashlib import blake2b
+from typing import Protocol
 
 from policies.analysis import analyse
 from policies.base import (
     NO_PROMPT,
     Analysis,
     Candidate,
+    Capability,
     Choice,
     Denial,
     Prompt,
@@ -42,9 +44,7 @@ from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import InvalidRequest, UnknownModel
-from proxy.figures import Figures
 from proxy.targets import Target, TargetTable, VirtualModel
-from proxy.wire.dialect import Request
 from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
 
 Fitting = tuple[tuple[Candidate, ...], tuple[Rejection, ...]]
@@ -90,6 +90,44 @@ class Decision:
         return blake2b("\n".join(said).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
+class Asks(Protocol):
+    """What the router has to know of a request: one that is made, or one that was recorded."""
+
+    @property
+    def capability(self) -> Capability: ...  # noqa: D102
+    @property
+    def needs(self) -> frozenset[Capability]: ...  # noqa: D102
+    @property
+    def input_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def max_output_tokens(self) -> int | None: ...  # noqa: D102
+    @property
+    def stream(self) -> bool: ...  # noqa: D102
+
+    def texts(self) -> tuple[list[str], int]:
+        """As `Request` has it."""
+
+    def prompt(self) -> Prompt:
+        """As `Request` has it."""
+
+
+class Shows(Protocol):
+    """What is known of targets besides what is declared: what was measured, by a worker or ever."""
+
+    def candidate(self, target: Target) -> Candidate:
+        """The target as policies see it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What policies may be told of a request that was recorded, in place of its own words."""
+
+    prompt: Prompt
+    analysis: Analysis
+    conversation: int | None
+    turn: int
+
+
 class Router:
     """Decides by the table and the figures of the moment. One per worker."""
 
@@ -97,7 +135,7 @@ class Router:
         self,
         *,
         table: Callable[[], TargetTable],
-        figures: Figures,
+        figures: Shows,
         circuits: Circuits,
         secret: bytes,
         clock: Clock,
@@ -131,22 +169,25 @@ class Router:
     def decide(
         self,
         found: Target | VirtualModel,
-        request: Request,
+        request: Asks,
         wishes: Wishes = NO_WISHES,
         *,
         caller_id: str = "",
         scopes: tuple[str, ...] = (),
         budget_left: float | None = None,
         at: float | None = None,
+        told: Told | None = None,
     ) -> Decision:
         """The decision on a request; `at` is in Unix seconds, now if it is not given.
+
+        What policies are told of a request that was recorded is `told`.
 
         Raises `InvalidRequest` for wishes that nothing here heeds.
         """
         if isinstance(found, Target):
             return self._named(found, request, wishes)
         _refuse_idle_weights(found, wishes)
-        prompt, analysis = self._read(found, request)
+        prompt, analysis = self._read(found, request, told)
         rules = tuple(
             rule
             for rule in found.rules
@@ -172,8 +213,12 @@ class Router:
             analysis=analysis,
             weights=_weights(found, wishes, rules),
             budget_left=budget_left,
-            conversation=self._conversation(caller_id, prompt),
-            turn=self._turn,
+            conversation=(
+                conversation_of(self._secret, caller_id, prompt)
+                if told is None
+                else told.conversation
+            ),
+            turn=self._turn if told is None else told.turn,
         )
         constraints = _constraints(found, wishes, rules)
         candidates = model.candidates
@@ -225,10 +270,14 @@ class Router:
             found.update((candidate.name, candidate) for candidate in accepted)
         return chains, tuple(found.values())
 
-    def _read(self, found: VirtualModel, request: Request) -> tuple[Prompt, Analysis | None]:
+    def _read(
+        self, found: VirtualModel, request: Asks, told: Told | None
+    ) -> tuple[Prompt, Analysis | None]:
         """As much of a request as the policy and the rules of a model read."""
         if not found.reads & _OF_PROMPTS:
             return NO_PROMPT, None
+        if told is not None:
+            return told.prompt, told.analysis if "prompt" in found.reads else None
         prompt = request.prompt()
         if "prompt" not in found.reads:
             return prompt, None
@@ -251,7 +300,7 @@ class Router:
         found = barred(question, target.candidate, constraints)
         return () if found is None else (found,)
 
-    def _named(self, target: Target, request: Request, wishes: Wishes) -> Decision:
+    def _named(self, target: Target, request: Asks, wishes: Wishes) -> Decision:
         """Only what kind of model it is is checked, and what the caller wishes.
 
         What else it can do its provider knows best. Raises `InvalidRequest`.
@@ -282,15 +331,16 @@ class Router:
             revision=self.table.revision,
         )
 
-    def _conversation(self, caller_id: str, prompt: Prompt) -> int | None:
-        """What a conversation begins with, and whose it is, as a number that nobody can choose.
 
-        Keyed, so that no caller can make conversations that all go to one target.
-        """
-        if not prompt.opening:
-            return None
-        opening = f"{caller_id}\n{prompt.system}\n{prompt.opening}".encode("utf-8", "replace")
-        return int.from_bytes(blake2b(opening, key=self._secret[:64], digest_size=8).digest())
+def conversation_of(secret: bytes, caller_id: str, prompt: Prompt) -> int | None:
+    """What a conversation begins with, and whose it is, as a number that nobody can choose.
+
+    Keyed, so that no caller can make conversations that all go to one target.
+    """
+    if not prompt.opening:
+        return None
+    opening = f"{caller_id}\n{prompt.system}\n{prompt.opening}".encode("utf-8", "replace")
+    return int.from_bytes(blake2b(opening, key=secret[:64], digest_size=8).digest())
 
 
 def _refuse_idle_weights(found: VirtualModel, wishes: Wishes) -> None:
@@ -386,7 +436,7 @@ def or_else(decision: Decision, other: Decision) -> Decision:
     )
 
 
-def _fewest_tokens(request: Request, longest_context: int | None) -> int | None:
+def _fewest_tokens(request: Asks, longest_context: int | None) -> int | None:
     """What the input cannot be shorter than, where it matters: where no context seems long enough.
 
     Plain ASCII has about the four bytes a token that the estimate goes by, but for runs of

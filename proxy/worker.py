@@ -43,11 +43,13 @@ from proxy.ejections import Ejections
 from proxy.engine import Engine
 from proxy.entries import Entries
 from proxy.explain import Explain
+from proxy.feedback import FeedbackApi
 from proxy.figures import Figures
 from proxy.gates import Gates
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
 from proxy.health import HealthChecks
+from proxy.history import History
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.inventory import Inventory
@@ -60,6 +62,7 @@ from proxy.models import Models
 from proxy.own_key import OwnKey
 from proxy.priorities import Priorities
 from proxy.reloading import Outcome, ask_soon
+from proxy.request_store import RequestStore
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
@@ -162,6 +165,7 @@ class Parts:
     baselines: Baselines
     circuits: Circuits
     gates: Gates
+    history: History
     metrics: Metrics
     log: RequestLog
     clock: Clock
@@ -206,6 +210,7 @@ async def _serve(
         baselines=Baselines(plan.config.alerts, figures),
         circuits=Circuits(plan.config.circuit, clock, ejections),
         gates=Gates({}, metrics, clock),
+        history=History(RequestStore(plan.data.path), plan.config.logging, plan.secret, clock),
         metrics=metrics,
         log=RequestLog(on=server_settings.access_log),
         clock=clock,
@@ -219,6 +224,7 @@ async def _serve(
     comparing = asyncio.create_task(
         parts.baselines.run(lambda it: ledger.call(RaiseAlert(0, it.kind, it.target, it.text)))
     )
+    ledger.watch_quality(figures.judge)
     current = Current(make_serving(plan, parts, make_store(plan)))
     preparations = Preparations(
         ledger=ledger,
@@ -230,6 +236,7 @@ async def _serve(
     )
     if number == 0:
         preparations.start()
+    forgetting = asyncio.create_task(parts.history.tidy_always()) if number == 0 else None
     server = _Server(
         uvicorn.Config(
             current,
@@ -266,7 +273,7 @@ async def _serve(
         await preparations.aclose()
         parts.log.flush()
         taking_over.close()
-        for task in (sweeping, delivering, comparing):
+        for task in (sweeping, delivering, comparing, forgetting):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
@@ -277,6 +284,7 @@ async def _serve(
         await parts.host.aclose()
         if alerts is not None:
             await alerts.aclose()
+        parts.history.close()
 
 
 class _Revisions:
@@ -323,6 +331,7 @@ class _Revisions:
         self._parts.log.is_on = server.access_log
         self._parts.metrics.revision.set(plan.revision)
         self._parts.baselines.follow(plan.config.alerts)
+        self._parts.history.follow(plan.config.logging)
         self.go_on()
         if self._alerts is not None and plan.config.alerts != before.config.alerts:
             await self._alerts.send_to(receivers(plan.config.alerts))
@@ -442,6 +451,7 @@ def make_serving(
         clock=parts.clock,
         first_payload_s=settings.first_payload_s,
         hear_out_s=settings.hear_out_s,
+        history=parts.history if plan.config.logging.requests else None,
     )
     app = build_app(plan, parts, accounts.by_provider, engine, store)
     return Serving(table=plan.table, accounts=accounts, engine=engine, app=app, store=store)
@@ -527,6 +537,7 @@ def build_app(
         **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/route": {"POST": Explain(auth=auth, engine=engine, max_body=max_body).post},
+        "/v1/feedback": {"POST": FeedbackApi(auth=auth, books=books).post},
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},

@@ -66,6 +66,7 @@ def _section(text: str, heading: str) -> str:
         ("`alerts.webhooks[]`", config.Webhook),
         ("`circuit`", config.Circuit),
         ("`responses`", config.Responses),
+        ("`logging`", config.Logging),
         ("`host`", config.Host),
         ("`host`", config.HostGroup),
     ],
@@ -85,6 +86,7 @@ def test_every_setting_is_documented(heading: str, settings: type[msgspec.Struct
         (config.Webhook, "configuration.md", "`alerts.webhooks[]`"),
         (config.Host, "configuration.md", "`host`"),
         (config.Circuit, "configuration.md", "`circuit`"),
+        (config.Logging, "configuration.md", "`logging`"),
         (NewSwap, "admin.md", "Swaps"),
     ],
 )

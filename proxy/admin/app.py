@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from proxy.admin.books import Books
 from proxy.admin.budgets import BudgetsApi
+from proxy.admin.feedback import FeedbackOperations
 from proxy.admin.groups import GroupsApi
 from proxy.admin.keys import KeysApi
 from proxy.admin.litellm import PREFIXES as LITELLM_PREFIXES
@@ -106,6 +107,7 @@ def all_operations(
         *GroupsApi(books).operations(),
         *BudgetsApi(books).operations(),
         *SpendApi(books).operations(),
+        *FeedbackOperations(books).operations(),
         *models.operations(),
         *targets.operations(),
         *SwapsApi(books, moves).operations(),

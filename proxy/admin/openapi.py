@@ -41,6 +41,7 @@ _CALLERS_PATHS = (
     ("/v1/embeddings", "post", "create_embeddings", "Embeddings", True),
     ("/v1/models", "get", "list_models", "Models that this key may name", False),
     ("/v1/models/{model}", "get", "get_model", "One of them", False),
+    ("/v1/feedback", "post", "give_feedback", "What an answer was worth", True),
     ("/api/v1/key", "get", "get_own_key", "The key this request is made with", False),
 )
 

@@ -24,6 +24,8 @@ _MODULES = {
     "check": "checking",
     "reload": "reloading",
     "route": "routing",
+    "replay": "replaying",
+    "learn": "learning",
     "models": "models",
     "swap": "swapping",
     "swaps": "swaps",

@@ -47,6 +47,7 @@ from proxy.ledger.protocol import (
     KeyRecord,
     Op,
     Progress,
+    Quality,
     Refused,
     Reply,
     Reserve,
@@ -121,6 +122,8 @@ class LedgerClient:
         self._alerts: dict[int, Alert] = {}
         self._swaps: Mapping[int, Swap] = {}
         self._on_swap: Callable[[Swap], None] | None = None
+        self._quality: tuple[Quality, ...] = ()
+        self._on_quality: Callable[[Quality], None] | None = None
         # By swap, in the order in which they began.
         self._conversations: dict[int, dict[int, None]] = {}
         self.hard_scopes = HardScopes()
@@ -230,6 +233,15 @@ class LedgerClient:
         self._on_swap = on_swap
         for swap in self._swaps.values():
             on_swap(swap)
+
+    def watch_quality(self, on_quality: Callable[[Quality], None]) -> None:
+        """Call `on_quality` with what feedback says of each target: now, and whenever it changes.
+
+        Also after every new connection, with all there is.
+        """
+        self._on_quality = on_quality
+        for quality in self._quality:
+            on_quality(quality)
 
     def began_moved(self, swap_id: int, conversation: int) -> bool:
         """Whether a conversation began at the new target of an open swap, at any worker."""
@@ -412,6 +424,9 @@ class LedgerClient:
                 _resolve(self._calling, reply.seq, reply)
             case ConversationsBegan():
                 self._put_conversations(reply)
+            case Quality():
+                if self._on_quality is not None:
+                    self._on_quality(reply)
             case Budgets() | Standing() | Done():
                 _resolve(self._calling, reply.seq, reply)
             case Failed():
@@ -602,6 +617,9 @@ class LedgerClient:
         self._alerts.clear()
         for alert in reply.alerts:
             self._put_alert(alert)
+        self._quality = reply.quality
+        if self._on_quality is not None:
+            self.watch_quality(self._on_quality)
         self._link = link
         self._welcome_swaps(reply)
         link.welcomed.set_result(None)

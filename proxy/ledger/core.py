@@ -20,6 +20,7 @@ from proxy.ledger import rates
 from proxy.ledger.book import Balance, Book, Budget, Hold, calendar_of, check_budgets
 from proxy.ledger.directory import Directory
 from proxy.ledger.faults import Fault, changed
+from proxy.ledger.feedback import FeedbackBook
 from proxy.ledger.notices import Notices
 from proxy.ledger.protocol import (
     ATTEMPT_BITS,
@@ -39,6 +40,7 @@ from proxy.ledger.protocol import (
     Done,
     Extend,
     Failed,
+    GiveFeedback,
     GroupChanged,
     GroupRecord,
     HardScope,
@@ -53,6 +55,7 @@ from proxy.ledger.protocol import (
     OpenSwap,
     Progress,
     Prune,
+    Quality,
     RaiseAlert,
     RateRefusal,
     Refused,
@@ -88,7 +91,7 @@ _log = logging.getLogger(__name__)
 _YOUNGEST_FORGOTTEN_S = 86_400
 _PPM = 1_000_000
 
-News = HardScope | AlertRaised | SwapChanged | ConversationsBegan
+News = HardScope | AlertRaised | SwapChanged | ConversationsBegan | Quality
 """What every worker is told, though none asked."""
 
 
@@ -149,6 +152,7 @@ class Ledger:
             MoveSwap: _answering_faults(self._move_swap),
             BeginConversations: self._begin_conversations,
             AdvanceSwaps: self._advance_swaps,
+            GiveFeedback: _answering_faults(self._give_feedback),
             CloseSession: self._close_session,
             ReleaseExpired: self._release_expired,
         }
@@ -220,11 +224,13 @@ class Ledger:
     def take_news(self) -> list[News]:
         """What has come up since it was last asked, for everybody to hear."""
         swaps = self._swaps.take_news()
-        if not self._book.news and not self._notices.news and not swaps:
+        judged = self._feedback.news
+        if not self._book.news and not self._notices.news and not swaps and not judged:
             return []
-        news: list[News] = [*self._book.news, *self._notices.news, *swaps]
+        news: list[News] = [*self._book.news, *self._notices.news, *swaps, *judged]
         self._book.news.clear()
         self._notices.news.clear()
+        judged.clear()
         return news
 
     def left_nanousd(self, budget_id: int) -> int | None:
@@ -266,6 +272,7 @@ class Ledger:
             alerts=tuple(self._notices.undelivered.values()),
             swaps=tuple(self._swaps.swaps.values()),
             conversations=self._swaps.conversations(),
+            quality=tuple(self._feedback.quality.values()),
         )
 
     def _close_session(self, op: CloseSession) -> None:
@@ -360,6 +367,7 @@ class Ledger:
                 to_json([(balance.budget_id, balance.window_start) for balance in legs]),
                 attempt.tokens,
                 attempt.decision,
+                attempt.task,
             )
         )
         return hold
@@ -693,6 +701,12 @@ class Ledger:
     def _advance_swaps(self, op: AdvanceSwaps) -> None:
         self._swaps.advance(self._now)
 
+    # --- feedback -------------------------------------------------------------------------------
+
+    def _give_feedback(self, op: GiveFeedback) -> Done:
+        self._flush()  # its attempt may be of this very batch
+        return self._feedback.give(op, self._now)
+
     # --- the file -------------------------------------------------------------------------------
 
     def _load(self) -> None:
@@ -706,6 +720,7 @@ class Ledger:
             store, msgspec.json.decode(applied.alert_percents, type=tuple[int, ...])
         )
         self._swaps = SwapBook(store, self._notices)
+        self._feedback = FeedbackBook(store)
         self._holds: dict[int, Hold] = {}
         self._remainders: dict[int, Hold] = {}
         for held in store.read_holds():

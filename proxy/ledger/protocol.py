@@ -66,6 +66,11 @@ metered stream when no more can be held. `finish` holds every request's maximum 
 """
 
 
+Metric = Literal["thumbs", "task_completed", "score"]
+"""What a caller may say of an answer; each in millionths of what the best one is worth."""
+
+MILLION = 1_000_000
+
 AlertKind = Literal["budget", "overrun", "unpriced", "drift", "swap", "errors", "latency"]
 
 
@@ -141,6 +146,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Input and maximum output as far as they are known: counts for token rates until settled."""
     decision: str = ""
     """What the decision is called that it was routed by; empty where a target was named."""
+    task: str = ""
+    """What kind of work the request was taken to be; empty where nobody looked."""
 
 
 # --- from a client -----------------------------------------------------------------------------
@@ -468,6 +475,19 @@ class BeginConversations(msgspec.Struct, frozen=True, array_like=True, tag=32):
     conversations: tuple[Count, ...]
 
 
+class GiveFeedback(msgspec.Struct, frozen=True, array_like=True, tag=40):
+    """Say what an answer to a request of that key was worth; the last word of a metric counts.
+
+    `not_found` where the key made no such request, `conflict` where nothing answered it.
+    """
+
+    seq: Count
+    key_id: str
+    request_id: str
+    metric: Metric
+    worth_ppm: Annotated[int, msgspec.Meta(ge=0, le=MILLION)]
+
+
 AdminOp = (
     CreateKey
     | UpdateKey
@@ -486,6 +506,7 @@ AdminOp = (
     | AlertsDelivered
     | OpenSwap
     | MoveSwap
+    | GiveFeedback
 )
 """What is asked and answered once, by an `AdminReply` or `Failed`."""
 
@@ -572,6 +593,22 @@ class ConversationsBegan(msgspec.Struct, frozen=True, array_like=True, tag=21):
     """Answers nobody."""
 
 
+class Quality(msgspec.Struct, frozen=True, array_like=True, tag=40):
+    """What feedback says of a target at a task, in all; pushed to every connection as it changes.
+
+    Of each of the `answers` that were judged the mean of what was said of it counts.
+    """
+
+    target: str
+    task: str
+    """Empty for answers to requests that nobody looked at."""
+    answers: int
+    worth_ppm: int
+    """The sum over the answers, in millionths."""
+    seq: int = 0
+    """Answers nobody."""
+
+
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """Answers `Hello`: the session, and all that workers must know."""
 
@@ -585,6 +622,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
     swaps: tuple[Swap, ...] = ()
     """Those that are open or in force."""
     conversations: tuple[ConversationsBegan, ...] = ()
+    quality: tuple[Quality, ...] = ()
 
 
 class Rate(msgspec.Struct, frozen=True, array_like=True):
@@ -722,5 +760,13 @@ class SwapChanged(msgspec.Struct, frozen=True, array_like=True, tag=20):
 AdminReply = KeyChanged | GroupChanged | Budgets | AlertRaised | Standing | Done | SwapChanged
 
 Reply = (
-    Welcome | Reserved | Refused | Settled | AdminReply | HardScope | ConversationsBegan | Failed
+    Welcome
+    | Reserved
+    | Refused
+    | Settled
+    | AdminReply
+    | HardScope
+    | ConversationsBegan
+    | Quality
+    | Failed
 )

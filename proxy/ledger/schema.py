@@ -424,3 +424,38 @@ def decisions(db: Database) -> None:
     )
     db.create_view("spend", _SPEND_BY_DECISION)
     db.execute("PRAGMA user_version = 4")
+
+
+@migrations(name="0005_feedback")
+def feedback(db: Database) -> None:
+    """What callers say of the answers they got, and what that says of targets at a task.
+
+    `quality` sums up all feedback there ever was, also that of attempts which are forgotten: of
+    each answer the mean of what was said of it, in millionths.
+    """
+    db.executescript(
+        """
+        ALTER TABLE attempts ADD COLUMN task TEXT NOT NULL DEFAULT '';
+        CREATE INDEX attempts_of_requests ON attempts (request_id);
+
+        CREATE TABLE feedback (
+            request_id TEXT NOT NULL,
+            metric TEXT NOT NULL,
+            attempt INTEGER NOT NULL REFERENCES attempts (id),
+            worth_ppm INTEGER NOT NULL CHECK (worth_ppm BETWEEN 0 AND 1000000),
+            given_at INTEGER NOT NULL,
+            PRIMARY KEY (request_id, metric)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX feedback_of_attempts ON feedback (attempt);
+        CREATE INDEX feedback_by_time ON feedback (given_at);
+
+        CREATE TABLE quality (
+            target TEXT NOT NULL,
+            task TEXT NOT NULL,
+            answers INTEGER NOT NULL CHECK (answers >= 0),
+            worth_ppm INTEGER NOT NULL CHECK (worth_ppm >= 0),
+            PRIMARY KEY (target, task)
+        ) STRICT, WITHOUT ROWID;
+        """
+    )
+    db.execute("PRAGMA user_version = 5")

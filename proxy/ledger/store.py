@@ -26,7 +26,7 @@ from proxy.ledger.protocol import ATTEMPT_BITS, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x746F6C6C  # "toll"
 
 # Nothing else writes the file; a stranger's lock must not block the loop for long.
@@ -38,7 +38,7 @@ BUSY_TIMEOUT_S = 0.25
 CHECKPOINT_PAGES = 2_000
 
 # What admission rests on, checked page by page at start. The tables of rows may have any size.
-_SMALL_TABLES = ("sessions", "keys", "groups", "budgets", "balances", "holds", "swaps")
+_SMALL_TABLES = ("sessions", "keys", "groups", "budgets", "balances", "holds", "swaps", "quality")
 
 
 class KeyRow(NamedTuple):
@@ -163,6 +163,23 @@ class EndedRow(NamedTuple):
     error: str
 
 
+class AnswerRow(NamedTuple):
+    """An attempt that answered a request, or may still."""
+
+    attempt: int
+    target: str
+    task: str
+
+
+class QualityRow(NamedTuple):
+    """A row of `quality`: answers that were judged, and the sum of what they were worth."""
+
+    target: str
+    task: str
+    answers: int
+    worth_ppm: int
+
+
 SWAPS = (
     "SELECT s.id, s.plan, s.created_at, e.at, e.state, e.percent, e.reason, "
     "(SELECT min(at) FROM swap_events WHERE swap = s.id AND state = 'draining') "
@@ -171,7 +188,7 @@ SWAPS = (
 )
 """The rows of `SwapRow`."""
 _OF_SCOPE = "EXISTS (SELECT 1 FROM json_each(a.scopes) WHERE value = ?)"
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_SETTLEMENT = "INSERT INTO settlements VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _INSERT_CORRECTION = "INSERT INTO corrections VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 # Of an attempt `a` and its settlement `s`, with every correction of it.
@@ -193,6 +210,19 @@ _PUT_KEY = (
 _PUT_GROUP = (
     "INSERT INTO groups VALUES (?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
     "settings = excluded.settings, deleted_at = excluded.deleted_at"
+)
+# The one that was judged before goes first: what is said of a request is said of one answer.
+_ANSWER = (
+    "SELECT a.id, a.target, a.task FROM attempts AS a "
+    "LEFT JOIN settlements AS s ON s.attempt = a.id "
+    "WHERE a.request_id = ? AND a.key_id = ? "
+    "AND coalesce(s.outcome, 'ok') IN ('ok', 'capped', 'client_gone', 'orphan') "
+    "ORDER BY EXISTS (SELECT 1 FROM feedback AS f WHERE f.attempt = a.id) DESC, "
+    "s.outcome = 'ok' DESC, a.number DESC LIMIT 1"
+)
+_PUT_FEEDBACK = (
+    "INSERT INTO feedback VALUES (?,?,?,?,?) ON CONFLICT (request_id, metric) DO UPDATE SET "
+    "worth_ppm = excluded.worth_ppm, given_at = excluded.given_at"
 )
 _PUT_HOLD = (
     "INSERT INTO holds VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET amount = excluded.amount, "
@@ -479,6 +509,43 @@ class Store:
             (swap_id, at, state, percent, reason),
         )
 
+    # --- feedback ------------------------------------------------------------------------------
+
+    def read_quality(self) -> list[QualityRow]:
+        """What all feedback says of targets at tasks."""
+        rows = self._db.execute("SELECT target, task, answers, worth_ppm FROM quality")
+        return [QualityRow._make(row) for row in rows]
+
+    def has_request(self, request_id: str, key_id: str) -> bool:
+        """Whether the key made that request, answered or not."""
+        row = self._db.execute(
+            "SELECT 1 FROM attempts WHERE request_id = ? AND key_id = ? LIMIT 1",
+            (request_id, key_id),
+        ).fetchone()
+        return row is not None
+
+    def answer(self, request_id: str, key_id: str) -> AnswerRow | None:
+        """The attempt whose answer the key got for that request, or still gets."""
+        row = self._db.execute(_ANSWER, (request_id, key_id)).fetchone()
+        return AnswerRow._make(row) if row is not None else None
+
+    def feedback(self, attempt: int) -> dict[str, int]:
+        """What was said of an answer: by metric what it is worth, in millionths."""
+        rows = self._db.execute(
+            "SELECT metric, worth_ppm FROM feedback WHERE attempt = ?", (attempt,)
+        )
+        return dict(rows.fetchall())
+
+    def put_feedback(
+        self, request_id: str, metric: str, attempt: int, worth_ppm: int, now: int
+    ) -> None:
+        """Insert or overwrite what is said of an answer by one metric."""
+        self._db.execute(_PUT_FEEDBACK, (request_id, metric, attempt, worth_ppm, now))
+
+    def put_quality(self, row: QualityRow) -> None:
+        """Insert or overwrite what feedback says of a target at a task."""
+        self._db.execute("INSERT OR REPLACE INTO quality VALUES (?,?,?,?)", row)
+
     # --- alerts --------------------------------------------------------------------------------
 
     def new_alert_id(self) -> int:
@@ -527,6 +594,7 @@ class Store:
                 "spent = spent + excluded.spent, overrun = overrun + excluded.overrun",
                 (row.cost, row.overrun, row.legs),
             )
+        self._db.executemany("DELETE FROM feedback WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM corrections WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM settlements WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM attempts WHERE id = ?", numbers)
