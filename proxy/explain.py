@@ -110,12 +110,13 @@ def explained(asked: str, decision: Decision, tier: str = "") -> dict[str, Any]:
         }
     else:
         shown["choices"] = [
-            _choice(choice, candidates[choice.target], question) for choice in outcome.choices
+            shown_choice(choice, candidates[choice.target], question) for choice in outcome.choices
         ]
     return shown
 
 
-def _choice(choice: Choice, candidate: Candidate, question: Question) -> dict[str, Any]:
+def shown_choice(choice: Choice, candidate: Candidate, question: Question) -> dict[str, Any]:
+    """One target of a decision as JSON has it."""
     cost = candidate.cost_nanousd(question)
     latency_ms, speed = candidate.latency_ms, candidate.tokens_per_second
     whole_ms = None

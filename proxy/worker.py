@@ -49,6 +49,7 @@ from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
+from proxy.recommending import Recommend
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
@@ -360,6 +361,9 @@ def build_app(
         **inference_routes(auth, engine, responses, max_body=max_body),
         "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/route": {"POST": Explain(auth=auth, engine=engine, max_body=max_body).post},
+        "/v1/recommend": {
+            "POST": Recommend(auth=auth, router=engine.router, max_body=max_body).post
+        },
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},

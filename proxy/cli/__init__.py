@@ -23,6 +23,8 @@ _MODULES = {
     "serve": "serving",
     "check": "checking",
     "route": "routing",
+    "recommend": "recommending",
+    "estimate": "estimating",
     "models": "models",
     "swap": "swapping",
     "swaps": "swaps",
