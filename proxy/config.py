@@ -352,6 +352,20 @@ class DowngradeTier(Strict, frozen=True):
     """The model's own if unset."""
 
 
+class History(Strict, frozen=True):
+    """How long a conversation may be that is sent; what is older is left out."""
+
+    max_tokens: _Positive | None = None
+    """By the estimate for routing, a quarter of the bytes; an image counts as 1,000."""
+    max_messages: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    """Besides instructions."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where nothing is said."""
+        if self.max_tokens is None and self.max_messages is None:
+            raise ValueError("give it 'max_tokens', 'max_messages' or both")
+
+
 class VirtualModel(Strict, frozen=True):
     """A name that clients ask for and a policy resolves."""
 
@@ -361,6 +375,7 @@ class VirtualModel(Strict, frozen=True):
     constraints: Constraints = NO_CONSTRAINTS
     """What a target must be to answer; those of a caller or a request come on top."""
     description: str = ""
+    history: History | None = None
     downgrade: list[DowngradeTier] = []
     cold_start: ColdStart = "wait"
 

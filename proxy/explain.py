@@ -44,6 +44,7 @@ class Explain:
         )
         decision = considered.decision
         shown = explained(request.model, decision, considered.tier)
+        shown["trimmed_messages"] = considered.trimmed
         if decision.question.budget_left is None:
             shown["budget_left"] = await self._engine.budget_left(decision.model, scopes)
         headers = [(DECISION_HEADER, decision.id.encode())]

@@ -203,6 +203,8 @@ class VirtualModel:
     """The space of the model's full self, where this is a cheaper one."""
     cold_start: cfg.ColdStart = "wait"
     constraints: Constraints = NO_CONSTRAINTS
+    history: cfg.History | None = None
+    """How much of a conversation it is sent."""
     rules: tuple[Rule, ...] = ()
     """Those that may hold for it."""
     in_place: Mapping[str, VirtualModel] = field(default_factory=dict)
@@ -613,6 +615,7 @@ def build_table(
                     targets=_resolve(model.targets, table),
                     cold_start=model.cold_start,
                     constraints=model.constraints,
+                    history=model.history,
                 ),
                 config.rules,
                 table,
@@ -700,6 +703,7 @@ def _with_downgrades(
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
                 constraints=full.constraints,
+                history=full.history,
                 rules=full.rules,
             ),
         )

@@ -55,6 +55,7 @@ def _section(text: str, heading: str) -> str:
         ("`targets[]`", config.PriceTier),
         ("Top level", config.Charge),
         ("`models.NAME`", config.VirtualModel),
+        ("`models.NAME`", config.History),
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),
