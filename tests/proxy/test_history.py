@@ -255,4 +255,4 @@ def test_while_a_conversation_grows_its_beginning_seldom_changes(
         if gone:
             beginnings.add(gone[-1])
     dropped = max(0, sum(sizes) - most)
-    assert len(beginnings) <= dropped // max(1, most // 4) + 1
+    assert len(beginnings) <= dropped // max(1, most // 2) + 1
