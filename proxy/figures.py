@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from policies.base import Candidate
 from proxy.clock import Clock
 from proxy.ledger.protocol import Outcome
+from proxy.local_room import LocalRoom
 from proxy.pricing import Usage
 from proxy.targets import Target
 
@@ -57,16 +58,19 @@ UNKNOWN = Measured()
 class Figures:
     """The figures of all targets. One per worker."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, room: LocalRoom | None = None) -> None:
+        """`room` is what local models take, where that matters."""
         self._clock = clock
+        self._room = room
         self._kept: dict[str, _Kept] = {}
 
     def candidate(self, target: Target) -> Candidate:
         """The target as policies see it now."""
         kept = self._kept.get(target.name)
-        if kept is None:
-            return target.candidate
-        return kept.candidate(target.candidate, self._clock.monotonic())
+        declared = target.candidate
+        if self._room is not None:
+            declared = self._room.candidate(declared)
+        return declared if kept is None else kept.candidate(declared, self._clock.monotonic())
 
     def of(self, target: Target) -> Measured:
         """What operators are shown of the target: what was measured last, however long ago."""

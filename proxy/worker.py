@@ -19,6 +19,7 @@ from functools import partial
 import uvicorn
 
 from adapters.base import Adapter
+from proxy import local_room
 from proxy.accounts import make_adapter
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
@@ -44,6 +45,7 @@ from proxy.inference import Inference
 from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered
+from proxy.local_room import LocalRoom
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
@@ -146,7 +148,11 @@ async def _serve(
     store = make_store(plan)
     moves = Moves(ledger, plan.secret)
     clock = SystemClock()
-    figures = Figures(clock)
+    room = LocalRoom() if plan.host is not None and local_room.matters(plan.config) else None
+    figures = Figures(clock, room)
+    measuring = (
+        asyncio.create_task(room.watch(host.look, plan.config.host.health_s)) if room else None
+    )
     engine = Engine(
         router=Router(table=plan.table, figures=figures, secret=plan.secret, clock=clock),
         figures=figures,
@@ -214,7 +220,7 @@ async def _serve(
         await server.end_tasks()
         await preparations.aclose()
         log.flush()
-        for task in (sweeping, delivering, tidying, watching):
+        for task in (sweeping, delivering, tidying, watching, measuring):
             if task is not None:
                 task.cancel()
         with contextlib.suppress(TimeoutError):
