@@ -209,7 +209,8 @@ def _reasons(question: Question, candidate: Candidate, best: _Best) -> Iterable[
         yield "its quality is not declared"
     else:
         first = f", the best of {best.of}" if quality == best.quality and best.of > 1 else ""
-        yield f"quality {quality:g} for {task}{first}"
+        what = f"for {task}" if task in candidate.quality else "in general"
+        yield f"quality {quality:g} {what}{first}"
     if cost is None:
         yield "its price is not known"
     else:

@@ -56,6 +56,8 @@ _HIDES_REASONING = re.compile(
 _HIDES_ASKED_REASONING = re.compile(r"\bclaude-([a-z]+-4|4)\b")
 # The context of a local model of which nothing is said. Its own may be longer than memory holds.
 _HOSTED_CONTEXT = 8192
+# Of models of the catalogue without a declared quality; the first that holds.
+_QUALITY_OF_TIERS = (("best", 0.9), ("auto", 0.8), ("cheap", 0.65), ("fast", 0.65))
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
 
@@ -422,7 +424,8 @@ class _Maker:
             memory_mb=target.needs_mb if is_hosted else 0,
             region=target.region or ("local" if is_hosted else self.provider.region),
             zero_retention=target.zero_retention or is_hosted,
-            quality={str(task): share for task, share in target.quality.items()},
+            quality={str(task): share for task, share in target.quality.items()}
+            or _assumed_quality(known),
             latency_ms=target.latency_ms,
             reliability=target.reliability,
             specialisations=target.specialisations,
@@ -502,6 +505,13 @@ def _hosted_context(told: int | None, capabilities: frozenset[Capability]) -> in
 
 def _tiers(known: catalog.Model | None) -> frozenset[str]:
     return frozenset(known.tiers if known else ())
+
+
+def _assumed_quality(known: catalog.Model | None) -> Mapping[str, float]:
+    """What a model is taken to be worth of which nobody says it, by its tier in the catalogue."""
+    tiers = _tiers(known)
+    assumed = next((quality for tier, quality in _QUALITY_OF_TIERS if tier in tiers), None)
+    return {} if assumed is None else {"general": assumed}
 
 
 def _either(said: bool | None, otherwise: bool) -> bool:
