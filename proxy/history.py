@@ -62,11 +62,11 @@ def trimmed(request: Request, history: History) -> tuple[Request, int]:
     raws = request.body.decode(_raw_messages).messages
     if has_room and len(raws) <= (history.max_messages or 0):
         return request, 0
-    kept = cut(
-        [_read(raw) for raw in raws],
-        max_tokens=history.max_tokens,
-        max_messages=history.max_messages,
-    )
+    try:
+        said = [_read(raw) for raw in raws]
+    except msgspec.ValidationError:  # a call's id that is a number ...: the provider will say so
+        return request, 0
+    kept = cut(said, max_tokens=history.max_tokens, max_messages=history.max_messages)
     dropped = len(raws) - len(kept)
     if not dropped:
         return request, 0

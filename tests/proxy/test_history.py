@@ -126,6 +126,19 @@ def test_what_is_no_chat_is_left_alone() -> None:
     assert trimmed(request, config.History(max_tokens=1)) == (request, 0)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"role": "assistant", "tool_calls": [{"id": 5}]},
+        {"role": "assistant", "tool_calls": "none"},
+        {"role": "user", "content": [{"type": "text", "text": "a", "id": 7}]},
+    ],
+)
+def test_what_cannot_be_read_is_for_the_provider_to_refuse(odd: dict[str, Any]) -> None:
+    said = [odd, _user("x" * 4000), _user()]
+    assert _sent(said, max_tokens=100) == (said, 0)
+
+
 def test_a_history_must_say_something() -> None:
     with pytest.raises(ValueError, match="max_tokens"):
         config.History()
