@@ -17,6 +17,7 @@ from policies.base import Candidate, Capability, Choice, Denial, Question
 from policies.constraints import NO_CONSTRAINTS, Constraints, constrained
 from policies.weighted import Reserve, Weighted, WeightedOptions
 from policies.weights import Weights
+from proxy import wishes as wish_list
 from proxy.auth import Auth, Caller
 from proxy.errors import EndpointForbidden, InvalidRequest
 from proxy.explain import MOST_INPUT_TOKENS, shown_choice
@@ -25,7 +26,7 @@ from proxy.routing import Decision, Router
 from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.wire import chat
 from proxy.wire.body import Body
-from proxy.wishes import Wishes
+from proxy.wishes import NO_WISHES, Wishes
 
 DEFAULT_INPUT_TOKENS = 1_000
 """Of a request of the task, where the description does not say."""
@@ -80,7 +81,9 @@ class Recommend:
         """Rank the targets; raises `ApiError`."""
         caller = self._auth.identify(exchange)
         asked = parse(await exchange.read_body(self._max_body))
-        await exchange.reply(200, msgspec.json.encode(recommended(self._router, caller, asked)))
+        wishes = wish_list.read(exchange.headers)
+        shown = recommended(self._router, caller, asked, wishes)
+        await exchange.reply(200, msgspec.json.encode(shown))
 
 
 def parse(raw: bytes) -> Asked:
@@ -95,16 +98,20 @@ def parse(raw: bytes) -> Asked:
     return body.decode(_asked)
 
 
-def recommended(router: Router, caller: Caller, asked: Asked) -> dict[str, Any]:
+def recommended(
+    router: Router, caller: Caller, asked: Asked, wishes: Wishes = NO_WISHES
+) -> dict[str, Any]:
     """The targets that suit, best first, and why each other one does not.
 
-    Of what the caller may not ask for by any name nothing is said. Raises `EndpointForbidden`.
+    `wishes` are those of the headers; weights of the body go before theirs. Of what the caller may
+    not ask for by any name nothing is said. Raises `EndpointForbidden` and, for wishes that
+    cannot be, `InvalidRequest`.
     """
     needed = next(iter(sorted(asked.needs & _ENDPOINTS)), "chat")
     if not caller.may_use(needed):
         raise EndpointForbidden(f"this API key may not use the endpoint {needed!r}")
     names = reachable(router.table, caller)
-    decision = _decided(router, [target for target, _ in names], asked)
+    decision = _decided(router, [target for target, _ in names], asked, wishes)
     by_target = {target.name: known for target, known in names}
     shown: dict[str, Any] = {
         "object": "recommendation",
@@ -141,7 +148,7 @@ def reachable(table: TargetTable, caller: Caller) -> list[tuple[Target, list[str
     return found
 
 
-def _decided(router: Router, targets: Sequence[Target], asked: Asked) -> Decision:
+def _decided(router: Router, targets: Sequence[Target], asked: Asked, wishes: Wishes) -> Decision:
     """As the engine would decide, had these targets one virtual model."""
     model = VirtualModel(
         name="",
@@ -162,7 +169,8 @@ def _decided(router: Router, targets: Sequence[Target], asked: Asked) -> Decisio
         needs=asked.needs,
         text_bytes=4 * asked.input_tokens,
     )
-    return router.decide(model, request, Wishes(weights=asked.weights))
+    weights = wishes.weights if asked.weights is None else asked.weights
+    return router.decide(model, request, replace(wishes, weights=weights))
 
 
 def _choices(

@@ -146,6 +146,17 @@ def test_constraints_leave_targets_out_each_with_its_reason(tollway: Tollway) ->
     assert {each["code"] for each in nothing["rejections"]} == {"capability"}
 
 
+def test_headers_are_heeded_or_refused(tollway: Tollway) -> None:
+    cheap = {"x-tollway-weights": "cost=1", "x-tollway-max-latency-ms": "500"}
+    found = _recommended(tollway, cheap, task=CODING, weights={"quality": 1})
+    assert found["choices"][0]["target"] == "up/plain"
+    assert {each["target"] for each in found["rejections"]} == {"up/coder", "up/embed"}
+    found = _recommended(tollway, {"x-tollway-weights": "quality=1"}, task=CODING)
+    assert found["choices"][0]["target"] == "up/coder"
+    reply = tollway.post("/v1/recommend", {"task": "x"}, headers={"x-tollway-weight": "cost=1"})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "x-tollway-weight")
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
