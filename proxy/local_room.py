@@ -1,19 +1,17 @@
 """What local models take, and what would be left: the model host's figures, as policies see them.
 
-Each worker asks its host every few seconds, where a constraint limits what local models may take.
-Until it has heard, and while there is no host, what is declared counts.
+Each worker asks its host every few seconds. Until it has heard, and while there is no host, what is
+declared counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from policies.base import Candidate
-from policies.constraints import NO_LIMITS, Constraints
-from proxy.config import Config
 from proxy.model_host.protocol import ModelState, Shown
 
 
@@ -67,15 +65,6 @@ class LocalRoom:
             except OSError:
                 self.see(None)
             await asyncio.sleep(every_s)
-
-
-def matters(config: Config) -> bool:
-    """Whether any constraint of a configuration goes by what local models take."""
-    said: Iterable[Constraints] = (
-        *(model.constraints for model in config.models.values()),
-        *(rule.constraints for rule in config.rules),
-    )
-    return any(constraints.resource_limits != NO_LIMITS for constraints in said)
 
 
 def _room(model: ModelState, shown: Shown) -> _Room:

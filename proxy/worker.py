@@ -19,7 +19,6 @@ from functools import partial
 import uvicorn
 
 from adapters.base import Adapter
-from proxy import local_room
 from proxy.accounts import make_adapter
 from proxy.addresses import parse_network
 from proxy.admin.app import PREFIXES as ADMIN_PREFIXES
@@ -148,7 +147,7 @@ async def _serve(
     store = make_store(plan)
     moves = Moves(ledger, plan.secret)
     clock = SystemClock()
-    room = LocalRoom() if plan.host is not None and local_room.matters(plan.config) else None
+    room = LocalRoom() if plan.host is not None else None
     figures = Figures(clock, room)
     measuring = (
         asyncio.create_task(room.watch(host.look, plan.config.host.health_s)) if room else None

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from pathlib import Path
 
 import msgspec
-import yaml
 
 from policies.base import Candidate
-from proxy import config_file
-from proxy.local_room import LocalRoom, matters
+from proxy.local_room import LocalRoom
 from proxy.model_host.protocol import Shown
 from tests.proxy.swaps.test_preparing import a_model, a_view
 
@@ -76,16 +73,3 @@ def test_a_host_that_is_gone_is_asked_again() -> None:
         return found
 
     assert asyncio.run(scenario()) == [150, None, 150]
-
-
-def test_it_matters_only_where_a_constraint_says_so(tmp_path: Path) -> None:
-    def loaded(**more: object) -> bool:
-        file = tmp_path / "router.yaml"
-        config = {"models": {"auto": {"targets": ["tier:local"]}}, **more}
-        file.write_text(yaml.safe_dump(config))
-        return matters(config_file.load(file, {}))
-
-    limits = {"constraints": {"resource_limits": {"gpu_memory_mb": 5}}}
-    assert not loaded()
-    assert loaded(models={"auto": {"targets": ["tier:local"], **limits}})
-    assert loaded(rules=[{"name": "small", **limits}])
