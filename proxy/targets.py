@@ -29,6 +29,7 @@ from proxy.clock import Clock
 from proxy.errors import InvalidRequest
 from proxy.http import HeaderList
 from proxy.inventory import NOTHING, FoundModel, Inventory
+from proxy.policy_options import spelt_out
 from proxy.price_book import PriceBook
 from proxy.pricing import AUTO, Price, parse_usd
 
@@ -621,7 +622,7 @@ def build_table(
                 VirtualModel(
                     name=name,
                     description=model.description,
-                    policy=policy_registry.make(*cfg.policy_of(model.policy)),
+                    policy=_policy(model.policy, table),
                     targets=_resolve(model.targets, table),
                     cold_start=model.cold_start,
                     constraints=model.constraints,
@@ -708,7 +709,7 @@ def _with_downgrades(
             model=VirtualModel(
                 name=full.name,
                 description=full.description,
-                policy=policy_registry.make(*cfg.policy_of(tier.policy or model.policy)),
+                policy=_policy(tier.policy or model.policy, table),
                 targets=_resolve(tier.targets, table),
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
@@ -720,6 +721,13 @@ def _with_downgrades(
         for tier in model.downgrade
     )
     return replace(full, downgrades=tuple(sorted(made, key=lambda tier: tier.at_percent)))
+
+
+def _policy(said: cfg.Policy, table: TargetTable) -> Policy:
+    """A policy whose options have the targets of a tier in place of `tier:NAME`."""
+    name, options = cfg.policy_of(said)
+    options = spelt_out(options, lambda tier: [t.name for t in _resolve((tier,), table)])
+    return policy_registry.make(name, options)
 
 
 def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:
