@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import machine, measure, proc, report
+from benchmarks.fleet.day import fleet
+from benchmarks.fleet.histories import histories
 from benchmarks.generator import generator
 from benchmarks.ledger import ledger
 from benchmarks.local import is_possible, local
@@ -30,9 +32,24 @@ _WORKLOADS = {
     "stream": ("stream-20", "stream-20-paced"),
     "embeddings": ("embeddings", "embeddings"),
 }
-_NAMES = (*_WORKLOADS, "events", "dialects", "start", "memory", "ledger", "local", "policy")
+_NAMES = (
+    *_WORKLOADS,
+    "events",
+    "dialects",
+    "start",
+    "memory",
+    "ledger",
+    "local",
+    "policy",
+    "fleet",
+)
 _DECISIONS = 20_000
 _FEW_DECISIONS = 500
+# A day of the fleet, at its rate.
+_REQUESTS = 43_200
+_FEW_REQUESTS = 500
+_CONVERSATIONS = 100
+_FEW_CONVERSATIONS = 3
 
 
 def _main() -> int:
@@ -109,7 +126,12 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         if "policy" in names:
             decisions = _FEW_DECISIONS if options.quick else _DECISIONS
             results["policy"] = [row.as_json() for row in policy(folder, decisions=decisions)]
-        if names - {"memory", "start", "ledger", "dialects", "local", "policy"}:
+        if "fleet" in names:
+            requests = _FEW_REQUESTS if options.quick else _REQUESTS
+            conversations = _FEW_CONVERSATIONS if options.quick else _CONVERSATIONS
+            results["fleet"] = [row.as_json() for row in fleet(folder, requests=requests)]
+            results["histories"] = [row.as_json() for row in histories(conversations=conversations)]
+        if names - {"memory", "start", "ledger", "dialects", "local", "policy", "fleet"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {

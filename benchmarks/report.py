@@ -24,6 +24,9 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_local(local, console)
     if policies := results.get("policy"):
         _show_policies(policies, console)
+    if fleet := results.get("fleet"):
+        _show_fleet(fleet, console)
+        _show_histories(results["histories"], console)
     if start := results.get("start"):
         _show_start(start, console)
     if memory := results.get("memory"):
@@ -46,6 +49,50 @@ def _show_policies(policies: Sequence[dict[str, Any]], console: Console) -> None
             f"{row['prompt_bytes']:,} bytes",
             f"{row['p50_us']:.1f}",
             f"{row['p99_us']:.1f}",
+        )
+    console.print(table)
+
+
+def _show_fleet(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        f"A simulated day, {rows[0]['requests']:,} requests; saved: of what the first row takes",
+        *("virtual model", "answered", "attempts", "strong", "USD per 1,000", "saved"),
+        *("first token ms", "p95", "saved", "whole ms", "saved", "worth"),
+    )
+    for row in rows:
+        table.add_row(
+            row["model"],
+            f"{row['answered']:.3%}",
+            f"{row['attempts']:.3f}",
+            f"{row['strong']:.0%}",
+            f"{row['cost_usd_per_1000']:.2f}",
+            f"{row['cost_saved']:.0%}",
+            f"{row['first_token_ms']:.0f}",
+            f"{row['first_token_p95_ms']:.0f}",
+            f"{row['first_token_saved']:.0%}",
+            f"{row['whole_ms']:.0f}",
+            f"{row['whole_saved']:.0%}",
+            f"{row['worth']:.3f}",
+        )
+    console.print(table)
+
+
+def _show_histories(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Trimmed histories: of the input is saved",
+        *("conversations", "limit", "requests", "tokens each", "cut", "tokens"),
+        *("cost", "cost with a cache"),
+    )
+    for row in rows:
+        table.add_row(
+            row["conversations"],
+            f"{row['max_tokens']:,}",
+            f"{row['requests']:,}",
+            f"{row['tokens_per_request']:,}",
+            f"{row['cut']:.0%}",
+            f"{row['tokens']:.0%}",
+            f"{row['cost']:.0%}",
+            f"{row['cached_cost']:.0%}",
         )
     console.print(table)
 

@@ -176,6 +176,12 @@ class Candidate:
     zero_retention: bool = False
     memory_mb: int | None = None
     """What a local model takes; 0 for what runs elsewhere."""
+    gpu_memory_mb: int | None = 0
+    """Of GPUs with memory of their own, likewise."""
+    left_memory_mb: int | None = None
+    left_gpu_memory_mb: int | None = None
+    """Of what local models may take, what is left once it is loaded; None for what runs elsewhere,
+    and where nobody measured it."""
     quality: Mapping[str, float] = field(default_factory=dict, hash=False)
     specialisations: frozenset[str] = frozenset()
     """The tasks and domains that it is made for."""

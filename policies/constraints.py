@@ -15,12 +15,21 @@ DENSEST_BYTES_PER_TOKEN = 9
 ESTIMATE_BYTES_PER_TOKEN = 4
 
 _Amount = Annotated[float, msgspec.Meta(gt=0)]
+_Megabytes = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ResourceLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a local model may take of this machine."""
+    """What a local model may take of this machine, and must leave for others."""
 
-    memory_mb: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    memory_mb: _Megabytes | None = None
+    gpu_memory_mb: _Megabytes | None = None
+    """Of GPUs with memory of their own."""
+    free_memory_mb: _Megabytes | None = None
+    """What is left at least, once it is loaded, of what local models may take together."""
+    free_gpu_memory_mb: _Megabytes | None = None
+
+
+NO_LIMITS = ResourceLimits()
 
 
 class Constraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +57,7 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where data may go."""
     zero_retention: bool = False
     """Only where nothing of a request is kept."""
-    resource_limits: ResourceLimits = ResourceLimits()
+    resource_limits: ResourceLimits = NO_LIMITS
 
 
 NO_CONSTRAINTS = Constraints()
@@ -223,10 +232,24 @@ def _elsewhere(q: Question, candidate: Candidate, limits: Constraints) -> tuple[
 
 
 def _too_large(q: Question, candidate: Candidate, limits: Constraints) -> tuple[str, str] | None:
-    most = limits.resource_limits.memory_mb
-    if most is None or candidate.memory_mb is None or candidate.memory_mb <= most:
+    said = limits.resource_limits
+    if said is NO_LIMITS:
         return None
-    return "memory", f"it takes {candidate.memory_mb} MB, over {most}"
+    for takes, most, left, least, kind in (
+        (candidate.memory_mb, said.memory_mb, candidate.left_memory_mb, said.free_memory_mb, ""),
+        (
+            candidate.gpu_memory_mb,
+            said.gpu_memory_mb,
+            candidate.left_gpu_memory_mb,
+            said.free_gpu_memory_mb,
+            " of GPU memory",
+        ),
+    ):
+        if most is not None and takes is not None and takes > most:
+            return "memory", f"it takes {takes} MB{kind}, over {most}"
+        if least is not None and left is not None and left < least:
+            return "memory", f"it would leave {left} MB{kind}, under {least}"
+    return None
 
 
 _RULES: tuple[Callable[[Question, Candidate, Constraints], tuple[str, str] | None], ...] = (

@@ -21,6 +21,14 @@ _UNKNOWN_RELIABILITY = 0.95
 _UNKNOWN_SCORE = 0.5
 
 DEFAULT_WEIGHTS = Weights(performance=0.4, cost=0.3, reliability=0.2, capabilities=0.1)
+# Whoever talks waits; of code and proofs a wrong one is worth nothing. Where costs are held against
+# the dearest, all of their scale is used, and of that of quality a fifth: hence so much of it.
+_FOR_QUALITY = Weights(quality=0.7, cost=0.1, reliability=0.1, latency=0.05, capabilities=0.05)
+TASK_WEIGHTS: Mapping[Task, Weights] = {
+    "chat": Weights(latency=0.3, quality=0.1, cost=0.3, reliability=0.2, capabilities=0.1),
+    "coding": _FOR_QUALITY,
+    "reasoning": _FOR_QUALITY,
+}
 # A request that is not read counts as one in the middle.
 _UNREAD = Analysis(
     task="chat",
@@ -61,9 +69,9 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class WeightedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `router.yaml` may say of a weighted choice."""
 
-    weights: Weights = DEFAULT_WEIGHTS
-    task_weights: dict[Task, Weights] = {}
-    """In place of `weights` for requests of a kind."""
+    weights: Weights | None = None
+    task_weights: dict[Task, Weights] | None = None
+    """In place of `weights` for requests of a kind; ours, where both are left out."""
     scales: Scales = Scales()
     reserve: Reserve = Reserve()
 
@@ -77,6 +85,10 @@ class Weighted:
 
     def __init__(self, options: WeightedOptions) -> None:
         self._options = options
+        self._weights = options.weights or DEFAULT_WEIGHTS
+        # Weights of the operator's own are for every task that has none.
+        ours = TASK_WEIGHTS if options.weights is None else {}
+        self._task_weights = ours if options.task_weights is None else options.task_weights
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates by score; by price alone where the budget has no more than that left."""
@@ -105,11 +117,7 @@ class Weighted:
         self, question: Question, candidates: Sequence[Candidate], analysis: Analysis
     ) -> list[tuple[float, float, Mapping[str, float], Candidate]]:
         """Each candidate with its expected cost, its score, and that by criterion."""
-        weights = (
-            question.weights
-            or self._options.task_weights.get(analysis.task)
-            or self._options.weights
-        )
+        weights = question.weights or self._task_weights.get(analysis.task) or self._weights
         case = _Case(
             question=question,
             candidates=candidates,

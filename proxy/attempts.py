@@ -121,6 +121,8 @@ class Job:
     """By how much the bound of the input is above what was counted."""
     swap: Swap | None = None
     """What has moved it to another target than its name used to lead to."""
+    trimmed: int = 0
+    """How many of the oldest messages its virtual model leaves out."""
     cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""

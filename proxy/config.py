@@ -452,6 +452,20 @@ class Hedge(Strict, frozen=True):
         return strategies.Hedge(share=self.share, start_s=self.start_s, floor_s=self.floor_s)
 
 
+class History(Strict, frozen=True):
+    """How long a conversation may be that is sent; what is older is left out."""
+
+    max_tokens: _Positive | None = None
+    """By the estimate for routing, a quarter of the bytes; an image counts as 1,000."""
+    max_messages: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    """Besides instructions."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where nothing is said."""
+        if self.max_tokens is None and self.max_messages is None:
+            raise ValueError("give it 'max_tokens', 'max_messages' or both")
+
+
 class VirtualModel(Strict, frozen=True):
     """A name that clients ask for and a policy resolves."""
 
@@ -461,6 +475,7 @@ class VirtualModel(Strict, frozen=True):
     constraints: Constraints = NO_CONSTRAINTS
     """What a target must be to answer; those of a caller or a request come on top."""
     description: str = ""
+    history: History | None = None
     downgrade: list[DowngradeTier] = []
     fallbacks: dict[Cause, Annotated[list[str], msgspec.Meta(min_length=1)]] = {}
     """Where a request goes on that failed of this cause: targets, in order."""

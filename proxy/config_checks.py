@@ -44,6 +44,7 @@ from proxy.config import (
 from proxy.errors import InvalidRequest
 from proxy.model_host.lookout import is_looked_at
 from proxy.moments import parse_moment
+from proxy.policy_options import is_tier
 from proxy.pricing import parse_usd
 from proxy.priorities import KINDS
 from proxy.swaps.orders import check_schema
@@ -140,8 +141,10 @@ def _check_targets_of(
 ) -> None:
     """Whether what a policy's options name can be targets, of which they know no other names."""
     for target in getattr(policy_registry.make(*policy_of(policy)), "targets", ()):
-        if "/" not in target or "*" in target:
-            raise file.error((*path, "policy"), f"{target!r} is no target; write provider/model")
+        if not is_tier(target) and ("/" not in target or "*" in target):
+            raise file.error(
+                (*path, "policy"), f"{target!r} is no target; write provider/model or tier:NAME"
+            )
         _check_reference(file, (*path, "policy"), target, config, names)
 
 

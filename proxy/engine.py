@@ -25,7 +25,7 @@ from adapters.base import (
     Unsupported,
 )
 from policies.base import Denial, Route
-from proxy import costs, deadlines
+from proxy import costs, deadlines, trimming
 from proxy import wishes as wish_list
 from proxy.accounts import Account
 from proxy.attempts import Attempts, Job, MoneyRefused, Tried
@@ -98,6 +98,8 @@ class Considered:
     """What a spent budget has brought the virtual model down to."""
     swap: Swap | None = None
     """What has moved it to where it goes."""
+    trimmed: int = 0
+    """How many of its oldest messages are left out."""
 
 
 class Engine:
@@ -221,6 +223,7 @@ class Engine:
         job.keeps_parameters = considered.wishes.requires_parameters
         job.downgrade = considered.tier
         job.swap = considered.swap
+        job.trimmed = considered.trimmed
         job.cold_start = decision.cold_start
         job.policy = decision.outcome.policy
         job.revision = decision.revision
@@ -266,6 +269,9 @@ class Engine:
         if isinstance(found, Target):  # its provider may know what the body says besides
             decision = self._router.decide(found, request, wishes, caller_id=caller.key_id)
             return Considered(decision, request, wishes, swap=swap)
+        trimmed = 0
+        if found.history is not None:
+            request, trimmed = trimming.trimmed(request, found.history)
         preferred = request.preferences()
         if preferred is not None:
             wishes, request = wishes.and_of(preferred[0]), preferred[1]
@@ -277,7 +283,7 @@ class Engine:
         for name in wishes.models:
             other, _ = self.aim(name, caller, exchange, request, is_dry=True)
             decision = or_else(decision, (await self._decided(other, decide, unweighed, scopes))[0])
-        return Considered(decision, request, wishes, tier, swap)
+        return Considered(decision, request, wishes, tier, swap, trimmed)
 
     async def _decided(
         self,
@@ -658,6 +664,8 @@ class Engine:
             headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
         if job.downgrade:
             headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
+        if job.trimmed:
+            headers.append((b"x-tollway-trimmed-messages", b"%d" % job.trimmed))
         if job.cold:
             cold = ", ".join(job.cold)[:_LONGEST_LIST]
             headers.append((b"x-tollway-not-loaded", cold.encode("ascii", "backslashreplace")))

@@ -46,6 +46,7 @@ class Explain:
         )
         decision = considered.decision
         shown = explained(considered.request, decision, self._engine.table, considered.tier)
+        shown["trimmed_messages"] = considered.trimmed
         if decision.question.budget_left is None:
             shown["budget_left"] = await self._engine.budget_left(decision.model, scopes)
         headers = [(DECISION_HEADER, decision.id.encode())]
@@ -119,13 +120,14 @@ def explained(
         }
     else:
         shown["choices"] = [
-            _choice(choice, candidates[choice.target], question) for choice in outcome.choices
+            shown_choice(choice, candidates[choice.target], question) for choice in outcome.choices
         ]
         shown["strategy"] = plan.shown(outcome, request, table)
     return shown
 
 
-def _choice(choice: Choice, candidate: Candidate, question: Question) -> dict[str, Any]:
+def shown_choice(choice: Choice, candidate: Candidate, question: Question) -> dict[str, Any]:
+    """One target of a decision as JSON has it."""
     cost = candidate.cost_nanousd(question)
     latency_ms, speed = candidate.latency_ms, candidate.tokens_per_second
     whole_ms = None

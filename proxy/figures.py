@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from policies.base import Candidate
 from proxy.clock import Clock
 from proxy.ledger.protocol import MILLION, Outcome, Quality
+from proxy.local_room import LocalRoom
 from proxy.pricing import Usage
 from proxy.quality import Judged, estimated
 from proxy.spreads import Attempted, Recent
@@ -65,8 +66,10 @@ UNKNOWN = Measured()
 class Figures:
     """The figures of all targets. One per worker."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, room: LocalRoom | None = None) -> None:
+        """`room` is what local models take, where that matters."""
         self._clock = clock
+        self._room = room
         self._kept: dict[str, _Kept] = {}
         self._opinions: dict[str, _Opinion] = {}
 
@@ -75,6 +78,8 @@ class Figures:
         opinion = self._opinions.get(target.name)
         declared = target.candidate if opinion is None else opinion.candidate(target.candidate)
         kept = self._kept.get(target.name)
+        if self._room is not None:
+            declared = self._room.candidate(declared)
         if kept is None:
             return declared
         return kept.candidate(declared, self._clock.monotonic())

@@ -31,6 +31,7 @@ from proxy.clock import Clock
 from proxy.errors import InvalidRequest
 from proxy.http import HeaderList
 from proxy.inventory import NOTHING, FoundModel, Inventory
+from proxy.policy_options import spelt_out
 from proxy.price_book import PriceBook
 from proxy.pricing import AUTO, Price, parse_usd
 
@@ -58,6 +59,8 @@ _HIDES_REASONING = re.compile(
 _HIDES_ASKED_REASONING = re.compile(r"\bclaude-([a-z]+-4|4)\b")
 # The context of a local model of which nothing is said. Its own may be longer than memory holds.
 _HOSTED_CONTEXT = 8192
+# Of models of the catalogue without a declared quality; the first that holds.
+_QUALITY_OF_TIERS = (("best", 0.9), ("auto", 0.8), ("cheap", 0.65), ("fast", 0.65))
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
 
@@ -215,6 +218,8 @@ class VirtualModel:
     fallbacks: Mapping[Cause, tuple[Target, ...]] = field(default_factory=dict)
     """Where a request goes on that failed of a cause."""
     deadlines: cfg.RequestDeadlines = cfg.NO_DEADLINES
+    history: cfg.History | None = None
+    """How much of a conversation it is sent."""
     rules: tuple[Rule, ...] = ()
     """Those that may hold for it."""
     continues: bool = False
@@ -458,7 +463,8 @@ class _Maker:
             memory_mb=target.needs_mb if is_hosted else 0,
             region=target.region or ("local" if is_hosted else self.provider.region),
             zero_retention=target.zero_retention or is_hosted,
-            quality={str(task): share for task, share in target.quality.items()},
+            quality={str(task): share for task, share in target.quality.items()}
+            or _assumed_quality(known),
             latency_ms=target.latency_ms,
             reliability=target.reliability,
             specialisations=target.specialisations,
@@ -551,6 +557,13 @@ def _hosted_context(told: int | None, capabilities: frozenset[Capability]) -> in
 
 def _tiers(known: catalog.Model | None) -> frozenset[str]:
     return frozenset(known.tiers if known else ())
+
+
+def _assumed_quality(known: catalog.Model | None) -> Mapping[str, float]:
+    """What a model is taken to be worth of which nobody says it, by its tier in the catalogue."""
+    tiers = _tiers(known)
+    assumed = next((quality for tier, quality in _QUALITY_OF_TIERS if tier in tiers), None)
+    return {} if assumed is None else {"general": assumed}
 
 
 def _either(said: bool | None, otherwise: bool) -> bool:
@@ -660,7 +673,7 @@ def build_table(
                 VirtualModel(
                     name=name,
                     description=model.description,
-                    policy=policy_registry.make(*cfg.policy_of(model.policy)),
+                    policy=_policy(model.policy, table),
                     targets=_resolve(model.targets, table),
                     cold_start=model.cold_start,
                     constraints=model.constraints,
@@ -670,6 +683,7 @@ def build_table(
                     deadlines=model.deadlines,
                     continues=model.continuation,
                     hedge=None if model.hedge is None else model.hedge.strategy,
+                    history=model.history,
                 ),
                 config.rules,
                 table,
@@ -752,13 +766,14 @@ def _with_downgrades(
             model=VirtualModel(
                 name=full.name,
                 description=full.description,
-                policy=policy_registry.make(*cfg.policy_of(tier.policy or model.policy)),
+                policy=_policy(tier.policy or model.policy, table),
                 targets=_resolve(tier.targets, table),
                 pinned_space=full.vector_space,
                 cold_start=full.cold_start,
                 constraints=full.constraints,
                 fallbacks=full.fallbacks,
                 deadlines=full.deadlines,
+                history=full.history,
                 rules=full.rules,
                 continues=full.continues,
                 hedge=full.hedge,
@@ -767,6 +782,13 @@ def _with_downgrades(
         for tier in model.downgrade
     )
     return replace(full, downgrades=tuple(sorted(made, key=lambda tier: tier.at_percent)))
+
+
+def _policy(said: cfg.Policy, table: TargetTable) -> Policy:
+    """A policy whose options have the targets of a tier in place of `tier:NAME`."""
+    name, options = cfg.policy_of(said)
+    options = spelt_out(options, lambda tier: [t.name for t in _resolve((tier,), table)])
+    return policy_registry.make(name, options)
 
 
 def _resolve(names: Iterable[str], table: TargetTable) -> tuple[Target, ...]:

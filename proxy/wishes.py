@@ -20,15 +20,15 @@ from policies import weights
 from policies.base import Candidate, Choice, Question
 from policies.constraints import Constraints, is_named
 from policies.weights import Weights
+from proxy import request_headers
 from proxy.errors import InvalidRequest
 from proxy.wire.preferences import Preferences, Sort
 
 WEIGHTS_HEADER = b"x-tollway-weights"
-_LIMITS = {
+LIMITS = {
     b"x-tollway-max-cost-usd": "max_cost_per_request",
     b"x-tollway-max-latency-ms": "max_latency_ms",
 }
-_LIMITING = b"x-tollway-max-"
 _LONGEST_QUOTE = 100
 
 
@@ -116,19 +116,16 @@ _SORTS: Mapping[Sort, Callable[[Candidate, Question], float]] = {
 
 
 def read(headers: Mapping[bytes, bytes]) -> Wishes:
-    """The wishes in the headers of a request; raises `InvalidRequest` that names the header."""
+    """The wishes in the headers of a request; raises `InvalidRequest` that names the header.
+
+    One of ours that nothing reads is refused, too.
+    """
     limits: dict[str, Any] = {
         name: _number(header.decode(), headers[header].decode("latin-1"), name)
-        for header, name in _LIMITS.items()
+        for header, name in LIMITS.items()
         if header in headers
     }
-    for header in headers:
-        if header.startswith(_LIMITING) and header not in _LIMITS:
-            name = header.decode("latin-1")[:_LONGEST_QUOTE]
-            known = ", ".join(each.decode() for each in _LIMITS)
-            raise InvalidRequest(
-                f"{name}: is no limit that is known; there are {known}", param=name
-            )
+    request_headers.check(headers)
     wanted = _weights(headers[WEIGHTS_HEADER]) if WEIGHTS_HEADER in headers else None
     if not limits and wanted is None:
         return NO_WISHES

@@ -55,12 +55,14 @@ from proxy.inference import Inference
 from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered, RaiseAlert
+from proxy.local_room import LocalRoom
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host.client import HostClient
 from proxy.model_host.hosted import HostPlan
 from proxy.models import Models
 from proxy.own_key import OwnKey
 from proxy.priorities import Priorities
+from proxy.recommending import Recommend
 from proxy.reloading import Outcome, ask_soon
 from proxy.request_store import RequestStore
 from proxy.response_store import ResponseStore
@@ -162,6 +164,7 @@ class Parts:
     host: HostClient
     moves: Moves
     figures: Figures
+    room: LocalRoom
     baselines: Baselines
     circuits: Circuits
     gates: Gates
@@ -198,7 +201,8 @@ async def _serve(
         else None
     )
     clock = SystemClock()
-    figures = Figures(clock)
+    room = LocalRoom()
+    figures = Figures(clock, room)
     host = HostClient(plan.data.path)
     ejections = Ejections(table=lambda: current.table(), metrics=metrics, models=host)
     parts = Parts(
@@ -207,6 +211,7 @@ async def _serve(
         host=host,
         moves=Moves(ledger, plan.secret),
         figures=figures,
+        room=room,
         baselines=Baselines(plan.config.alerts, figures),
         circuits=Circuits(plan.config.circuit, clock, ejections),
         gates=Gates({}, metrics, clock),
@@ -305,6 +310,7 @@ class _Revisions:
         self._alerts = alerts
         self._server = server
         self._watching: asyncio.Task[NoReturn] | None = None
+        self._measuring: asyncio.Task[NoReturn] | None = None
         self._checks: HealthChecks | None = None
         self._checking: asyncio.Task[None] | None = None
         self._tidying: tuple[ResponseStore, asyncio.Task[None]] | None = None
@@ -340,7 +346,9 @@ class _Revisions:
         """Begin and end what is done beside requests, as the plan has it."""
         self._look_after_targets()
         if self._plan.host is not None and self._watching is None:
-            self._watching = asyncio.create_task(self._parts.host.watch(self._found))
+            host, every_s = self._parts.host, self._plan.config.host.health_s
+            self._watching = asyncio.create_task(host.watch(self._found))
+            self._measuring = asyncio.create_task(self._parts.room.watch(host.look, every_s))
         store = self._current.serving.store
         if self._tidying is not None and self._tidying[0] is not store:
             self._tidying[1].cancel()
@@ -373,7 +381,8 @@ class _Revisions:
 
     def close(self) -> None:
         """Begin nothing more."""
-        for task in (self._watching, self._checking, self._tidying and self._tidying[1]):
+        tidying = self._tidying and self._tidying[1]
+        for task in (self._watching, self._measuring, self._checking, tidying):
             if task is not None:
                 task.cancel()
 
@@ -538,6 +547,9 @@ def build_app(
         "/v1/messages/count_tokens": {"POST": counts.post},
         "/v1/route": {"POST": Explain(auth=auth, engine=engine, max_body=max_body).post},
         "/v1/feedback": {"POST": FeedbackApi(auth=auth, books=books).post},
+        "/v1/recommend": {
+            "POST": Recommend(auth=auth, router=engine.router, max_body=max_body).post
+        },
         "/v1/models": {"GET": models.list},
         "/api/v1/key": {"GET": own_key.show},
         "/metrics": {"GET": show_metrics},

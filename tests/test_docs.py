@@ -61,6 +61,7 @@ def _section(text: str, heading: str) -> str:
         ("Top level", config.Charge),
         ("`models.NAME`", config.VirtualModel),
         ("`models.NAME`", config.RequestDeadlines),
+        ("`models.NAME`", config.History),
         ("`budgets[]`", config.Budget),
         ("`alerts`", config.Alerts),
         ("`alerts.webhooks[]`", config.Webhook),

@@ -26,6 +26,8 @@ _MODULES = {
     "route": "routing",
     "replay": "replaying",
     "learn": "learning",
+    "recommend": "recommending",
+    "estimate": "estimating",
     "models": "models",
     "swap": "swapping",
     "swaps": "swaps",

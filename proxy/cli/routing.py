@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any
 
-import httpx2
 import msgspec
 import typer
 
-from proxy import price_list, serve
 from proxy import wishes as wish_list
 from proxy.auth import ANONYMOUS
-from proxy.circuits import Circuits
 from proxy.cli.asking import ConfigOption, DataOption, JsonOption
+from proxy.cli.deciding import KeyOption, UrlOption, declared_router, served
 from proxy.cli.output import Grid, console, note, print_json
-from proxy.clock import SystemClock
 from proxy.errors import ApiError, StartError
 from proxy.explain import explained, parse
-from proxy.figures import Figures
-from proxy.routing import Router
 
 app = typer.Typer(add_completion=False)
-
-_TIMEOUT_S = 30.0
 
 
 @app.command()
@@ -38,10 +29,8 @@ def route(
     weights: Annotated[str | None, typer.Option(help="As in cost=0.7,latency=0.2")] = None,
     max_cost_usd: Annotated[str | None, typer.Option(help="Most that it may cost")] = None,
     max_latency_ms: Annotated[str | None, typer.Option(help="Most to the first token")] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this server: http://host:port")] = None,
-    key: Annotated[
-        str | None, typer.Option(envvar="TOLLWAY_KEY", help="The API key to ask it with")
-    ] = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
     config: ConfigOption = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -62,9 +51,9 @@ def route(
         if text is not None
     }
     if url is not None:
-        shown = _asked(url, key, body, headers)
+        shown = served(url, key, "/v1/route", body, headers)
     else:
-        shown = _decided(serve.Options(config=config, data=data), body, headers)
+        shown = _decided(config, data, body, headers)
     if json:
         print_json(shown)
         return
@@ -73,46 +62,18 @@ def route(
         note("by the configuration alone; with --url a server adds what it measured, and budgets")
 
 
-def _asked(
-    url: str, key: str | None, body: dict[str, Any], headers: dict[str, str]
-) -> dict[str, Any]:
-    """What a running server would do. Raises `StartError`."""
-    if key is not None:
-        headers = {**headers, "authorization": f"Bearer {key}"}
-    try:
-        reply = httpx2.post(
-            f"{url.rstrip('/')}/v1/route", json=body, headers=headers, timeout=_TIMEOUT_S
-        )
-        answer: dict[str, Any] = reply.json()
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-        raise StartError(f"--url: {url}: {error}") from None
-    if reply.status_code != 200:
-        raise StartError(f"--url: {answer.get('error', {}).get('message', reply.status_code)}")
-    return answer
-
-
 def _decided(
-    options: serve.Options, body: dict[str, Any], headers: dict[str, str]
+    config: str | None, data: str | None, body: dict[str, Any], headers: dict[str, str]
 ) -> dict[str, Any]:
     """What a server without any figures and budgets would do. Raises `StartError`."""
-    loaded = serve.load_config(options, os.environ)
-    book, _ = price_list.load(Path(loaded.server.data))
-    tables = serve.resolve(loaded, os.environ, book).tables
-    clock = SystemClock()
-    router = Router(
-        table=tables,
-        figures=Figures(clock),
-        circuits=Circuits(loaded.circuit, clock),
-        secret=b"",
-        clock=clock,
-    )
+    router = declared_router(config, data)
     try:
         request = parse(msgspec.json.encode(body))
         wishes = wish_list.read({n.encode(): text.encode() for n, text in headers.items()})
         decision = router.decide(router.find(ANONYMOUS, request.model), request, wishes)
     except ApiError as error:
         raise StartError(error.message) from None
-    return explained(request, decision, tables())
+    return explained(request, decision, router.table)
 
 
 def _print(shown: dict[str, Any]) -> None:

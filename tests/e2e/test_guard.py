@@ -247,7 +247,7 @@ def test_10_every_route_but_the_health_checks_asks_who_it_is(keyed: Tollway) -> 
 
 def test_29_headers_of_clients_do_not_go_upstream(tollway: Tollway, upstream: Upstream) -> None:
     names = b"""x-forwarded-for x-forwarded-host forwarded x-real-ip via te trailer keep-alive
-    cookie proxy-authorization proxy-connection x-evil x-tollway-internal x-amz-date x-goog-api-key
+    cookie proxy-authorization proxy-connection x-evil x-tollway-user x-amz-date x-goog-api-key
     openai-organization anthropic-beta user-agent accept-encoding""".split()
     with connect(tollway) as client:
         client.send(

@@ -178,6 +178,35 @@ def test_what_cannot_fit_is_a_clear_503_and_the_next_target_serves(
     assert outcomes[:2] == [("local/big", "not_dispatched")] * 2
 
 
+def test_requests_go_where_room_is_left_by_what_is_measured(
+    machine: Machine, tmp_path: Path
+) -> None:
+    targets = [
+        {"target": f"local/{name}", "model": machine.model(f"{name}.gguf"), "needs_mb": 600}
+        for name in ("a", "b")
+    ]
+    config = machine.config(*targets, memory_mb=2000, health_s=0.1)
+    config["models"]["roomy"] = {
+        "targets": ["local/b", "local/a"],
+        "constraints": {"resource_limits": {"free_memory_mb": 1000}},
+    }
+    with serving(tmp_path, config) as tollway:
+
+        def route() -> tuple[list[str], dict[str, str]]:
+            body = {"model": "roomy", "messages": [{"role": "user", "content": "Hello"}]}
+            shown = tollway.post("/v1/route", body).json()
+            rejections = {each["target"]: each["reason"] for each in shown["rejections"]}
+            return [choice["target"] for choice in shown["choices"]], rejections
+
+        assert route() == (["local/b", "local/a"], {})
+        assert tollway.chat("local/a").status_code == 200
+        # That one is there, and needs no more room; beside it there is none for the other.
+        until(lambda: route()[0] == ["local/a"])
+        assert "it would leave 800 MB, under 1000" in route()[1]["local/b"]
+        assert tollway.chat("roomy").headers["x-tollway-model"] == "local/a"
+    assert machine.loads == ["a"]
+
+
 def test_a_cold_model_lets_the_next_target_answer_or_refuses(
     machine: Machine, tmp_path: Path
 ) -> None:

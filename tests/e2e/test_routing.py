@@ -148,6 +148,8 @@ def test_with_a_spent_budget_the_cheapest_answers(upstream: Upstream, tmp_path: 
         ("x-tollway-max-latency-ms", "0"),
         ("x-tollway-max-latency-ms", "nan"),
         ("x-tollway-max-cost", "1"),
+        ("x-tollway-wieghts", "cost=1"),
+        ("x-tollway-model", "up/gpt-4"),
     ],
 )
 def test_wishes_that_mean_nothing_are_refused(routing: Tollway, header: str, value: str) -> None:

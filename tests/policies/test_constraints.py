@@ -36,6 +36,9 @@ candidates = st.lists(
         region=st.sampled_from((None, "eu", "us")),
         zero_retention=st.booleans(),
         memory_mb=st.none() | st.integers(0, 9000),
+        gpu_memory_mb=st.none() | st.integers(0, 9000),
+        left_memory_mb=st.none() | st.integers(0, 9000),
+        left_gpu_memory_mb=st.none() | st.integers(0, 9000),
         latency_ms=st.none() | st.floats(1, 9000),
         reliability=st.none() | st.floats(0, 1),
         backend=st.sampled_from(("a", "b", "llama_cpp")),
@@ -66,7 +69,10 @@ constraints = st.builds(
     excluded_models=st.frozensets(st.sampled_from(("c", "b/m", "*/n"))),
     regions=st.none() | st.frozensets(st.sampled_from(("eu", "us"))),
     zero_retention=st.booleans(),
-    resource_limits=st.builds(ResourceLimits, memory_mb=st.none() | st.integers(1, 9000)),
+    resource_limits=st.builds(
+        ResourceLimits,
+        **dict.fromkeys(ResourceLimits.__struct_fields__, st.none() | st.integers(1, 9000)),
+    ),
 )
 
 
@@ -104,8 +110,22 @@ def test_no_route_ever_breaks_a_constraint(
             assert candidate.zero_retention or not each.zero_retention
             assert not is_named(candidate.name, each.excluded_models)
             assert each.models is None or is_named(candidate.name, each.models)
-            most_mb = each.resource_limits.memory_mb
-            assert most_mb is None or (candidate.memory_mb or 0) <= most_mb
+            if each.max_output_price is not None:
+                assert candidate.output_nanousd is not None
+                assert candidate.output_nanousd <= each.max_output_price * 1e9
+            room = each.resource_limits
+            assert (candidate.memory_mb or 0) <= (room.memory_mb or 10**9)
+            assert (candidate.gpu_memory_mb or 0) <= (room.gpu_memory_mb or 10**9)
+            for left, least in (
+                (candidate.left_memory_mb, room.free_memory_mb),
+                (candidate.left_gpu_memory_mb, room.free_gpu_memory_mb),
+            ):
+                assert left is None or left >= (least or 0)
+        assert question.needs <= candidate.capabilities
+        needed = question.input_tokens + (question.output_tokens or 0)
+        # But for the longest of those of which none seems long enough.
+        is_last = len(accepted) == 1 or candidate.context_length is None
+        assert is_last or needed <= (candidate.context_length or 0)
 
 
 @given(questions, candidates, st.lists(constraints, max_size=2), constraints)
@@ -148,6 +168,24 @@ def test_what_runs_on_a_preferred_backend_comes_first_and_the_rest_stays() -> No
         ({"regions": frozenset({"eu"})}, {}, "region", "not known"),
         ({"zero_retention": True}, {}, "retention", "keep nothing"),
         ({"resource_limits": ResourceLimits(memory_mb=10)}, {"memory_mb": 11}, "memory", "11 MB"),
+        (
+            {"resource_limits": ResourceLimits(gpu_memory_mb=10)},
+            {"gpu_memory_mb": 11},
+            "memory",
+            "11 MB of GPU",
+        ),
+        (
+            {"resource_limits": ResourceLimits(free_memory_mb=10)},
+            {"left_memory_mb": 9},
+            "memory",
+            "leave 9 MB",
+        ),
+        (
+            {"resource_limits": ResourceLimits(free_gpu_memory_mb=10)},
+            {"left_gpu_memory_mb": 9},
+            "memory",
+            "leave 9 MB of GPU",
+        ),
     ],
 )
 def test_reasons(

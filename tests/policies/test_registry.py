@@ -61,6 +61,33 @@ def test_the_policy_of_the_docs_works(tmp_path: Path) -> None:
     config_file.load(_config(tmp_path, f"{{name: {file}, code_goes_to: b}}"), {})
 
 
+def test_a_policy_of_another_package_is_found_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an installed package has it: its metadata beside its module."""
+    (tmp_path / "thrifty_policy.py").write_text(_example("python"))
+    metadata = tmp_path / "thrifty_policy-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: thrifty-policy\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(
+        "[tollway.policies]\nthrifty = thrifty_policy:Policy\n"
+    )
+    with pytest.raises(KeyError):
+        registry.make("thrifty", {"code_goes_to": "b"})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "thrifty" in registry.names()
+    assert registry.make("thrifty", {"code_goes_to": "b"}).name == "mine"
+    with pytest.raises(ValueError, match="code_goes_to"):
+        registry.make("thrifty", {})
+    folder = tmp_path / "configuration"
+    folder.mkdir()
+    config_file.load(_config(folder, "{name: thrifty, code_goes_to: b}"), {})
+    with pytest.raises(StartError, match=r"models\.auto\.policy"):
+        config_file.load(_config(folder, "{name: thrifty, code_goes: b}"), {})
+
+
 def test_the_configuration_of_the_docs_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "router.yaml"
     file.write_text(_example("yaml"))

@@ -160,6 +160,24 @@ def test_weights_of_a_task_go_before_the_others() -> None:
     assert _route(asked, policy)[0] == "gpt-3.5"
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "chosen"),
+    [
+        # Of itself: of code quality counts, of a chat the wait.
+        ("Write a Python function that sorts", {}, "claude-3-sonnet"),
+        ("Hello there", {}, "gpt-3.5"),
+        # One's own weights are for all tasks, one's own for a task for that alone.
+        ("Write a Python function that sorts", {"weights": {"cost": 1}}, "gpt-3.5"),
+        ("Write a Python function that sorts", {"task_weights": {}}, "gpt-3.5"),
+        ("Hello there", {"task_weights": {"chat": {"quality": 1}}}, "gpt-4"),
+    ],
+)
+def test_tasks_have_weights_of_their_own(
+    text: str, options: dict[str, object], chosen: str
+) -> None:
+    assert _route(_asked(text, 100), registry.make("weighted", options))[0] == chosen
+
+
 def test_performance_is_latency_and_quality_in_equal_parts() -> None:
     assert Weights(performance=1).shares == Weights(latency=0.5, quality=0.5).shares
     shares = dict(Weights(performance=0.4, cost=0.3).shares)

@@ -33,7 +33,7 @@ from proxy.price_book import PriceBook
 from proxy.pricing import Usage
 from proxy.replay import Answer, Replay, answers_of
 from proxy.replay_report import About
-from proxy.routing import Decision, Router
+from proxy.routing import Decision, Router, conversation_of
 from proxy.targets import CurrentTable
 from proxy.wishes import Wishes
 from tests.proxy.test_routing import CONFIG, _parsed, texts, weights, wishes

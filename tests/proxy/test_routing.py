@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.base import Candidate, Choice, Denial, Question, Sense
+from policies.base import Candidate, Choice, Denial, Question, Route, Sense
 from policies.constraints import Constraints
 from policies.weights import CRITERIA, Weights
 from proxy import config_file, serve
@@ -24,6 +25,7 @@ from proxy.config import Circuit
 from proxy.errors import ApiError
 from proxy.figures import Figures
 from proxy.price_book import PriceBook
+from proxy.pricing import Usage
 from proxy.routing import Decision, Router, or_else
 from proxy.targets import VirtualModel
 from proxy.wire import chat
@@ -52,6 +54,7 @@ CONFIG: dict[str, Any] = {
     "rules": [
         {"name": "code", "when": {"tasks": ["coding"]}, "targets": ["up/a", "up/c"]},
         {"name": "poor", "when": {"budget_left": 0.2}, "constraints": {"max_input_price": 3}},
+        {"name": "thrifty", "when": {"scopes": ["key:k_1"]}, "weights": {"cost": 1}},
     ],
 }
 
@@ -164,6 +167,74 @@ def test_dry_and_live_agree_on_every_worker_and_no_wish_is_broken(
             if limits.max_cost_per_request is not None:
                 assert cost is not None and cost <= limits.max_cost_per_request * 1e9
             assert choice.target.removeprefix("up/") not in limits.excluded_models
+
+
+class _Clock:
+    """Stands still but for what is asked of it: figures fade with time."""
+
+    now = 1_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_ten_thousand_requests_go_where_they_are_said_to_go(routers: tuple[Router, Router]) -> None:
+    """Asked first, then sent, then counted: what is measured meanwhile changes the next answer."""
+    lot = random.Random(5)
+    clock = _Clock()
+    figures = Figures(clock)
+    table = routers[0].table
+    router = Router(table=lambda: table, figures=figures, secret=b"key", clock=clock)
+    prompts = ("Hi", "Prove that 17 is prime", "Write a Python class", "Übersetze: Haus", "x" * 700)
+    requests = [_parsed(model, text) for model in CONFIG["models"] for text in prompts]
+    first: set[str] = set()
+    for _ in range(10_000):
+        request = lot.choice(requests)
+        wish = Wishes(
+            constraints=(Constraints(max_latency_ms=lot.choice((300, 900, 5000))),),
+            order=lot.choice(((), (), ("a",), ("d",))),
+        )
+        left = lot.choice((None, 0.05, 0.4, 1.0))
+        dry = _decide(router, request, wish, left)
+        live = _decide(router, request, wish, left)
+        assert (dry.id, dry.outcome) == (live.id, live.outcome)
+        router.take_turn()
+        if isinstance(live.outcome, Denial):
+            continue
+        chosen = live.outcome.choices[0].target
+        first.add(chosen)
+        target = table.targets[chosen]
+        figures.began(target)
+        clock.now += lot.random()
+        figures.ended(
+            target,
+            outcome="ok" if lot.random() < 0.9 else "upstream_error",
+            status=200,
+            usage=Usage(input_tokens=10, output_tokens=50),
+            first_token_s=lot.random(),
+            total_s=2.0,
+        )
+    assert len(first) == len(NAMES)
+
+
+def test_the_narrowest_weights_win(routers: tuple[Router, Router]) -> None:
+    """The request's, then those of a rule for its key, then the model's own."""
+
+    def first(scopes: tuple[str, ...] = (), **weights: float) -> str:
+        wishes = Wishes(weights=Weights(**weights)) if weights else Wishes()
+        found = routers[0].find(ANONYMOUS, "weighted")
+        decision = routers[0].decide(found, _parsed("weighted", "Hi"), wishes, scopes=scopes)
+        assert isinstance(decision.outcome, Route)
+        assert decision.outcome.choices[0].scores is not None
+        return "/".join(decision.outcome.choices[0].scores)
+
+    assert first() == "cost/latency/quality/reliability/capabilities"
+    assert first(("key:k_1",)) == "cost"
+    assert first(("key:k_2",)) == first()
+    assert first(("key:k_1",), quality=1) == "quality"
 
 
 def test_the_id_tells_decisions_apart(routers: tuple[Router, Router]) -> None:

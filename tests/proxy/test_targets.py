@@ -499,6 +499,19 @@ targets: [{target: openai/*}]
     assert target.capabilities == {"moderations"}
 
 
+def test_quality_is_the_operators_word_or_the_catalogues_tier() -> None:
+    table = _table("""\
+providers: {openai: {adapter: openai, api_key: k}}
+targets:
+  - {target: openai/gpt-6-astra}
+  - {target: openai/gpt-6.1-terra, tiers: [best]}
+  - {target: openai/gpt-6-luna, quality: {coding: 0.7}}
+  - {target: openai/gpt-unheard-of, tiers: [best]}
+""")
+    qualities = [dict(_target(table, name).quality) for name in table.targets]
+    assert qualities == [{"general": 0.9}, {"general": 0.8}, {"coding": 0.7}, {}]
+
+
 @pytest.mark.parametrize(
     ("provider", "model"),
     [
