@@ -44,6 +44,12 @@ lock: $(STAMP) ## pin every dependency anew, with hashes
 	  requirements-dev.in requirements.lock
 	$(COMPILE) --output-file=tests/e2e/openai-2.lock tests/e2e/openai-2.in
 	$(COMPILE) --output-file=tests/e2e/llmock.lock tests/e2e/llmock.in
+	$(COMPILE) --output-file=tests/fuzz/atheris.lock tests/fuzz/atheris.in
+
+sbom: $(STAMP) ## dist/sbom.json: all that serving needs, as CycloneDX
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+	  --output-file dist/sbom.json
 
 clean:
 	rm -rf $(VENV) dist build
