@@ -34,7 +34,8 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/messages/count_tokens": [{"model": "auto", "messages": _TURNS[1:]}],
     "/v1/route": [{"model": "auto", "messages": _TURNS}],
 }
-_VALUES: tuple[Any, ...] = (
+_MEMBERS = ("stream", "max_tokens", "n", "user", "tools", "models", "x")
+_ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 1.5, -0.0, 2**31, 2**63, 10**30, 1e308, "", "a", "10"),
     *(
         "\0",
@@ -52,6 +53,7 @@ _VALUES: tuple[Any, ...] = (
     ),
     *({"type": "text", "text": "a"}, {"role": "user", "content": "a"}, ["auto", "vectors"]),
 )
+_VALUES = tuple(map(json.dumps, _ODD))
 _BYTES = (
     *(b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\0", b"\xff", b"\xed\xa0\x80", b"\\ud800"),
     *(b"1e999", b"NaN", b"-", b"0" * 400, b"[" * 200, b" " * 100, b"/*", b"\xef\xbb\xbf", b"null"),
@@ -82,15 +84,17 @@ def _change(value: Any, chance: Random) -> None:
             break
         place = chance.choice(places)
         if not isinstance(value[place], dict | list) or chance.random() < 0.4:
-            value[place] = chance.choice(_VALUES)
+            value[place] = _value(chance)
             return
         value = value[place]
     if isinstance(value, dict):
-        value[chance.choice(("stream", "max_tokens", "n", "user", "tools", "models", "x"))] = (
-            chance.choice(_VALUES)
-        )
+        value[chance.choice(_MEMBERS)] = _value(chance)
     else:
-        value.append(chance.choice(_VALUES))
+        value.append(_value(chance))
+
+
+def _value(chance: Random) -> Any:
+    return json.loads(chance.choice(_VALUES))
 
 
 def _damaged(data: bytes, chance: Random) -> bytes:
