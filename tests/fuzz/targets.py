@@ -164,10 +164,10 @@ async def _echo(scope: Any, receive: Any, send: Any) -> None:
         refusal = message.get("refusal")
         more = message.get("more_body", False)
     status = 200 if refusal is None else refusal.status
-    body = json.dumps(scope["path"]).encode()
+    body = b"" if scope["method"] == "HEAD" else json.dumps(scope["path"]).encode()
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": [length]})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    await send({"type": "http.response.body", "body": body})
 
 
 def answers(data: bytes) -> None:

@@ -68,3 +68,23 @@ def test_a_folder_that_hangs_holds_nobody_up() -> None:
             await background.run(lambda: 1 // 0, 10)
 
     asyncio.run(scene())
+
+
+def test_work_that_begins_as_other_work_ends_is_not_taken_for_it() -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def other() -> int:
+        began.set()
+        may_end.wait()
+        return 2
+
+    async def scene() -> None:
+        background: Background[int] = Background()
+        first = asyncio.create_task(background.run(lambda: 1, PATIENCE_S))
+        while not began.is_set():
+            await asyncio.sleep(0)  # each turn of the loop, so before the first one goes on
+            assert await background.run(other, 0.01) is None
+        may_end.set()
+        assert await first == 1
+
+    asyncio.run(scene())
