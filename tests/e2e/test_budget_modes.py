@@ -482,7 +482,7 @@ def test_the_first_requests_of_a_new_end_user_share_one_limit(
                     "messages": [{"role": "user", "content": "Hello"}],
                 }
                 url = f"{tollway.url}/v1/chat/completions"
-                replies = await asyncio.gather(*(client.post(url, json=body) for _ in range(100)))
+                replies = await asyncio.gather(*(client.post(url, json=body) for _ in range(500)))
                 return [reply.status_code for reply in replies]
 
         codes = asyncio.run(ask_at_once())
