@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -340,7 +341,7 @@ class _Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now_ns = time.monotonic_ns()
         if not self._has_status and not data.startswith(b"HTTP/1.1 200 "):
-            self._end(data[:80].decode("latin-1"))
+            self._end(_told(data))
         self._has_status = True
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         for block in blocks:
@@ -360,7 +361,7 @@ class _Reader(asyncio.Protocol):
         elif b"data: [DONE]" in block:
             self._end("whole")
         elif b'"error"' in block:
-            self._end("an error in the stream")
+            self._end(_told(block))
 
     def _end(self, how: str) -> None:
         if not self._is_over:
@@ -368,6 +369,13 @@ class _Reader(asyncio.Protocol):
             self._readers.end(how)
         if not self.begun.done():
             self.begun.set_result(None)
+
+
+def _told(data: bytes) -> str:
+    """What an error says, without the number of its request."""
+    found = re.search(rb'"message":"((?:[^"\\\\]|\\\\.)*)"', data)
+    said = found[1] if found else data[:80].split(b"\r\n")[0]
+    return re.sub(r"\d+", "N", said.decode("latin-1"))
 
 
 def _tell(value: object) -> None:
