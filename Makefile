@@ -10,7 +10,7 @@ COMPILE = $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras 
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
   --upgrade-package 'python-dateutil<3'
 
-.PHONY: serve test unit lint types imports check lock bench chaos wall clean
+.PHONY: serve test unit lint types imports check lock sbom bench chaos soak fuzz wall clean
 
 serve: $(VENV)/.serving ## set up and serve on http://127.0.0.1:4000
 	$(BIN)/tollway serve
@@ -33,11 +33,22 @@ imports: $(STAMP)
 bench: $(STAMP) ## CPU per request, start time, memory
 	$(BIN)/python -m benchmarks
 
-chaos: $(STAMP) ## kills of workers and ledger, a broken disk, 500 streams on one key, stalled clients, reloads
-	TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 TOLLWAY_PARALLEL_STREAMS=500 TOLLWAY_STALLED_CLIENTS=1000 \
+# How long `make chaos` and `make soak` go on for, each.
+DURATION ?= 7200
+
+chaos: $(STAMP) ## kills of every process, a broken disk, locks, clocks, crowds, reloads, at greater numbers
+	TOLLWAY_CHAOS_S=$(DURATION) TOLLWAY_KILLS=100 TOLLWAY_LOCK_S=30 TOLLWAY_PARALLEL_STREAMS=500 \
+	  TOLLWAY_STALLED_CLIENTS=1000 TOLLWAY_IDLE_SOCKETS=5000 TOLLWAY_DISCONNECTS=1000 \
 	  TOLLWAY_RELOADS=100 TOLLWAY_RELOAD_STREAMS=500 \
-	  $(BIN)/pytest -s tests/e2e/test_crash.py tests/e2e/test_faults.py tests/e2e/test_reload.py \
-	  tests/e2e/test_parallel_streams.py tests/e2e/test_guard.py
+	  $(BIN)/pytest -s tests/soak/test_chaos.py tests/e2e/test_crash.py tests/e2e/test_faults.py \
+	  tests/e2e/test_reload.py tests/e2e/test_parallel_streams.py tests/e2e/test_guard.py \
+	  tests/e2e/test_negative.py
+
+soak: $(STAMP) ## load for two hours, or `DURATION=300` seconds, with an audit each minute
+	TOLLWAY_SOAK_S=$(DURATION) $(BIN)/pytest -s tests/soak/test_soak.py
+
+fuzz: $(STAMP) $(VENV)/.atheris ## a million bodies, and the parsers guided by their coverage
+	TOLLWAY_BODIES=1000000 TOLLWAY_EXAMPLES=300 TOLLWAY_FUZZ_S=300 $(BIN)/pytest -s tests/fuzz
 
 wall: $(STAMP) ## a provider that fails at every byte of its answer, in eight ways
 	TOLLWAY_WALL_STRIDE=1 $(BIN)/pytest -s tests/e2e/test_byte_wall.py
@@ -48,6 +59,12 @@ lock: $(STAMP) ## pin every dependency anew, with hashes
 	  requirements-dev.in requirements.lock
 	$(COMPILE) --output-file=tests/e2e/openai-2.lock tests/e2e/openai-2.in
 	$(COMPILE) --output-file=tests/e2e/llmock.lock tests/e2e/llmock.in
+	$(COMPILE) --output-file=tests/fuzz/atheris.lock tests/fuzz/atheris.in
+
+sbom: $(STAMP) ## dist/sbom.json: all that serving needs, as CycloneDX
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+	  --output-file dist/sbom.json
 
 clean:
 	rm -rf $(VENV) dist build
@@ -70,4 +87,10 @@ $(STAMP): requirements-dev.lock tests/e2e/openai-2.lock tests/e2e/llmock.lock te
 	  --target $(VENV)/llmock -r tests/e2e/llmock.lock
 	if command -v npm >/dev/null; then npm ci --silent --prefix tests/e2e/npm; \
 	else echo "npm is not here: the tests with peers from npm will be skipped"; fi
+	touch $@
+
+$(VENV)/.atheris: tests/fuzz/atheris.lock | $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+	  --upgrade --target $(VENV)/atheris -r $< || \
+	  echo "atheris has no wheel for this machine: its tests will be skipped"
 	touch $@

@@ -23,6 +23,7 @@ from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
 from benchmarks.policy import policy
 from benchmarks.results import percentile
+from benchmarks.streams import streams
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
 from benchmarks.workloads import dialect_workloads
 
@@ -43,6 +44,8 @@ _NAMES = (
     "policy",
     "fleet",
 )
+# Measured if they are asked for: they take minutes, and files that many machines do not allow.
+_LARGE = ("streams",)
 _DECISIONS = 20_000
 _FEW_DECISIONS = 500
 # A day of the fleet, at its rate.
@@ -82,7 +85,11 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few short runs, to see it works")
     parser.add_argument(
-        "--only", action="append", choices=_NAMES, metavar="NAME", help=", ".join(_NAMES)
+        "--only",
+        action="append",
+        choices=(*_NAMES, *_LARGE),
+        metavar="NAME",
+        help=", ".join((*_NAMES, *_LARGE)),
     )
     parser.add_argument("--model", type=Path, help="a GGUF file for 'local', instead of a tiny one")
     parser.add_argument("--folder", type=Path, help="where the ledgers are written meanwhile")
@@ -131,7 +138,9 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             conversations = _FEW_CONVERSATIONS if options.quick else _CONVERSATIONS
             results["fleet"] = [row.as_json() for row in fleet(folder, requests=requests)]
             results["histories"] = [row.as_json() for row in histories(conversations=conversations)]
-        if names - {"memory", "start", "ledger", "dialects", "local", "policy", "fleet"}:
+        if "streams" in names:
+            results["streams"] = [row.as_json() for row in streams(folder, quick=options.quick)]
+        if names & {*_WORKLOADS, "events"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {

@@ -31,6 +31,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_start(start, console)
     if memory := results.get("memory"):
         _show_memory(memory, console)
+    if rows := results.get("streams"):
+        _show_streams(rows, console)
     disk = results["disk"]
     if ledger := results.get("ledger"):
         _show_ledger(ledger, disk["fdatasync_p50_us"], console)
@@ -195,6 +197,28 @@ def _show_memory(memory: dict[str, Any], console: Console) -> None:
         table.add_row(role, *(f"{size / 1024:.1f}" for size in sizes))
     console.print(table)
     console.print(f"an open stream: {memory['kib_per_stream']:.1f} KiB")
+
+
+def _show_streams(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Streams held at the same time",
+        *("streams", "whole", "opened in s", "events/s", "lag p50 ms", "p99 ms", "worst ms"),
+        *("KiB each", "by worker", "load before"),
+    )
+    for row in rows:
+        table.add_row(
+            f"{row['count']:,}",
+            f"{row['whole']:,}",
+            f"{row['opening_s']:.1f}",
+            f"{row['events_per_s']:,.0f}",
+            *(f"{row[f'lag_{name}_ms']:.0f}" for name in ("p50", "p99", "worst")),
+            f"{row['kib_per_stream']:.0f}",
+            " ".join(f"{number:,}" for number in row["streams_by_worker"]),
+            f"{row['load_average']:.1f}",
+        )
+        for how, number in row["broken"].items():
+            console.print(f"{number:,} of {row['count']:,}: {how}", markup=False)
+    console.print(table)
 
 
 def _show_ledger(loads: Sequence[dict[str, Any]], sync_p50_us: float, console: Console) -> None:

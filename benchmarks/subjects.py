@@ -210,6 +210,7 @@ def tollway(
     *,
     access_log: bool,
     workloads: Mapping[str, Workload] | None = None,
+    workers: int = 1,
 ) -> Iterator[Tollway]:
     """A server with everything on: a key, a policy, hard budgets, fsync, metrics.
 
@@ -219,7 +220,7 @@ def tollway(
     data = folder / "data"
     key = create_key(config, data)
     port = free_port()
-    with serve(data, port, folder / "output", config=config) as process:
+    with serve(data, port, folder / "output", config=config, workers=workers) as process:
         first = next(iter(workloads.values())) if workloads else None
         wait_for_answer(process, port, key, first)
         name = "Tollway+log" if access_log else "Tollway"
@@ -294,10 +295,11 @@ def serve(
     config: Path | None = None,
     folder: Path = ROOT,
     environ: Mapping[str, str] | None = None,
+    workers: int = 1,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`tollway serve`, just started in `folder`; its output goes to a file."""
     command = [*_tollway_command(), "serve", "--data", str(data), "--port", str(port)]
-    command += ["--workers", "1"]
+    command += ["--workers", str(workers)]
     if config is not None:
         command += ["--config", str(config)]
     with (

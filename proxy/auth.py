@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from proxy import steering
 from proxy.addresses import Network, client_address, is_in, parse_network
 from proxy.clock import Clock
 from proxy.errors import (
@@ -123,9 +124,11 @@ class Auth:
         """The caller.
 
         Raises `MissingKey` or `WrongKey`; where the key is right, `KeyExpired`, `KeyBlocked` or
-        `NetworkRefused`; and `Forbidden` for a web page without one.
+        `NetworkRefused`; and `Forbidden` for a web page without one. Raises `InvalidRequest` where
+        the request says itself where it is to be sent.
         """
         known = self._identified(exchange)
+        steering.check_head(exchange.scope["query_string"], exchange.headers)
         return ANONYMOUS if known is None else known.caller
 
     def record(self, exchange: Exchange) -> KeyRecord | None:

@@ -23,6 +23,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
 
+# So much of a compressed body is looked at in one step: at most four megabytes come out of it.
+_INFLATED_AT_ONCE_BYTES = 4 << 10
+# Of what is larger only the size is found out first, so that a bomb is never in memory.
+_KEPT_BYTES = 4 << 20
+# zlib finds out by itself whether it is gzip or zlib.
+_WBITS = 32 + zlib.MAX_WBITS
+
 REFUSAL = "tollway.refusal"
 """Where a scope has the `ApiError` with which the server wants a request answered, or None."""
 
@@ -187,14 +194,21 @@ def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
             f"Content-Encoding {encoding.decode('latin-1')!r} is not read here; "
             "send gzip, deflate or no encoding"
         )
-    # 32 + MAX_WBITS: zlib finds out by itself whether it is gzip or zlib.
-    inflater = zlib.decompressobj(32 + zlib.MAX_WBITS)
+    inflater = zlib.decompressobj(_WBITS)
+    parts: list[bytes] = []
+    size = 0
     try:
-        decoded = inflater.decompress(body, limit + 1)
+        for begin in range(0, len(body), _INFLATED_AT_ONCE_BYTES):
+            parts.append(inflater.decompress(body[begin : begin + _INFLATED_AT_ONCE_BYTES]))
+            size += len(parts[-1])
+            if size > limit:
+                raise BodyTooLarge(f"the decoded request body is larger than {limit} bytes")
+            if size > _KEPT_BYTES:
+                parts.clear()
+            if inflater.eof:
+                break
     except zlib.error as error:
         raise InvalidRequest(f"the body is not valid {encoding.decode()}: {error}") from None
-    if len(decoded) > limit:
-        raise BodyTooLarge(f"the decoded request body is larger than {limit} bytes")
     if not inflater.eof:
         raise InvalidRequest(f"the {encoding.decode()} body is cut short")
-    return decoded
+    return b"".join(parts) if size <= _KEPT_BYTES else zlib.decompressobj(_WBITS).decompress(body)

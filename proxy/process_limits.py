@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import resource
 
+FILES_PER_STREAM = 2
+"""The client's connection and the provider's."""
+# Where no limit is set, macOS still has one that must be named.
+_LESS_THAN_ALL = (1 << 20, 1 << 16, 10_240)
+
 
 def prepare() -> None:
     """Call it before anything is forked.
@@ -11,7 +16,29 @@ def prepare() -> None:
     Every stream takes two open files, and many systems begin with a thousand. A core dump would
     hold every key there is; who needs one raises the limit of the running process with `prlimit`.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _raise_files()
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+
+
+def shortage(max_concurrent: int) -> str | None:
+    """A line for the operator where fewer files may be open than so many streams take."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY or files >= FILES_PER_STREAM * max_concurrent:
+        return None
+    return (
+        f"a worker may have {files} files open, which is enough for {files // FILES_PER_STREAM} of "
+        f"the {max_concurrent} streams of server.max_concurrent; raise the hard limit "
+        "('ulimit -Hn', or LimitNOFILE= of a systemd unit), or lower the setting"
+    )
+
+
+def _raise_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in (hard, *_LESS_THAN_ALL):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (ValueError, OSError):
+            continue
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -278,7 +278,8 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         today = datetime.now(UTC).date()
         stale = price_list.staleness(table().targets.values(), today)
         empty = _without_folders(resolved.lookout)
-        for warning in filter(None, (problem, stale, *empty, *_meaningless(swaps, table()))):
+        files = process_limits.shortage(server.max_concurrent)
+        for warning in filter(None, (problem, stale, files, *empty, *_meaningless(swaps, table()))):
             console.print(warning, style="yellow", soft_wrap=True)
         if is_new_token:
             console.print(f"\nAdmin token (shown once, kept in {data.path}/admin-token):")

@@ -25,7 +25,8 @@ from proxy.admin.reload import ReloadApi
 from proxy.admin.spend import SpendApi
 from proxy.admin.swaps import SwapsApi
 from proxy.admin.targets import TargetsApi
-from proxy.errors import ApiError, Internal, MissingKey, NotFound, WrongKey, WrongMethod
+from proxy.auth import digest
+from proxy.errors import ApiError, Forbidden, Internal, MissingKey, NotFound, WrongKey, WrongMethod
 from proxy.http import new_request_id
 from proxy.swaps.moves import Moves
 
@@ -47,6 +48,7 @@ class AdminApi:
         token: str,
     ) -> None:
         self._token = token.encode()
+        self._books = books
         self._operations = all_operations(books, models, targets, moves, reload)
 
     def application(self) -> Starlette:
@@ -71,7 +73,11 @@ class AdminApi:
         kind, _, token = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not token:
             raise MissingKey("send the admin token: 'Authorization: Bearer <token>'")
-        if not hmac.compare_digest(token.strip().encode(), self._token):
+        token = token.strip()
+        if not hmac.compare_digest(token.encode(), self._token):
+            record = self._books.ledger.keys.get(digest(token, self._books.secret))
+            if record is not None and record.revoked_at is None:
+                raise Forbidden("this is a caller's key; send the admin token")
             raise WrongKey("this is not the admin token")
 
     def _by_path(self) -> dict[str, dict[str, Operation]]:

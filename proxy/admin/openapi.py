@@ -32,17 +32,52 @@ _ERROR = {
     },
     "required": ["error"],
 }
+_ANTHROPIC_ERROR = {
+    "title": "AnthropicError",
+    "type": "object",
+    "description": "Anthropic's error object, on its paths.",
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+            "required": ["type", "message"],
+        },
+        "request_id": {"type": "string"},
+    },
+    "required": ["type", "error"],
+}
 _REF = "#/components/schemas/{name}"
 _ANYTHING = {"type": "object", "description": "As OpenAI's API has it."}
 
-# The paths on which callers, not operators, are answered: path, method, id, what it is, has a body.
+_JSON = "application/json"
+_FORM = "multipart/form-data"
+
+# The paths on which callers, not operators, are answered: path, method, id, what it is, and of what
+# type its body is, if it has one.
 _CALLERS_PATHS = (
-    ("/v1/chat/completions", "post", "create_chat_completion", "Chat completions", True),
-    ("/v1/embeddings", "post", "create_embeddings", "Embeddings", True),
-    ("/v1/models", "get", "list_models", "Models that this key may name", False),
-    ("/v1/models/{model}", "get", "get_model", "One of them", False),
-    ("/v1/feedback", "post", "give_feedback", "What an answer was worth", True),
-    ("/api/v1/key", "get", "get_own_key", "The key this request is made with", False),
+    ("/v1/chat/completions", "post", "create_chat_completion", "Chat completions", _JSON),
+    ("/v1/completions", "post", "create_completion", "Completions of a text", _JSON),
+    ("/v1/messages", "post", "create_message", "Messages, as Anthropic has them", _JSON),
+    ("/v1/messages/count_tokens", "post", "count_tokens", "The tokens of a prompt", _JSON),
+    ("/v1/responses", "post", "create_response", "Responses", _JSON),
+    ("/v1/responses/{response}", "get", "get_response", "One that is kept", None),
+    ("/v1/responses/{response}", "delete", "delete_response", "Forget it", None),
+    ("/v1/responses/{response}/input_items", "get", "list_input_items", "What it answers", None),
+    ("/v1/responses/{response}/cancel", "post", "cancel_response", "End it", None),
+    ("/v1/embeddings", "post", "create_embeddings", "Embeddings", _JSON),
+    ("/v1/moderations", "post", "create_moderation", "Moderations", _JSON),
+    ("/v1/images/generations", "post", "create_image", "Images", _JSON),
+    ("/v1/audio/transcriptions", "post", "create_transcription", "Transcriptions", _FORM),
+    ("/v1/audio/speech", "post", "create_speech", "Speech", _JSON),
+    ("/v1/rerank", "post", "rerank", "Documents by how well they fit a query", _JSON),
+    ("/v2/rerank", "post", "rerank_v2", "The same, as Cohere has it", _JSON),
+    ("/v1/route", "post", "explain_route", "Which targets a request would go to, and why", _JSON),
+    ("/v1/recommend", "post", "recommend_targets", "The best targets for a task", _JSON),
+    ("/v1/feedback", "post", "give_feedback", "What an answer was worth", _JSON),
+    ("/v1/models", "get", "list_models", "Models that this key may name", None),
+    ("/v1/models/{model}", "get", "get_model", "One of them", None),
+    ("/api/v1/key", "get", "get_own_key", "The key this request is made with", None),
 )
 
 
@@ -52,8 +87,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for path, method, name, summary, has_body in _CALLERS_PATHS:
-        paths.setdefault(path, {})[method] = _callers_operation(path, name, summary, has_body)
+    for path, method, name, summary, body in _CALLERS_PATHS:
+        paths.setdefault(path, {})[method] = _callers_operation(path, name, summary, body)
     for operation in operations:
         methods = paths.setdefault(operation.path, {})
         methods[operation.method.lower()] = _described(operation, schema_of)
@@ -66,7 +101,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**components, "Error": _ERROR},
+            "schemas": {**components, "Error": _ERROR, "AnthropicError": _ANTHROPIC_ERROR},
             "securitySchemes": {
                 "admin": {
                     "type": "http",
@@ -124,7 +159,7 @@ def _parameters(operation: Operation, schema_of: Mapping[Any, Any]) -> list[dict
     return parameters
 
 
-def _callers_operation(path: str, name: str, summary: str, has_body: bool) -> dict[str, Any]:
+def _callers_operation(path: str, name: str, summary: str, body: str | None) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": name,
         "summary": summary,
@@ -134,26 +169,28 @@ def _callers_operation(path: str, name: str, summary: str, has_body: bool) -> di
             {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}
             for parameter in re.findall(r"{(\w+)}", path)
         ],
-        "responses": _responses("200", _ANYTHING),
+        "responses": _responses(
+            "200", _ANYTHING, "AnthropicError" if path.startswith("/v1/messages") else "Error"
+        ),
     }
-    if has_body:
-        described["requestBody"] = _body(_ANYTHING)
+    if body is not None:
+        described["requestBody"] = _body(_ANYTHING, body)
     return described
 
 
-def _body(schema: Any) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def _body(schema: Any, kind: str = _JSON) -> dict[str, Any]:
+    return {"required": True, "content": {kind: {"schema": schema}}}
 
 
-def _responses(status: str, schema: Any) -> dict[str, Any]:
-    error = {"$ref": _REF.format(name="Error")}
+def _responses(status: str, schema: Any, error_name: str = "Error") -> dict[str, Any]:
+    error = {"$ref": _REF.format(name=error_name)}
     return {
         status: {
             "description": "Done",
-            "content": {"application/json": {"schema": schema}},
+            "content": {_JSON: {"schema": schema}},
         },
         "default": {
             "description": "Refused, or failed",
-            "content": {"application/json": {"schema": error}},
+            "content": {_JSON: {"schema": error}},
         },
     }

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from proxy import steering
 from proxy.errors import InvalidRequest
 from proxy.wire.surrogates import without_lone
 
@@ -32,7 +33,7 @@ extra_body previous_response_id store background conversation context_management
 mcp_servers inference_geo fallbacks compaction image images image_url mask svg size quality
 output_format batch_size image_config
 """
-_ONE_CASE = frozenset(_NAMES.split())
+_ONE_CASE = frozenset(_NAMES.split()) | steering.MEMBERS
 
 _members = msgspec.json.Decoder(Members)
 
@@ -66,6 +67,7 @@ class Body:
                 raise InvalidRequest(
                     f"the key {name!r} must be written {name.casefold()!r}", param=name
                 )
+        steering.check_members(members)
         if text is raw and len(raw) == _compact_length(members):
             return cls(text, members)
         return cls(text, _as_sent(raw, text, members))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from proxy import steering
 from proxy.errors import InvalidRequest, UnsupportedEncoding
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class Form:
             raise _broken(str(error)) from None
         if not reader.is_whole:
             raise _broken("it has no end")
-        return cls([_part(headers, _joined(pieces)) for headers, pieces in reader.parts])
+        parts = [_part(headers, _joined(pieces)) for headers, pieces in reader.parts]
+        steering.check_members([part.name.lower() for part in parts])
+        return cls(parts)
 
     def part(self, name: str) -> Part | None:
         """The part with a name; raises `InvalidRequest` where there are several."""

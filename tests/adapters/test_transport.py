@@ -446,6 +446,7 @@ def test_an_answer_without_a_body_ends_at_its_head(client: Client) -> None:
         assert server.connections == 1
 
 
+@pytest.mark.negative(number=3)
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308, 399])
 def test_a_redirect_is_refused_and_nobody_else_is_asked(client: Client, status: int) -> None:
     with ScriptedServer(answering(LENGTH)) as elsewhere:
@@ -466,6 +467,7 @@ def test_a_redirect_is_refused_and_nobody_else_is_asked(client: Client, status: 
 # ---- bounds
 
 
+@pytest.mark.negative(number=21)
 def test_more_than_a_hundred_headers_are_refused(client: Client) -> None:
     def answer(count: int) -> bytes:
         fields = b"".join(b"x-%d: 1\r\n" % n for n in range(count - 1))
@@ -482,6 +484,7 @@ def test_more_than_a_hundred_headers_are_refused(client: Client) -> None:
         client.run(scenario())
 
 
+@pytest.mark.negative(number=21)
 @pytest.mark.parametrize(
     ("start", "piece"),
     [
@@ -547,6 +550,7 @@ def test_interim_answers_without_end_are_given_up(small_client: Client) -> None:
         small_client.run(scenario())
 
 
+@pytest.mark.negative(number=21)
 @pytest.mark.parametrize(
     ("start", "piece"),
     [
@@ -694,6 +698,7 @@ def test_broken_codings_are_malformed(
         client.run(scenario())
 
 
+@pytest.mark.negative(number=21)
 def test_a_compressed_bomb_is_unfolded_piece_by_piece(client: Client) -> None:
     size = 200_000_000
     squeeze = zlib.compressobj(wbits=31)

@@ -169,9 +169,9 @@ def test_admin_mistakes_are_explained(
 def test_admin_needs_the_admin_token(keyed: Tollway) -> None:
     key = keyed.admin("POST", "/keys", {"name": "alice"})["key"]
     for path in ("/keys", "/budgets", "/spend"):
-        for headers in ({}, _bearer("wrong"), _bearer(key)):
+        for headers, status in (({}, 401), (_bearer("wrong"), 401), (_bearer(key), 403)):
             reply = httpx2.get(f"{keyed.url}/admin/v1{path}", headers=headers)
-            assert reply.status_code == 401
+            assert reply.status_code == status
 
 
 def test_command_line_talks_to_the_running_server(keyed: Tollway) -> None:

@@ -28,6 +28,8 @@ def _error(reply: httpx2.Response) -> dict[str, Any]:
     return error
 
 
+@pytest.mark.negative(number=26)
+@pytest.mark.negative(number=27)
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -88,12 +90,14 @@ def test_malformed_embeddings_input(tollway: Tollway, upstream: Upstream, value:
     assert not upstream.calls
 
 
+@pytest.mark.negative(number=26)
 def test_a_lone_surrogate_is_accepted(tollway: Tollway, upstream: Upstream) -> None:
     body = b'{"model":"auto","messages":[{"role":"user","content":"\\ud83d"}]}'
     assert httpx2.post(f"{tollway.url}/v1/chat/completions", content=body).status_code == 200
     assert b"\\ud83d" in upstream.calls[0].raw
 
 
+@pytest.mark.negative(number=15)
 @pytest.mark.parametrize("name", ["nobody", "../../x", "up/none", "a\r\nb", "\0", "x" * 1_000_000])
 def test_unknown_model(tollway: Tollway, name: str) -> None:
     reply = tollway.chat(name)
@@ -147,6 +151,7 @@ def test_head_answers_without_a_body(tollway: Tollway) -> None:
     assert (reply.status_code, reply.content) == (200, b"")
 
 
+@pytest.mark.negative(number=19)
 def test_oversized_body(tollway: Tollway, upstream: Upstream) -> None:
     body = b'{"model":"auto","messages":"' + b"x" * (33 << 20)
     reply = httpx2.post(f"{tollway.url}/v1/chat/completions", content=body, timeout=30)
@@ -164,6 +169,7 @@ def test_oversized_body(tollway: Tollway, upstream: Upstream) -> None:
     assert not upstream.calls
 
 
+@pytest.mark.negative(number=20)
 def test_gzip_bomb_and_unknown_encodings(tollway: Tollway, upstream: Upstream) -> None:
     url = f"{tollway.url}/v1/chat/completions"
     bomb = gzip.compress(b"x" * (64 << 20))
@@ -200,6 +206,7 @@ def test_a_key_of_ours_that_is_unknown_is_refused_even_without_keys(tollway: Tol
     assert (reply.status_code, _error(reply)["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.negative(number=7)
 def test_two_keys_that_differ_are_refused(tollway: Tollway) -> None:
     headers = {"authorization": "Bearer a", "x-api-key": "b"}
     assert _error(tollway.chat("auto", headers=headers))["code"] == "invalid_api_key"

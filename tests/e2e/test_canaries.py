@@ -1,4 +1,4 @@
-"""Secrets are planted wherever one can be, and every kind of output is searched for them (30, 33).
+"""Secrets are planted wherever one can be, and every kind of output is searched for them.
 
 The provider is hostile: in every way that an answer can fail it quotes the headers it was sent.
 """
@@ -356,7 +356,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Said, Mappi
         yield said, made
 
 
-def test_30_no_secret_is_in_any_output(said: tuple[Said, Mapping[str, str]]) -> None:
+@pytest.mark.negative(number=30)
+def test_no_secret_is_in_any_output(said: tuple[Said, Mapping[str, str]]) -> None:
     outputs, made = said
     planted = {**ENVIRON, **{k: v for k, v in SENT.items() if k != "prompt"}, **made}
     assert len(planted) >= 40
@@ -371,12 +372,15 @@ def test_the_provider_did_quote(said: tuple[Said, Mapping[str, str]]) -> None:
     assert {where.split()[0] for where in quoting} >= {*KEYED, "headed"} - {"bedrock"}
 
 
-def test_33_prompts_are_kept_nowhere(said: tuple[Said, Mapping[str, str]]) -> None:
+@pytest.mark.negative(number=33)
+def test_prompts_are_kept_nowhere(said: tuple[Said, Mapping[str, str]]) -> None:
     outputs, _ = said
     assert not outputs.holding(SENT["prompt"])
 
 
-def test_30_no_secret_is_in_a_repr(tmp_path: Path) -> None:
+@pytest.mark.negative(number=32)
+@pytest.mark.negative(number=30)
+def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
     file = tmp_path / "router.yaml"
     google = clouds.service_account(tmp_path, "http://127.0.0.1:1") if HAS_CLOUDS else None
     file.write_text(yaml.safe_dump(configuration("http://127.0.0.1:1", google)))
@@ -389,6 +393,7 @@ def test_30_no_secret_is_in_a_repr(tmp_path: Path) -> None:
     assert not [secret for secret in ENVIRON.values() if any(secret in text for text in shown)]
 
 
+@pytest.mark.negative(number=30)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -419,12 +424,13 @@ def test_30_no_secret_is_in_a_repr(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["check", "serve"])
-def test_30_no_refusal_of_a_configuration_quotes_a_secret(
+def test_no_refusal_of_a_configuration_quotes_a_secret(
     tmp_path: Path, settings: dict[str, Any], command: str
 ) -> None:
     _is_refused_without(tmp_path, {"providers": {"p": settings}}, command)
 
 
+@pytest.mark.negative(number=30)
 @pytest.mark.parametrize(
     "webhook",
     [
@@ -437,9 +443,7 @@ def test_30_no_refusal_of_a_configuration_quotes_a_secret(
         {"url": "http://127.0.0.1/", "secret": "whsec_CANARY!"},
     ],
 )
-def test_30_no_refusal_of_a_webhook_quotes_a_secret(
-    tmp_path: Path, webhook: dict[str, Any]
-) -> None:
+def test_no_refusal_of_a_webhook_quotes_a_secret(tmp_path: Path, webhook: dict[str, Any]) -> None:
     _is_refused_without(tmp_path, {"alerts": {"webhooks": [webhook]}}, "check")
 
 

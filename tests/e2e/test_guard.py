@@ -1,7 +1,4 @@
-"""What comes in from clients: framing, sizes, slowness and too much of it.
-
-A number in a test's name is that of the negative test it is.
-"""
+"""What comes in from clients: framing, sizes, slowness and too much of it."""
 
 from __future__ import annotations
 
@@ -44,6 +41,7 @@ def hasty(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
 # --- framing -------------------------------------------------------------------------------
 
 
+@pytest.mark.negative(number=25)
 @pytest.mark.parametrize(
     "data",
     [
@@ -103,7 +101,7 @@ def hasty(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
         pytest.param(b"get /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", id="unknown method"),
     ],
 )
-def test_25_ambiguous_requests_are_refused_and_nothing_after_them_is_read(
+def test_ambiguous_requests_are_refused_and_nothing_after_them_is_read(
     tollway: Tollway, upstream: Upstream, data: bytes
 ) -> None:
     with connect(tollway) as client:
@@ -115,22 +113,25 @@ def test_25_ambiguous_requests_are_refused_and_nothing_after_them_is_read(
     assert not upstream.calls
 
 
+@pytest.mark.negative(number=22)
 @pytest.mark.parametrize("number", [101, 50_000])
-def test_22_too_many_headers(tollway: Tollway, number: int) -> None:
+def test_too_many_headers(tollway: Tollway, number: int) -> None:
     with connect(tollway) as client:
         client.send(GET + b"a: b\r\n" * (number - 1) + b"\r\n")
         refused = client.reply()
     assert (refused.status, refused.error["code"]) == (431, "request_header_fields_too_large")
 
 
-def test_22_a_hundred_headers_are_read(tollway: Tollway) -> None:
+@pytest.mark.negative(number=22)
+def test_a_hundred_headers_are_read(tollway: Tollway) -> None:
     with connect(tollway) as client:
         client.send(GET + b"a: b\r\n" * 99 + b"\r\n")
         assert client.reply().status == 200
 
 
+@pytest.mark.negative(number=22)
 @pytest.mark.parametrize("place", ["value", "name", "path"])
-def test_22_a_large_head(tollway: Tollway, place: str) -> None:
+def test_a_large_head(tollway: Tollway, place: str) -> None:
     long = b"a" * heads.MOST_HEAD_BYTES
     data = {
         "value": GET + b"a: " + long + b"\r\n\r\n",
@@ -143,7 +144,8 @@ def test_22_a_large_head(tollway: Tollway, place: str) -> None:
         assert client.is_closed()
 
 
-def test_22_a_head_without_end_is_refused_before_it_ends(tollway: Tollway) -> None:
+@pytest.mark.negative(number=22)
+def test_a_head_without_end_is_refused_before_it_ends(tollway: Tollway) -> None:
     with connect(tollway) as client:
         client.send(GET + b"a: ")
         try:
@@ -154,6 +156,7 @@ def test_22_a_head_without_end_is_refused_before_it_ends(tollway: Tollway) -> No
         assert client.reply().status == 431
 
 
+@pytest.mark.negative(number=8)
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -168,7 +171,7 @@ def test_22_a_head_without_end_is_refused_before_it_ends(tollway: Tollway) -> No
         (b"\\admin", 400),
     ],
 )
-def test_08_paths_are_what_they_say(tollway: Tollway, path: bytes, status: int) -> None:
+def test_paths_are_what_they_say(tollway: Tollway, path: bytes, status: int) -> None:
     with connect(tollway) as client:
         client.send(GET.replace(b"/healthz", path) + b"\r\n")
         refused = client.reply()
@@ -176,7 +179,8 @@ def test_08_paths_are_what_they_say(tollway: Tollway, path: bytes, status: int) 
         assert refused.error["message"]
 
 
-def test_25_trailers_are_no_headers(tollway: Tollway, upstream: Upstream) -> None:
+@pytest.mark.negative(number=25)
+def test_trailers_are_no_headers(tollway: Tollway, upstream: Upstream) -> None:
     body = chat()
     with connect(tollway) as client:
         client.send(HEAD + CHUNKED + b"\r\n\r\n%x\r\n%b\r\n" % (len(body), body))
@@ -202,10 +206,11 @@ def keyed(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield running
 
 
+@pytest.mark.negative(number=5)
 @pytest.mark.parametrize(
     "key", ["' OR 1=1--", "x" * 10_000, "sk-tw-", "{{7*7}}", "%s%n", "\u00e9", "a b", "*"]
 )
-def test_05_every_wrong_key_gets_the_same_answer(keyed: Tollway, key: str) -> None:
+def test_every_wrong_key_gets_the_same_answer(keyed: Tollway, key: str) -> None:
     said = {
         (reply.status_code, reply.json()["error"]["message"], reply.json()["error"]["code"])
         for name, value in (
@@ -218,7 +223,8 @@ def test_05_every_wrong_key_gets_the_same_answer(keyed: Tollway, key: str) -> No
     assert said == {(401, "the API key is unknown or revoked", "invalid_api_key")}
 
 
-def test_07_a_key_in_the_url_is_none(keyed: Tollway, upstream: Upstream) -> None:
+@pytest.mark.negative(number=7)
+def test_a_key_in_the_url_is_none(keyed: Tollway, upstream: Upstream) -> None:
     key = keyed.admin("POST", "/keys", {"name": "url"})["key"]
     body = {"model": "up/m1", "messages": [{"role": "user", "content": "Hello"}]}
     for name in ("key", "api_key", "access_token"):
@@ -228,7 +234,8 @@ def test_07_a_key_in_the_url_is_none(keyed: Tollway, upstream: Upstream) -> None
     assert not upstream.calls
 
 
-def test_10_every_route_but_the_health_checks_asks_who_it_is(keyed: Tollway) -> None:
+@pytest.mark.negative(number=10)
+def test_every_route_but_the_health_checks_asks_who_it_is(keyed: Tollway) -> None:
     bearer = {"authorization": f"Bearer {ADMIN_TOKEN}"}
     document = keyed.get("/admin/v1/openapi.json", headers=bearer).json()
     routes = [(m, path) for path, methods in document["paths"].items() for m in methods]
@@ -245,7 +252,8 @@ def test_10_every_route_but_the_health_checks_asks_who_it_is(keyed: Tollway) -> 
     assert [keyed.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
-def test_29_headers_of_clients_do_not_go_upstream(tollway: Tollway, upstream: Upstream) -> None:
+@pytest.mark.negative(number=29)
+def test_headers_of_clients_do_not_go_upstream(tollway: Tollway, upstream: Upstream) -> None:
     names = b"""x-forwarded-for x-forwarded-host forwarded x-real-ip via te trailer keep-alive
     cookie proxy-authorization proxy-connection x-evil x-tollway-user x-amz-date x-goog-api-key
     openai-organization anthropic-beta user-agent accept-encoding""".split()
@@ -258,8 +266,9 @@ def test_29_headers_of_clients_do_not_go_upstream(tollway: Tollway, upstream: Up
     assert "evil" not in str(call.headers)
 
 
+@pytest.mark.negative(number=28)
 @pytest.mark.parametrize("name", [b"x-tollway-tags", b"x-request-id", b"x-tollway-user"])
-def test_28_no_header_is_another_one(tollway: Tollway, upstream: Upstream, name: bytes) -> None:
+def test_no_header_is_another_one(tollway: Tollway, upstream: Upstream, name: bytes) -> None:
     for value in (b"a%0d%0ax-evil: 1", b"a\\r\\nx-evil: 1", b"a\xe5\x98\x8dx-evil: 1"):
         with connect(tollway) as client:
             client.send(post(chat(), name + b": " + value))
@@ -487,6 +496,7 @@ _nasty = st.sampled_from(
 )
 
 
+@pytest.mark.negative(number=25)
 @given(
     shape=st.sampled_from(["length", "chunks"]),
     faults=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), _nasty), min_size=1, max_size=3),
@@ -494,7 +504,7 @@ _nasty = st.sampled_from(
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_25_no_fault_in_the_framing_lets_a_body_be_a_request(
+def test_no_fault_in_the_framing_lets_a_body_be_a_request(
     hasty: Tollway,
     upstream: Upstream,
     shape: str,
@@ -522,14 +532,16 @@ def test_25_no_fault_in_the_framing_lets_a_body_be_a_request(
 # --- slowness ------------------------------------------------------------------------------
 
 
+@pytest.mark.negative(number=23)
 @pytest.mark.parametrize("data", [b"", b"POST /v1/chat", GET, GET + b"a: b\r\n"])
-def test_23_a_slow_head_is_closed(hasty: Tollway, data: bytes) -> None:
+def test_a_slow_head_is_closed(hasty: Tollway, data: bytes) -> None:
     with connect(hasty) as client:
         client.send(data)
         assert client.is_closed()
 
 
-def test_23_a_head_that_drips_is_closed(hasty: Tollway) -> None:
+@pytest.mark.negative(number=23)
+def test_a_head_that_drips_is_closed(hasty: Tollway) -> None:
     with connect(hasty) as client:
         client.send(GET)
         # Within the limit on headers, and of those on time far beyond.
@@ -548,8 +560,9 @@ def _answer_to_drops(client: Connection, drop: bytes, *, most: int) -> bytes:
     return b""
 
 
+@pytest.mark.negative(number=23)
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/messages"])
-def test_23_a_stalled_body_is_a_408(hasty: Tollway, upstream: Upstream, path: bytes) -> None:
+def test_a_stalled_body_is_a_408(hasty: Tollway, upstream: Upstream, path: bytes) -> None:
     with connect(hasty) as client:
         client.send(post(chat(), path=path)[:-5])
         refused = client.reply()
@@ -560,7 +573,8 @@ def test_23_a_stalled_body_is_a_408(hasty: Tollway, upstream: Upstream, path: by
     assert not upstream.calls
 
 
-def test_23_a_body_that_drips_is_a_408(hasty: Tollway, upstream: Upstream) -> None:
+@pytest.mark.negative(number=23)
+def test_a_body_that_drips_is_a_408(hasty: Tollway, upstream: Upstream) -> None:
     with connect(hasty) as client:
         client.send(post(chat("x" * 100_000))[:500])
         received = _answer_to_drops(client, b"x", most=3_000)
@@ -568,7 +582,8 @@ def test_23_a_body_that_drips_is_a_408(hasty: Tollway, upstream: Upstream) -> No
     assert not upstream.calls
 
 
-def test_23_a_slow_body_of_an_admin_is_answered(hasty: Tollway) -> None:
+@pytest.mark.negative(number=23)
+def test_a_slow_body_of_an_admin_is_answered(hasty: Tollway) -> None:
     token = f"authorization: Bearer {ADMIN_TOKEN}".encode()
     with connect(hasty) as client:
         client.send(post(b'{"name": "a"}', token, path=b"/admin/v1/keys")[:-3])
@@ -638,7 +653,8 @@ def test_a_slow_reader_that_goes_on_reading_gets_it_all(hasty: Tollway, upstream
 STALLED = int(os.environ.get("TOLLWAY_STALLED_CLIENTS", "150"))
 
 
-def test_24_stalled_clients_harm_nobody(upstream: Upstream, tmp_path: Path) -> None:
+@pytest.mark.negative(number=24)
+def test_stalled_clients_harm_nobody(upstream: Upstream, tmp_path: Path) -> None:
     """Some stall in their head, some in their body, some in what they are sent, some say nothing.
 
     `make chaos` has a thousand of them.
@@ -677,7 +693,9 @@ def test_24_stalled_clients_harm_nobody(upstream: Upstream, tmp_path: Path) -> N
 # --- too much of it ------------------------------------------------------------------------
 
 
-def test_30_processes_dump_no_core_and_may_have_files(tollway: Tollway) -> None:
+@pytest.mark.negative(number=32)
+@pytest.mark.negative(number=30)
+def test_processes_dump_no_core_and_may_have_files(tollway: Tollway) -> None:
     for child in tollway.children():
         assert resource.prlimit(child.pid, resource.RLIMIT_CORE)[0] == 0
         soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)

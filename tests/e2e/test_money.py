@@ -232,6 +232,7 @@ def test_children_do_not_outlive_a_killed_supervisor(upstream: Upstream, tmp_pat
     assert audit(tollway.data / "ledger.db") == []
 
 
+@pytest.mark.negative(number=38)
 def test_an_unpriced_target_is_refused_under_a_hard_budget(
     upstream: Upstream, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_beyond_loopback_without_keys(tmp_path: Path) -> None:
     assert tollway.stop() == 0
 
 
+@pytest.mark.negative(number=9)
 @pytest.mark.parametrize("token", ["short", "changeme-changeme-changeme", ""])
 def test_weak_admin_token(tmp_path: Path, token: str) -> None:
     if not token:

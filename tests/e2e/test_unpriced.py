@@ -73,6 +73,7 @@ def test_every_endpoint_has_a_body() -> None:
     assert set(PATHS) == set(BODIES)
 
 
+@pytest.mark.negative(number=14)
 @pytest.mark.parametrize("model", ["up/unpriced", "virtual"])
 @pytest.mark.parametrize("path", PATHS)
 def test_a_budgeted_key_reaches_nothing_unpriced(

@@ -54,7 +54,8 @@ def _ask(app: App, path: str, refusal: object = None) -> list[dict[str, Any]]:
     return sent
 
 
-def test_31_a_fault_is_an_error_with_a_number_that_the_log_has(
+@pytest.mark.negative(number=31)
+def test_a_fault_is_an_error_with_a_number_that_the_log_has(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR, "tollway"):
@@ -67,7 +68,8 @@ def test_31_a_fault_is_an_error_with_a_number_that_the_log_has(
         assert word not in body["body"].decode()
 
 
-def test_31_a_fault_behind_the_status_ends_the_reply_without_an_end(
+@pytest.mark.negative(number=31)
+def test_a_fault_behind_the_status_ends_the_reply_without_an_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (head,) = _ask(_app(), "/late")  # the server closes the connection on what is not complete

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -83,6 +85,7 @@ class World:
             "method": "POST",
             "path": "/",
             "client": (peer, 1),
+            "query_string": b"",
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
         }
         return self.auth.identify(Exchange(scope, _never, _send))
@@ -225,3 +228,27 @@ def test_no_key_is_needed_until_the_first_is_made() -> None:
     assert world.ask(key=None) is auth.ANONYMOUS
     world.key()
     assert isinstance(world.refusal(key=None), MissingKey)
+
+
+@pytest.mark.negative(number=6)
+def test_a_guess_that_begins_right_is_as_wrong_as_any() -> None:
+    """What is looked up is a digest, and nothing of a key is ever compared with a key."""
+    world = World()
+    world.key()
+    looked_up: list[bytes] = []
+
+    class Keys(dict[bytes, KeyRecord]):
+        def get(self, sent: bytes, default: Any = None) -> Any:
+            looked_up.append(sent)
+            return super().get(sent, default)
+
+    world.keys = Keys(world.keys)
+    right = auth.digest(KEY, SECRET)
+    for length in range(len(KEY)):
+        guess = KEY[:length] + "".join("b" if c == "a" else "a" for c in KEY[length:])
+        assert guess != KEY
+        assert str(world.refusal(key=guess)) == "the API key is unknown or revoked"
+    assert len(set(looked_up)) == len(KEY)
+    assert {len(sent) for sent in looked_up} == {32}
+    # Of digests that know nothing of each other, one in 65,536 shares two bytes with another.
+    assert sum(sent[:2] == right[:2] for sent in looked_up) <= 1

@@ -28,6 +28,7 @@ def _build(text: str, **environ: str) -> config.Config:
     return config_file.build(YamlFile.parse(text, "router.yaml"), environ)
 
 
+@pytest.mark.negative(number=38)
 @pytest.mark.parametrize(
     ("text", "where", "remedy"),
     [
@@ -437,6 +438,7 @@ def test_a_budget_may_be_on_what_is_there_or_may_be_discovered(scope: str) -> No
     assert config.budgets[0].joined_scope == scope
 
 
+@pytest.mark.negative(number=18)
 def test_an_alias_bomb_is_refused_quickly() -> None:
     lines = ["a0: &a0 [x, x]"] + [
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)

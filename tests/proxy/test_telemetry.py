@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from proxy.telemetry import Metrics
 
 
+@pytest.mark.negative(number=34)
 def test_the_number_of_targets_that_are_counted_is_bounded() -> None:
     metrics = Metrics(most_targets=2)
     for name in ("a/one", "a/two"):

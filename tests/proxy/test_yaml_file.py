@@ -114,6 +114,7 @@ def _bomb(levels: int, width: int) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.negative(number=18)
 @pytest.mark.parametrize(
     "text",
     [

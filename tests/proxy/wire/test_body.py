@@ -145,6 +145,7 @@ def test_a_key_that_stands_twice_is_refused_wherever_and_however_it_is_written(
         Body.parse(doubled)
 
 
+@pytest.mark.negative(number=26)
 @pytest.mark.parametrize(
     "raw",
     [
@@ -205,6 +206,7 @@ def test_what_is_no_json_object_is_refused(raw: bytes, message: str) -> None:
         Body.parse(raw)
 
 
+@pytest.mark.negative(number=26)
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b"[ "])
 @pytest.mark.parametrize("depth", [1_000, 100_000])
 def test_depth_bombs_are_refused_at_once(opening: bytes, depth: int) -> None:
