@@ -23,7 +23,7 @@ from adapters.base import (
     Unsupported,
 )
 from policies.base import Denial, Route
-from proxy import costs, history
+from proxy import costs, trimming
 from proxy import wishes as wish_list
 from proxy.attempts import Attempts, Job, MoneyRefused, Tried, is_stale
 from proxy.attribution import scopes_of
@@ -215,7 +215,7 @@ class Engine:
             return Considered(decision, request, wishes, swap=swap)
         trimmed = 0
         if found.history is not None:
-            request, trimmed = history.trimmed(request, found.history)
+            request, trimmed = trimming.trimmed(request, found.history)
         preferred = request.preferences()
         if preferred is not None:
             wishes, request = wishes.and_of(preferred[0]), preferred[1]

@@ -17,8 +17,8 @@ import msgspec
 
 from proxy import pricing
 from proxy.config import History
-from proxy.history import trimmed
 from proxy.pricing import Price, Usage
+from proxy.trimming import trimmed
 from proxy.wire import chat
 
 LIMITS = (4_000, 8_000, 16_000)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import config
-from proxy.history import MEDIA_TOKENS, Message, cut, trimmed
+from proxy.trimming import MEDIA_TOKENS, Message, cut, trimmed
 from proxy.wire import chat, embeddings
 from proxy.wire.messages import request as messages
 
