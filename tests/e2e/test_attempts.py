@@ -18,11 +18,10 @@ from proxy.ledger.audit import audit
 from tests.e2e.raw import connect, post
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
+from tests.waiting import PATIENCE_S, until
 
 CLOSED_S = 0.25
 """How long after a deadline a provider may still be asked for its answer."""
-PATIENT_S = 30.0
-"""What a loaded machine may take for what takes no time."""
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_an_expired_deadline_is_a_504_and_nothing_goes_on(
     assert (error["type"], error["code"]) == ("server_error", "upstream_timeout")
     assert "0.4 s (x-tollway-deadline-ms)" in error["message"]
     (call,) = upstream.calls  # no other target is asked when no time is left
-    assert call.closed.wait(PATIENT_S)
+    assert call.closed.wait(PATIENCE_S)
     (row,) = tollway.rows()[-1:]
     assert (row["target"], row["outcome"]) == ("up/m1", "timeout")
 
@@ -148,7 +147,7 @@ def test_upstreams_see_the_end_of_a_request_soon_after_its_deadline(
     # The quickest of many: what others run on this machine is not what is measured.
     for _ in range(20):
         assert tollway.chat("up/m1", headers={"x-tollway-deadline-ms": "300"}).status_code == 504
-        assert upstream.calls[-1].closed.wait(PATIENT_S)
+        assert upstream.calls[-1].closed.wait(PATIENCE_S)
         if closed_after[-1] - 0.3 <= CLOSED_S:
             return
     raise AssertionError(closed_after)
@@ -163,7 +162,7 @@ def test_a_stream_that_has_begun_ends_with_an_error_event(
     *chunks, last = events(reply.text)
     assert chunks and "error" in last and "[DONE]" not in reply.text
     assert "x-tollway-deadline-ms" in last["error"]["message"]
-    assert upstream.calls[0].closed.wait(PATIENT_S)
+    assert upstream.calls[0].closed.wait(PATIENCE_S)
     (row,) = tollway.rows()[-1:]
     assert row["outcome"] == "broken" and row["cost_nanousd"] > 0
 
@@ -183,7 +182,7 @@ def test_a_reader_that_stalls_does_not_keep_the_upstream(
         "POST", f"{tollway.url}/v1/chat/completions", json=body, headers=headers, timeout=30
     ) as reply:
         assert reply.status_code == 200  # and then nothing is read
-        assert upstream.calls[0].closed.wait(PATIENT_S)
+        assert upstream.calls[0].closed.wait(PATIENCE_S)
 
 
 def test_time_in_our_own_queue_is_spent(upstream: Upstream, tmp_path: Path) -> None:
@@ -237,7 +236,7 @@ def test_an_sdk_is_not_waited_for_longer_than_it_waits(
                 model="up/m1", stream=stream, messages=[{"role": "user", "content": "Hello"}]
             )
         (call,) = upstream.calls
-        assert call.closed.wait(PATIENT_S)
+        assert call.closed.wait(PATIENCE_S)
 
 
 def test_the_hint_of_an_sdk_is_for_the_first_token_of_a_stream(
@@ -384,9 +383,7 @@ def test_a_retry_is_not_waited_for_by_nobody(upstream: Upstream, tmp_path: Path)
             client.send(post(body))
             tollway.rows(1)  # what it was told is settled, however long it waits
             assert _open_requests(tollway) == 1
-        deadline = time.monotonic() + PATIENT_S
-        while _open_requests(tollway):
-            assert time.monotonic() < deadline
+        until(lambda: not _open_requests(tollway))
         assert len(upstream.calls) == 1
 
 
@@ -487,10 +484,7 @@ def test_keys_take_turns_and_the_log_has_their_number_alone(
     sent = [_sent_key(call) for call in upstream.calls]
     assert sorted(sent[:3]) == ["sk-one", "sk-three", "sk-two"]
     assert sent[:3] == sent[3:]
-    deadline = time.monotonic() + 10
-    while "(key 3)" not in scene.log():
-        assert time.monotonic() < deadline, scene.log()
-        time.sleep(0.02)
+    until(lambda: "(key 3)" in scene.log(), told=scene.log)
     assert "sk-" not in scene.log()
 
 
