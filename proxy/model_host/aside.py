@@ -28,9 +28,9 @@ class Background(Generic[T]):
         """Its result; None where it takes longer, or what began earlier still goes on."""
         if self._running is not None and not self._running.done():
             return None
-        self._running = _begun(work)
-        done, _ = await asyncio.wait([self._running], timeout=within_s)
-        return self._running.result() if done else None
+        running = self._running = _begun(work)
+        done, _ = await asyncio.wait([running], timeout=within_s)
+        return running.result() if done else None  # another one may run by now
 
 
 def _begun(work: Callable[[], T]) -> asyncio.Future[T]:

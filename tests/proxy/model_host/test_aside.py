@@ -68,3 +68,30 @@ def test_a_folder_that_hangs_holds_nobody_up() -> None:
             await background.run(lambda: 1 // 0, 10)
 
     asyncio.run(scene())
+
+
+def test_a_result_is_that_of_the_work_that_was_asked_for() -> None:
+    """Though something else is begun between the end of the work and the asker's next step."""
+
+    async def scenario() -> None:
+        background: Background[str] = Background()
+        gate = threading.Event()
+        first = asyncio.create_task(background.run(lambda: str(gate.wait(30)), 30))
+        await asyncio.sleep(0)
+        ended = background._running
+        assert ended is not None
+        second = background.run(lambda: "second", 30)
+        is_begun = asyncio.Event()
+
+        def begin_second(_: object) -> None:
+            second.send(None)
+            is_begun.set()
+
+        await asyncio.sleep(0)  # the asker waits, and so hears of it before us
+        ended.add_done_callback(begin_second)
+        gate.set()
+        await is_begun.wait()
+        assert await first == "True"
+        second.close()
+
+    asyncio.run(scenario())
