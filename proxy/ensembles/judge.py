@@ -16,6 +16,7 @@ from proxy.attempts import Job
 from proxy.ensembles.asking import Asking
 from proxy.ensembles.whole import ask
 from proxy.errors import ApiError
+from proxy.ledger.protocol import JUDGE
 from proxy.targets import Target
 from proxy.wire import chat
 from proxy.wire.chat import ChatRequest
@@ -65,7 +66,7 @@ def _target(job: Job, judge: Judge) -> Target | None:
 
 
 async def _asked(asking: Asking, job: Job, judge: Judge, request: ChatRequest) -> str | None:
-    choice = Choice(target=judge.target, reason="judge")
+    choice = Choice(target=judge.target, reason=JUDGE)
     try:
         kept = await ask(asking, job, [choice], request=request)
     except ApiError:

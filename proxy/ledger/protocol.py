@@ -71,6 +71,9 @@ Metric = Literal["thumbs", "task_completed", "score"]
 
 MILLION = 1_000_000
 
+JUDGE = "judge"
+"""Why the attempt is made that is asked what other answers are worth, and answers no client."""
+
 AlertKind = Literal["budget", "overrun", "unpriced", "drift", "swap", "errors", "latency"]
 
 

@@ -22,7 +22,7 @@ from proxy.ledger.errors import (
     LedgerTooNew,
     LedgerUnwritable,
 )
-from proxy.ledger.protocol import ATTEMPT_BITS, Settlement, Usage
+from proxy.ledger.protocol import ATTEMPT_BITS, JUDGE, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -215,7 +215,7 @@ _PUT_GROUP = (
 _ANSWER = (
     "SELECT a.id, a.target, a.task FROM attempts AS a "
     "LEFT JOIN settlements AS s ON s.attempt = a.id "
-    "WHERE a.request_id = ? AND a.key_id = ? "
+    "WHERE a.request_id = ? AND a.key_id = ? AND a.route_reason <> ? "
     "AND coalesce(s.outcome, 'ok') IN ('ok', 'capped', 'client_gone', 'orphan') "
     "ORDER BY EXISTS (SELECT 1 FROM feedback AS f WHERE f.attempt = a.id) DESC, "
     "s.outcome = 'ok' DESC, a.number DESC LIMIT 1"
@@ -526,7 +526,7 @@ class Store:
 
     def answer(self, request_id: str, key_id: str) -> AnswerRow | None:
         """The attempt whose answer the key got for that request, or still gets."""
-        row = self._db.execute(_ANSWER, (request_id, key_id)).fetchone()
+        row = self._db.execute(_ANSWER, (request_id, key_id, JUDGE)).fetchone()
         return AnswerRow._make(row) if row is not None else None
 
     def feedback(self, attempt: int) -> dict[str, int]:

@@ -58,7 +58,7 @@ async def hang(call: Call, line: Line) -> None:
 
 @pytest.fixture(scope="module")
 def weighing(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tollway]:
-    config = provider(upstream.base_url, *MODELS, "eye1", "eye2", "embed")
+    config = provider(upstream.base_url, *MODELS, "eye1", "eye2", "embed", retries={"tries": 1})
     for target, factor in zip(config["targets"], (1, 2, 10, 1, 1, 1, 1), strict=True):
         target["price"] = {"input": factor, "output": 2 * factor}
         if "eye" in target["target"]:
@@ -185,6 +185,10 @@ def test_a_judge_is_asked_and_billed(upstream: Upstream, weighing: Tollway) -> N
     assert [row["route_reason"] for row in rows] == ["cascade", "judge", "cascade", "judge"]
     assert [row["number"] for row in rows] == [1, 2, 3, 4]
     assert all(row["cost_nanousd"] > 0 for row in rows)
+    said = {"request_id": request_id, "metric": "thumbs", "value": 1}
+    assert weighing.post("/v1/feedback", said).status_code == 200
+    judged = weighing.admin("GET", "/feedback")["data"]
+    assert [each["target"] for each in judged] == ["up/middle"]
 
 
 def test_without_its_judge_nothing_passes_but_the_last(
