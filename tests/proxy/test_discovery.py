@@ -161,13 +161,13 @@ def test_whatever_else_listens_on_a_usual_port_is_left_alone(
 
 def test_servers_that_hang_are_waited_for_together() -> None:
     with contextlib.ExitStack() as opened:
-        servers = [opened.enter_context(ScriptedServer(hanging)) for _ in range(3)]
+        servers = [opened.enter_context(ScriptedServer(hanging)) for _ in range(10)]
         good = opened.enter_context(ScriptedServer(listing({"data": [{"id": "m"}]})))
         ports = {str(n): server.port for n, server in enumerate([*servers, good])}
         began = time.perf_counter()
         _, found = discover(_config(), catalog.load(), {}, ports)
-        assert time.perf_counter() - began < 3.5
-    assert [each.provider for each in found] == ["3"]
+        assert time.perf_counter() - began < 15  # one after the other, 20 s at least
+    assert [each.provider for each in found] == ["10"]
 
 
 def test_names_that_mean_more_than_a_model_are_left_out() -> None:
