@@ -74,6 +74,8 @@ class Shared:
     Only an attempt with the number 1 is held against the caller's limits of rates.
     """
     is_let_in: bool = False
+    tried: set[str] = field(default_factory=set)
+    """The targets that were asked beside others."""
     _numbers: int = 0
 
     def count(self) -> int:

@@ -404,6 +404,7 @@ class Engine:
             is_out=self._circuits.is_open,
             client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
             may_retry=job.claim is None,  # beside others the next one is better
+            tried=None if job.claim is None else job.shared.tried,
         )
 
     def _is_failing(self, target: Target) -> bool:

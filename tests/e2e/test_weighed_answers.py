@@ -251,6 +251,23 @@ def test_other_dialects_are_answered_in_their_own(upstream: Upstream, weighing: 
 # --- consensuses ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["regex", "vote"])
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+def test_the_models_of_a_request_only_stand_in(
+    upstream: Upstream, weighing: Tollway, name: str, streams: bool
+) -> None:
+    """No answer is checked or voted on for their sake."""
+    for model in ("cheap", "middle", "dear"):
+        upstream.scripts[model] = says(f"No number by {model}")
+    weighing.chat(name, models=["up/judge"])
+    assert "judge" not in asked(upstream)
+    for model in ("cheap", "middle", "dear"):
+        upstream.scripts[model] = fail
+    reply = weighing.chat(name, models=["up/judge"], stream=streams)
+    assert (reply.status_code, reply.headers["x-tollway-model"]) == (200, "up/judge")
+    assert asked(upstream)[-1] == "judge"
+
+
 def test_the_majority_wins_after_normalisation(upstream: Upstream, weighing: Tollway) -> None:
     upstream.scripts.update(cheap=says("Five"), middle=says("**Four.**"), dear=says("four"))
     reply = weighing.chat("vote")
