@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.ledger.protocol import MILLION, Metric, Quality
+from proxy.ledger.protocol import JUDGE, MILLION, Metric, Quality
 from proxy.ledger.reading import reading
 from proxy.ledger.store import to_json
 from proxy.pricing import Usage
@@ -41,6 +41,7 @@ class Done:
 
     request_id: str
     number: int
+    reason: str
     target: str
     outcome: str
     status: int
@@ -51,8 +52,8 @@ class Done:
 
     @property
     def is_answer(self) -> bool:
-        """Whether the client got an answer, or as much of one as it waited for."""
-        return self.outcome in ("ok", "capped", "client_gone")
+        """Whether the client got its answer, or as much of it as it waited for."""
+        return self.reason != JUDGE and self.outcome in ("ok", "capped", "client_gone")
 
 
 def last_feedback(path: Path, limit: int) -> list[Said]:
@@ -90,9 +91,9 @@ def worth_of_answers(path: Path, since: int) -> dict[str, tuple[str, float]]:
 
 
 _COLUMNS = (
-    "request_id, number, target, outcome, status, cost_nanousd, input_tokens, cached_tokens, "
-    "output_tokens, reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, first_token_us, "
-    "total_us"
+    "request_id, number, route_reason, target, outcome, status, cost_nanousd, input_tokens, "
+    "cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, "
+    "first_token_us, total_us"
 )
 """The fields of `Done`."""
 
@@ -146,11 +147,12 @@ def _said(row: tuple[Any, ...]) -> Said:
 
 
 def _done(row: tuple[Any, ...]) -> Done:
-    request_id, number, target, outcome, status, cost, *rest = row
+    request_id, number, reason, target, outcome, status, cost, *rest = row
     given, cached, output, reasoning, cache_write, cache_write_1h, first_token_us, total_us = rest
     return Done(
         request_id=request_id,
         number=number,
+        reason=reason,
         target=target,
         outcome=outcome,
         status=status,
