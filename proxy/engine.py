@@ -142,6 +142,7 @@ class Engine:
             Asking(
                 try_each=self._try_each,
                 take_whole=self._take_whole,
+                outvoted=ledger.outvote,
                 identity=self._identity,
                 headers=self._headers,
             ),

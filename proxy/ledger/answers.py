@@ -49,11 +49,15 @@ class Done:
     usage: Usage
     first_token_s: float | None
     total_s: float
+    is_outvoted: bool = False
+    """Whether another answer to the same request was taken."""
 
     @property
     def is_answer(self) -> bool:
         """Whether the client got its answer, or as much of it as it waited for."""
-        return self.reason != JUDGE and self.outcome in ("ok", "capped", "client_gone")
+        if self.is_outvoted or self.reason == JUDGE:
+            return False
+        return self.outcome in ("ok", "capped", "client_gone")
 
 
 def last_feedback(path: Path, limit: int) -> list[Said]:
@@ -93,7 +97,7 @@ def worth_of_answers(path: Path, since: int) -> dict[str, tuple[str, float]]:
 _COLUMNS = (
     "request_id, number, route_reason, target, outcome, status, cost_nanousd, input_tokens, "
     "cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, "
-    "first_token_us, total_us"
+    "first_token_us, total_us, attempt IN (SELECT attempt FROM outvoted)"
 )
 """The fields of `Done`."""
 
@@ -148,7 +152,8 @@ def _said(row: tuple[Any, ...]) -> Said:
 
 def _done(row: tuple[Any, ...]) -> Done:
     request_id, number, reason, target, outcome, status, cost, *rest = row
-    given, cached, output, reasoning, cache_write, cache_write_1h, first_token_us, total_us = rest
+    given, cached, output, reasoning, cache_write, cache_write_1h, *rest = rest
+    first_token_us, total_us, is_outvoted = rest
     return Done(
         request_id=request_id,
         number=number,
@@ -167,4 +172,5 @@ def _done(row: tuple[Any, ...]) -> Done:
         ),
         first_token_s=None if first_token_us is None else first_token_us / 1e6,
         total_s=total_us / 1e6,
+        is_outvoted=bool(is_outvoted),
     )

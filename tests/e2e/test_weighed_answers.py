@@ -446,3 +446,19 @@ def test_a_judge_sees_nothing_that_it_may_not(upstream: Upstream, weighing: Toll
         assert [each["target"] for each in dry["rejections"]] == ["up/judge"]
         assert text_of(weighing.post("/v1/chat/completions", {"model": model, **body})) == taken
     assert "judge" not in asked(upstream)
+
+
+def test_feedback_is_of_the_answer_that_was_taken(upstream: Upstream, weighing: Tollway) -> None:
+    upstream.scripts.update(cheap=says("No"), middle=says("Yes"), dear=says("No"))
+    upstream.scripts["judge"] = says("2")
+    for name, target in (("vote", "up/cheap"), ("picked", "up/middle")):
+        reply = weighing.chat(name)
+        assert reply.headers["x-tollway-model"] == target
+        request_id = reply.headers["x-request-id"]
+        body = {"request_id": request_id, "metric": "thumbs", "value": True}
+        assert weighing.post("/v1/feedback", body).status_code == 200
+        found = weighing.query(
+            "SELECT a.target FROM feedback AS f JOIN attempts AS a ON a.id = f.attempt "
+            f"WHERE f.request_id = '{request_id}'"
+        )
+        assert found == [{"target": target}]
