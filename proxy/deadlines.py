@@ -58,6 +58,10 @@ class Due:
         if whole_at < self._whole_at:
             self._whole_at, self._whole_by = whole_at, by
 
+    def has_begun(self) -> None:
+        """The client has its first token, whoever goes on."""
+        self._first_at = math.inf
+
     def lift(self) -> None:
         """Nobody waits for the answer any more."""
         self._first_at = self._whole_at = math.inf

@@ -555,6 +555,7 @@ class Engine:
             raise broken.failure
         _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
         job.request, job.is_continued = request, True
+        job.due.has_begun()
         reply.resume()
         try:
             await self._try_each(job, rest, respond)
