@@ -54,10 +54,15 @@ class Gates:
         self._gates: dict[str, _Gate] = {}
 
     def follow(self, settings: Mapping[str, Adaptive]) -> None:
-        """Go by other settings: where they changed, what was learned is forgotten."""
-        if settings != self._settings:
-            self._settings = settings
-            self._gates.clear()
+        """Go by other settings: where they changed, what was learned is forgotten.
+
+        Whoever is at a gate that is gone stays there until it leaves.
+        """
+        before, self._settings = self._settings, settings
+        for name in list(self._gates):
+            provider = name.partition("/")[0]
+            if settings.get(provider) != before.get(provider):
+                self._gates.pop(name).close()
 
     def limit_of(self, target: Target) -> int | None:
         """How many requests it may have now; None where there is no limit, or none was learned."""
@@ -100,6 +105,7 @@ class _Gate:
         self._queue: FairQueue[asyncio.Future[bool]] = FairQueue(settings.queue)
         self._queued = metrics.queued.labels(name)
         self._waits = metrics.queue_seconds.labels(name)
+        self._is_closed = False
         self._shown_limit = metrics.concurrency_limit.labels(name)
         self._shown_limit.set(self.limit)
 
@@ -141,9 +147,14 @@ class _Gate:
             in_flight=self._in_flight,
             now=self._clock.monotonic(),
         )
-        if self.limit != before:
+        if self.limit != before and not self._is_closed:
             self._shown_limit.set(self.limit)
         self._go()
+
+    def close(self) -> None:
+        """Nobody comes any more; those who are here go on as they would have."""
+        self._is_closed = True
+        self._shown_limit.set(0)
 
     def _go(self) -> None:
         """A place is free: those whose turn it is have it, and as many more as there are."""

@@ -311,8 +311,9 @@ class _Revisions:
         self._server = server
         self._watching: asyncio.Task[NoReturn] | None = None
         self._measuring: asyncio.Task[NoReturn] | None = None
-        self._checks: HealthChecks | None = None
-        self._checking: asyncio.Task[None] | None = None
+        self._checks = HealthChecks(parts.circuits)
+        self._accounts: Mapping[str, Account] = {}
+        """Those of the revision that the circuits know."""
         self._tidying: tuple[ResponseStore, asyncio.Task[None]] | None = None
 
     async def apply(self, revision: Revision) -> None:
@@ -365,24 +366,29 @@ class _Revisions:
             for name, each in providers.items()
             if len(each.api_keys) > 1
         }
-        self._parts.circuits.follow(self._plan.config.circuit, keys)
-        if self._checking is not None:
-            self._checking.cancel()
-        accounts = self._current.serving.accounts.by_provider
+        table, accounts = self._current.table(), self._current.serving.accounts.by_provider
+        before, self._accounts = self._accounts, accounts
+
+        def stays(target: str) -> bool:
+            provider = target.partition("/")[0]
+            is_same = accounts.get(provider) is before.get(provider)
+            return is_same and table.target(target) is not None
+
+        self._parts.circuits.follow(self._plan.config.circuit, keys, stays)
         asked = {name: each.health for name, each in providers.items() if each.health}
         asked = {name: health for name, health in asked.items() if name in accounts}
-        self._checks = HealthChecks(asked, accounts, self._parts.circuits)
-        self._checking = asyncio.create_task(self._checks.run())
+        self._checks.follow(asked, accounts)
+        self._checks.look_at(self._current.serving.table.inventory)
 
     def _found(self, inventory: Inventory) -> None:
         self._current.find(inventory)
-        if self._checks is not None:
-            self._checks.look_at(inventory)
+        self._checks.look_at(inventory)
 
     def close(self) -> None:
         """Begin nothing more."""
+        self._checks.close()
         tidying = self._tidying and self._tidying[1]
-        for task in (self._watching, self._measuring, self._checking, tidying):
+        for task in (self._watching, self._measuring, tidying):
             if task is not None:
                 task.cancel()
 
