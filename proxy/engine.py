@@ -353,7 +353,7 @@ class Engine:
                 self._attempts.settle_last(job)
                 job.upstream_s += step.delay_s  # it is for the provider's sake
                 await asyncio.sleep(step.delay_s)
-            if job.due.left_s() <= 0:
+            if job.due.is_over():
                 raise from_upstream(job.due.error())
             target = step.target
             job.virtual_model = job.decision.model_of(target.name)
@@ -368,6 +368,8 @@ class Engine:
                     course.was_limited()
                 continue
             except Crowded as error:
+                if job.due.is_over():
+                    raise from_upstream(job.due.error()) from None
                 refusal = refusal or error.answer
                 course.was_limited()
                 continue

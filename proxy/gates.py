@@ -7,6 +7,7 @@ is another's by right, goes on to its next target, and is refused where there is
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 
 from proxy.clock import Clock
@@ -74,10 +75,12 @@ class Gates:
         """Whether any target has one."""
         return bool(self._settings)
 
-    async def enter(self, target: Target, caller: str, priority: Priority) -> Place | None:
+    async def enter(
+        self, target: Target, caller: str, priority: Priority, left_s: float = math.inf
+    ) -> Place | None:
         """A place at the target, as soon as there is one; None where none is needed.
 
-        Raises `Crowded`. Whoever is cancelled has none, and waits for none.
+        Waits for `left_s` at most. Raises `Crowded`. Whoever is cancelled has none, and waits for none.
         """
         settings = self._settings.get(target.provider)
         if settings is None:
@@ -87,7 +90,7 @@ class Gates:
         if gate is None:
             gate = _Gate(target.metric_name, settings, self._metrics, self._clock)
             self._gates[target.metric_name] = gate
-        await gate.enter(caller, priority)
+        await gate.enter(caller, priority, left_s)
         return Place(gate)
 
 
@@ -114,7 +117,7 @@ class _Gate:
         """How many requests the target may have."""
         return self._gradient.limit
 
-    async def enter(self, caller: str, priority: Priority) -> None:
+    async def enter(self, caller: str, priority: Priority, left_s: float) -> None:
         """Return with a place; raises `Crowded`."""
         if self._in_flight < self.limit and not self._queue:
             self._in_flight += 1
@@ -126,7 +129,7 @@ class _Gate:
         self._queued.inc()
         began_at = self._clock.monotonic()
         try:
-            await asyncio.wait([turn], timeout=self._queue_s)
+            await asyncio.wait([turn], timeout=min(self._queue_s, left_s))
         except asyncio.CancelledError:
             if turn.done() and turn.result():
                 self._go()
