@@ -80,7 +80,8 @@ class Gates:
     ) -> Place | None:
         """A place at the target, as soon as there is one; None where none is needed.
 
-        Waits for `left_s` at most. Raises `Crowded`. Whoever is cancelled has none, and waits for none.
+        Waits for `left_s` at most. Raises `Crowded`. Whoever is cancelled has none, and waits for
+        none.
         """
         settings = self._settings.get(target.provider)
         if settings is None:
