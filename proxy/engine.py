@@ -39,7 +39,7 @@ from proxy.course import RETRY_COUNT, Course, Step
 from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
 from proxy.ensembles.asking import Asking
-from proxy.ensembles.ensembles import Ensembles
+from proxy.ensembles.ensembles import Ensembles, Lasting
 from proxy.errors import (
     ApiError,
     LedgerDown,
@@ -103,7 +103,7 @@ class Considered:
 
 
 class Engine:
-    """Carries requests from the policy to the ledger. One per worker."""
+    """Carries requests from the policy to the ledger. One per worker and revision."""
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class Engine:
         clock: Clock,
         first_payload_s: float,
         hear_out_s: float,
+        lasting: Lasting,
         history: History | None = None,
     ) -> None:
         """`history` is what writes requests down, if they are to be."""
@@ -146,6 +147,7 @@ class Engine:
                 headers=self._headers,
             ),
             figures,
+            lasting,
         )
 
     @property

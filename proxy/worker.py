@@ -41,6 +41,7 @@ from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.ejections import Ejections
 from proxy.engine import Engine
+from proxy.ensembles.ensembles import Lasting
 from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.feedback import FeedbackApi
@@ -168,6 +169,7 @@ class Parts:
     baselines: Baselines
     circuits: Circuits
     gates: Gates
+    ensembles: Lasting
     history: History
     metrics: Metrics
     log: RequestLog
@@ -215,6 +217,7 @@ async def _serve(
         baselines=Baselines(plan.config.alerts, figures),
         circuits=Circuits(plan.config.circuit, clock, ejections),
         gates=Gates({}, metrics, clock),
+        ensembles=Lasting(),
         history=History(RequestStore(plan.data.path), plan.config.logging, plan.secret, clock),
         metrics=metrics,
         log=RequestLog(on=server_settings.access_log),
@@ -286,6 +289,7 @@ async def _serve(
                 await ledger.drained()
         await ledger.aclose()
         await current.aclose()
+        await parts.ensembles.aclose()
         await parts.host.aclose()
         if alerts is not None:
             await alerts.aclose()
@@ -466,6 +470,7 @@ def make_serving(
         clock=parts.clock,
         first_payload_s=settings.first_payload_s,
         hear_out_s=settings.hear_out_s,
+        lasting=parts.ensembles,
         history=parts.history if plan.config.logging.requests else None,
     )
     app = build_app(plan, parts, accounts.by_provider, engine, store)
