@@ -281,6 +281,33 @@ def test_a_provider_that_is_asked_is_left_out_before_a_request_has_to_find_out(
             _until(lambda: _rejections(tollway) == {})
 
 
+def test_a_key_that_fails_is_left_out_and_its_target_is_not(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def by_key(call: Call, line: Line) -> None:
+        fails = call.headers["authorization"] == "Bearer sk-sick"
+        await (overloaded if fails else answer_ok)(call, line)
+
+    upstream.scripts["m1"] = by_key
+    config = provider(upstream.base_url, "m1", "m2")
+    settings = config["providers"]["up"]
+    del settings["api_key"]
+    settings["api_keys"] = ["sk-sick", "sk-well"]
+    config["models"]["two"] = {"targets": ["up/m1", "up/m2"]}
+    with serving(tmp_path, config) as tollway:
+        for _ in range(10):
+            assert tollway.chat("two").status_code == 200
+        assert _metric(tollway, "tollway_circuits_open") == 1
+        assert "up/m1 (key 1) is left out" in tollway.log()
+        assert _rejections(tollway) == {}
+        upstream.calls.clear()
+        for _ in range(6):
+            reply = tollway.chat("two")
+            assert reply.headers["x-tollway-model"] == "up/m1"
+            assert reply.headers["x-tollway-attempts"] == "1"
+        assert {call.headers["authorization"] for call in upstream.calls} == {"Bearer sk-well"}
+
+
 def test_a_reload_leaves_out_what_is_out_unless_it_is_another_now(
     upstream: Upstream, tmp_path: Path
 ) -> None:
