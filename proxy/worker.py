@@ -41,6 +41,7 @@ from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.ejections import Ejections
 from proxy.engine import Engine
+from proxy.ensembles.ensembles import Lasting
 from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.feedback import FeedbackApi
@@ -168,6 +169,7 @@ class Parts:
     baselines: Baselines
     circuits: Circuits
     gates: Gates
+    ensembles: Lasting
     history: History
     metrics: Metrics
     log: RequestLog
@@ -215,6 +217,7 @@ async def _serve(
         baselines=Baselines(plan.config.alerts, figures),
         circuits=Circuits(plan.config.circuit, clock, ejections),
         gates=Gates({}, metrics, clock),
+        ensembles=Lasting(),
         history=History(RequestStore(plan.data.path), plan.config.logging, plan.secret, clock),
         metrics=metrics,
         log=RequestLog(on=server_settings.access_log),
@@ -286,6 +289,7 @@ async def _serve(
                 await ledger.drained()
         await ledger.aclose()
         await current.aclose()
+        await parts.ensembles.aclose()
         await parts.host.aclose()
         if alerts is not None:
             await alerts.aclose()
@@ -311,8 +315,9 @@ class _Revisions:
         self._server = server
         self._watching: asyncio.Task[NoReturn] | None = None
         self._measuring: asyncio.Task[NoReturn] | None = None
-        self._checks: HealthChecks | None = None
-        self._checking: asyncio.Task[None] | None = None
+        self._checks = HealthChecks(parts.circuits)
+        self._accounts: Mapping[str, Account] = {}
+        """Those of the revision that the circuits know."""
         self._tidying: tuple[ResponseStore, asyncio.Task[None]] | None = None
 
     async def apply(self, revision: Revision) -> None:
@@ -365,24 +370,29 @@ class _Revisions:
             for name, each in providers.items()
             if len(each.api_keys) > 1
         }
-        self._parts.circuits.follow(self._plan.config.circuit, keys)
-        if self._checking is not None:
-            self._checking.cancel()
-        accounts = self._current.serving.accounts.by_provider
+        table, accounts = self._current.table(), self._current.serving.accounts.by_provider
+        before, self._accounts = self._accounts, accounts
+
+        def stays(target: str) -> bool:
+            provider = target.partition("/")[0]
+            is_same = accounts.get(provider) is before.get(provider)
+            return is_same and table.target(target) is not None
+
+        self._parts.circuits.follow(self._plan.config.circuit, keys, stays)
         asked = {name: each.health for name, each in providers.items() if each.health}
         asked = {name: health for name, health in asked.items() if name in accounts}
-        self._checks = HealthChecks(asked, accounts, self._parts.circuits)
-        self._checking = asyncio.create_task(self._checks.run())
+        self._checks.follow(asked, accounts)
+        self._checks.look_at(self._current.serving.table.inventory)
 
     def _found(self, inventory: Inventory) -> None:
         self._current.find(inventory)
-        if self._checks is not None:
-            self._checks.look_at(inventory)
+        self._checks.look_at(inventory)
 
     def close(self) -> None:
         """Begin nothing more."""
+        self._checks.close()
         tidying = self._tidying and self._tidying[1]
-        for task in (self._watching, self._measuring, self._checking, tidying):
+        for task in (self._watching, self._measuring, tidying):
             if task is not None:
                 task.cancel()
 
@@ -460,6 +470,7 @@ def make_serving(
         clock=parts.clock,
         first_payload_s=settings.first_payload_s,
         hear_out_s=settings.hear_out_s,
+        lasting=parts.ensembles,
         history=parts.history if plan.config.logging.requests else None,
     )
     app = build_app(plan, parts, accounts.by_provider, engine, store)
