@@ -21,7 +21,7 @@ from adapters.base import Endpoint
 from adapters.wire import templates
 from policies import registry as policies
 from policies.base import Capability
-from proxy import cli, config, config_file
+from proxy import cli, config, config_file, request_headers
 from proxy.causes import CAUSES
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
@@ -165,6 +165,16 @@ def test_metrics_table_is_the_code() -> None:
     assert {
         name: sorted(filter(None, labels.strip().split(", "))) for name, labels in rows
     } == actual
+
+
+def test_every_header_of_ours_is_documented() -> None:
+    page = (DOCS / "headers.md").read_text()
+    asked = {name.decode() for name in request_headers.KNOWN}
+    assert set(re.findall(r"`(x-tollway-[a-z-]+)`", _section(page, "Of a request"))) == asked
+    code = "".join(file.read_text() for file in (ROOT / "proxy").glob("**/*.py"))
+    replied = set(re.findall(r'b"(x-tollway-[a-z-]+[a-z])"', code)) - asked
+    shown = _section(page, "Of a reply")
+    assert set(re.findall(r"`(x-tollway-[a-z-]+)`", shown)) == replied
 
 
 def test_command_line_table_is_the_code() -> None:
