@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ from adapters.base import Endpoint
 from adapters.wire import templates
 from policies import registry as policies
 from policies.base import Capability
-from proxy import cli, config, config_file, request_headers
+from proxy import catalog, cli, config, config_file, request_headers
 from proxy.causes import CAUSES
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
@@ -30,6 +31,7 @@ from proxy.ledger.export import COLUMNS
 from proxy.ledger.reports import Dimension
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host import protocol as host_protocol
+from proxy.price_book import PriceBook
 from proxy.swaps.orders import NewSwap
 
 ROOT = Path(__file__).parents[1]
@@ -266,7 +268,7 @@ def _configurations(page: Path) -> Iterable[dict[str, Any]]:
 
 def _with_what_is_named(shown: dict[str, Any]) -> dict[str, Any]:
     """The same with what a page leaves to the reader: the providers and targets that it names."""
-    named = set(re.findall(r"'([a-z]+/[a-z0-9.-]+)'", repr(shown))) | {"openai/any"}
+    named = set(re.findall(r"'([a-z]+/[a-z0-9./-]+)'", repr(shown))) | {"openai/any"}
     named -= {target["target"] for target in shown.get("targets", ())}
     providers = {name.partition("/")[0] for name in named} - {"local"}
     weighted = {"targets": ["openai/any"], "policy": "weighted"}  # rules may have weights
@@ -294,6 +296,17 @@ def test_configurations_in_the_docs_are_valid(page: Path, tmp_path: Path) -> Non
         names = re.findall(r"\$\{(\w+)\}", whole)
         values = {name: f"https://example.com/{name:-<32}" for name in names}
         assert config_file.load(file, values).models, whole
+
+
+def test_models_that_configurations_in_the_docs_name_have_a_price() -> None:
+    book = PriceBook.load()
+    priced = {each.id: each.price_provider for each in catalog.load().providers}
+    today = date(2026, 11, 21)
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for shown in _configurations(page):
+            for provider, model in re.findall(r"'([a-z]+)/([a-z0-9./-]+)'", repr(shown)):
+                if provider in priced:
+                    assert book.find(priced[provider] or provider, model, today), (page.name, model)
 
 
 def test_what_the_pages_show_is_found() -> None:
