@@ -95,6 +95,14 @@ def test_the_compose_file_starts_a_command_of_ours() -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > config.Server().drain_s
 
 
+def test_keys_beside_the_compose_file_are_in_no_commit_and_no_image() -> None:
+    root = DEPLOY.parent
+    assert {".env", "deploy/compose/configuration/"} <= set(
+        (root / ".gitignore").read_text().splitlines()
+    )
+    assert "deploy" in (root / ".dockerignore").read_text().splitlines()
+
+
 def documents() -> dict[str, Any]:
     text = (DEPLOY / "kubernetes" / "tollway.yaml").read_text()
     return {each["kind"]: each for each in yaml.safe_load_all(text)}
