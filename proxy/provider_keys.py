@@ -1,8 +1,9 @@
 """The API keys of one provider, of which requests take turns.
 
 A key that the provider limits rests for as long as it says, one that it refuses is left out until
-the server starts again. Where none is left the one that is nearest to use is used all the same: the
-provider's own words are better than ours. Which key it is is known by its number, never by more.
+the provider is configured anew, or the server starts again. Where none is left the one that is
+nearest to use is used all the same: the provider's own words are better than ours. Which key it is
+is known by its number, never by more.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class ProviderKeys:
                 key.is_refused = True
                 _logger.warning(
                     "providers.%s.api_keys[%d]: the provider refuses this key (%d); it is left out "
-                    "until the server starts again",
+                    "until it is replaced, or the server starts again",
                     self._provider,
                     key.number - 1,
                     error.status,

@@ -6,6 +6,8 @@ Neither an engine nor a cluster is at hand: what they make of these files is not
 from __future__ import annotations
 
 import configparser
+import json
+import os
 import re
 import shlex
 import shutil
@@ -93,6 +95,14 @@ def test_the_compose_file_starts_a_command_of_ours() -> None:
     assert int(service["stop_grace_period"].removesuffix("s")) > config.Server().drain_s
 
 
+def test_keys_beside_the_compose_file_are_in_no_commit_and_no_image() -> None:
+    root = DEPLOY.parent
+    assert {".env", "deploy/compose/configuration/"} <= set(
+        (root / ".gitignore").read_text().splitlines()
+    )
+    assert "deploy" in (root / ".dockerignore").read_text().splitlines()
+
+
 def documents() -> dict[str, Any]:
     text = (DEPLOY / "kubernetes" / "tollway.yaml").read_text()
     return {each["kind"]: each for each in yaml.safe_load_all(text)}
@@ -128,3 +138,31 @@ def test_the_pod_mounts_what_it_has() -> None:
     assert stateful["replicas"] == 1
     ports = {each["name"] for each in container["ports"]}
     assert {each["targetPort"] for each in found["Service"]["spec"]["ports"]} <= ports
+
+
+def test_the_pod_has_a_key_before_it_starts_and_no_port_of_its_service(tmp_path: Path) -> None:
+    found = documents()
+    pod = found["StatefulSet"]["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    (first,) = pod["initContainers"]
+    for _ in range(2):  # a pod starts more than once
+        subprocess.run(
+            first["command"],
+            check=True,
+            cwd=tmp_path,
+            env={
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "TOLLWAY_DATA": str(tmp_path),
+            },
+            timeout=120,
+        )
+    key, _ = (tmp_path / "first-key").read_text().splitlines()
+    assert key.startswith("sk-tw-")
+    assert (tmp_path / "first-key").stat().st_mode & 0o077 == 0
+    listed = subprocess.run(
+        [sys.executable, "-m", "proxy", "keys", "list", "--json", "--data", str(tmp_path)],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    assert [each["name"] for each in json.loads(listed.stdout)] == ["first"]

@@ -6,20 +6,23 @@ import plistlib
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
 import typer.main
+import yaml
 
 from adapters import registry as adapters
 from adapters.base import Endpoint
 from adapters.wire import templates
 from policies import registry as policies
 from policies.base import Capability
-from proxy import cli, config, config_file
+from proxy import catalog, cli, config, config_file, request_headers
 from proxy.causes import CAUSES
 from proxy.errors import HTTP
 from proxy.invoices import FORMATS
@@ -28,6 +31,7 @@ from proxy.ledger.export import COLUMNS
 from proxy.ledger.reports import Dimension
 from proxy.model_host import metrics as host_metrics
 from proxy.model_host import protocol as host_protocol
+from proxy.price_book import PriceBook
 from proxy.swaps.orders import NewSwap
 
 ROOT = Path(__file__).parents[1]
@@ -165,6 +169,16 @@ def test_metrics_table_is_the_code() -> None:
     } == actual
 
 
+def test_every_header_of_ours_is_documented() -> None:
+    page = (DOCS / "headers.md").read_text()
+    asked = {name.decode() for name in request_headers.KNOWN}
+    assert set(re.findall(r"`(x-tollway-[a-z-]+)`", _section(page, "Of a request"))) == asked
+    code = "".join(file.read_text() for file in (ROOT / "proxy").glob("**/*.py"))
+    replied = set(re.findall(r'b"(x-tollway-[a-z-]+[a-z])"', code)) - asked
+    shown = _section(page, "Of a reply")
+    assert set(re.findall(r"`(x-tollway-[a-z-]+)`", shown)) == replied
+
+
 def test_command_line_table_is_the_code() -> None:
     rows = re.findall(
         r"^\| `tollway ([a-z ]+?)(?: [A-Z\[].*?)?` \| ([^|]*)\|",
@@ -212,20 +226,92 @@ def test_outcomes_are_documented() -> None:
         assert f"`{outcome}`" in text
 
 
+def _anchors(page: Path) -> set[str]:
+    """Those of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *DOCS.glob("**/*.md")):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page}: {link}"
+        for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page}: {path}"
+            assert not anchor or anchor in _anchors(target), f"{page}: {path}#{anchor}"
 
 
-def test_example_configuration_of_the_readme_is_valid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def test_example_configuration_of_the_readme_is_valid(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     file = tmp_path / "router.yaml"
-    for block in blocks:
-        file.write_text(block)
-        assert config_file.load(file, {"MY_SERVER_KEY": "x"}).providers
+    file.write_text(block)
+    assert config_file.load(file, {"MY_SERVER_KEY": "x"}).providers
+
+
+def _configurations(page: Path) -> Iterable[dict[str, Any]]:
+    """The parts of a configuration that a page shows, fenced or indented, each as a whole one."""
+    text = page.read_text()
+    fenced = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    without = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    for block in (*fenced, *re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", without, re.M)):
+        try:
+            shown = yaml.safe_load(textwrap.dedent(block))
+        except yaml.YAMLError:
+            continue
+        if not isinstance(shown, dict):
+            continue
+        if set(shown) <= set(config.Config.__struct_encode_fields__):
+            yield shown
+        elif all(isinstance(value, dict) and "targets" in value for value in shown.values()):
+            yield {"models": shown}
+
+
+def _with_what_is_named(shown: dict[str, Any]) -> dict[str, Any]:
+    """The same with what a page leaves to the reader: the providers and targets that it names."""
+    named = set(re.findall(r"'([a-z]+/[a-z0-9./-]+)'", repr(shown))) | {"openai/any"}
+    named -= {target["target"] for target in shown.get("targets", ())}
+    providers = {name.partition("/")[0] for name in named} - {"local"}
+    weighted = {"targets": ["openai/any"], "policy": "weighted"}  # rules may have weights
+    return {
+        "models": {"auto": weighted},
+        **shown,
+        "providers": {
+            **{name: {"base_url": "https://llm.example.com/v1"} for name in sorted(providers)},
+            "local": {"adapter": "local"},
+            **shown.get("providers", {}),
+        },
+        "targets": [
+            *shown.get("targets", ()),
+            *({"target": name, "tiers": ["auto"]} for name in sorted(named)),
+        ],
+    }
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_configurations_in_the_docs_are_valid(page: Path, tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    for shown in _configurations(page):
+        whole = yaml.safe_dump(_with_what_is_named(shown))
+        file.write_text(whole)
+        names = re.findall(r"\$\{(\w+)\}", whole)
+        values = {name: f"https://example.com/{name:-<32}" for name in names}
+        assert config_file.load(file, values).models, whole
+
+
+def test_models_that_configurations_in_the_docs_name_have_a_price() -> None:
+    book = PriceBook.load()
+    priced = {each.id: each.price_provider for each in catalog.load().providers}
+    today = date(2026, 11, 21)
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        for shown in _configurations(page):
+            for provider, model in re.findall(r"'([a-z]+)/([a-z0-9./-]+)'", repr(shown)):
+                if provider in priced:
+                    assert book.find(priced[provider] or provider, model, today), (page.name, model)
+
+
+def test_what_the_pages_show_is_found() -> None:
+    found = {page.stem for page in DOCS.glob("*.md") if list(_configurations(page))}
+    assert found >= {"configuration", "local", "policies", "resilience", "routing"}
 
 
 def test_every_capability_and_endpoint_is_documented() -> None:

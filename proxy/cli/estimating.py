@@ -150,7 +150,7 @@ def _print(found: list[Estimate]) -> None:
     grid = Grid("model", "target", "share by", numbers=("share", "tokens", "a month"))
     for each in found:
         basis = (
-            f"{each.history_requests:,} requests"
+            f"{each.history_requests:,} request{'' if each.history_requests == 1 else 's'}"
             if each.is_measured
             else "the declared route"
             if each.parts
@@ -185,8 +185,8 @@ def _remarks(found: list[Estimate]) -> Iterable[str]:
     """What must be known to read the table."""
     if any(each.parts and not each.is_measured for each in found):
         yield (
-            "no requests in the ledger: the first target of the declared route is taken for all, "
-            "whatever a policy would make of real prompts"
+            "where the ledger has no requests, the first target of the declared route is taken for "
+            "all, whatever a policy would make of real prompts"
         )
     for each in found:
         for part in each.parts:

@@ -55,12 +55,12 @@ def prices(
 
 def _print(rows: list[price_list.Row]) -> None:
     grid = Grid(
-        "target",
         "",
         "source",
         "from",
         "besides",
         numbers=("input", "cached", "output", "per request", "days old"),
+        name="target",
     )
     for row in rows:
         amounts = (row.input, row.cached_input, row.output, row.per_request)

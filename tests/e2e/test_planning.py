@@ -72,9 +72,13 @@ def test_a_month_is_estimated_by_the_route_and_then_by_what_happened(
 
 
 def test_the_table_says_what_is_not_in_it(tollway: Tollway) -> None:
+    assert tollway.chat("auto").status_code == 200
+    tollway.rows(minimum=1)
     done = tollway.cli("estimate", "--requests-per-day", "10", "--tokens", "1000")
     assert done.returncode == 0, done.stderr
     assert "the declared route" in done.stdout
+    assert "1 request " in done.stdout
+    assert "where the ledger has no requests" in done.stderr
     assert "up/broken is not in the sum: its price is not known" in done.stderr
 
 
