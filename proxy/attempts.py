@@ -21,12 +21,12 @@ from adapters.base import (
     UpstreamError,
     UpstreamTimeout,
 )
+from policies.base import Route
 from proxy import costs, pricing, retry_after, tokens
 from proxy.auth import Caller
 from proxy.causes import is_stale
 from proxy.circuits import Circuits, Trial, Verdict
 from proxy.clock import Clock
-from proxy.config import ColdStart
 from proxy.deadlines import Due, Limit, is_of_request
 from proxy.errors import ApiError
 from proxy.figures import Figures
@@ -95,8 +95,9 @@ class Job:
     exchange: Exchange
     caller: Caller
     request: Request
-    request_id: str
-    began_at: float
+    decision: Decision
+    route: Route
+    """Where the decision sends it."""
     table: TargetTable
     """The targets there were when it came."""
     due: Due
@@ -123,15 +124,10 @@ class Job:
     """What has moved it to another target than its name used to lead to."""
     trimmed: int = 0
     """How many of the oldest messages its virtual model leaves out."""
-    cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
     virtual_model: str = ""
-    policy: str = ""
-    revision: int = 0
-    decision: Decision | None = None
-    task: str = ""
-    """What kind of work it was taken to be; empty where nobody looked."""
+    """By which the last target came; empty where a target was named."""
     keeps_parameters: bool = False
     """No parameter may be left out for a target that lacks it."""
     claim: Callable[[], Awaitable[None]] | None = None
@@ -144,6 +140,17 @@ class Job:
     """Its answer is read as a whole chat, whatever the client asked for."""
     added: Mapping[str, bytes] = field(default_factory=dict)
     """Members, as JSON, that are asked for on top where the client leaves them out."""
+
+    @property
+    def request_id(self) -> str:
+        """Of the client's request, however many attempts are made of it."""
+        return self.exchange.request_id
+
+    @property
+    def task(self) -> str:
+        """What kind of work it was taken to be; empty where nobody looked."""
+        analysis = self.decision.question.analysis
+        return "" if analysis is None else analysis.task
 
     @property
     def is_gone(self) -> bool:
@@ -306,17 +313,17 @@ class Attempts:
             virtual_model=job.virtual_model,
             target=target.name,
             provider=target.provider,
-            policy=job.policy,
+            policy=job.route.policy,
             route_reason=reason,
             scopes=scopes,
             hold_nanousd=bounds.most,
             floor_nanousd=bounds.floor,
             deadline=int(self._clock.time()) + ORPHAN_DEADLINE_S,
-            revision=job.revision,
+            revision=job.decision.revision,
             priced=target.price is not None and (target.is_free or unbounded is None),
             least_nanousd=bounds.least,
             tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
-            decision=job.decision.id if job.decision is not None and job.virtual_model else "",
+            decision=job.decision.id if job.virtual_model else "",
             task=job.task,
         )
         try:

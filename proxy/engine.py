@@ -160,27 +160,17 @@ class Engine:
 
     async def serve(self, exchange: Exchange, caller: Caller, request: Request) -> None:
         """Answer a request. Raises `ApiError` while nothing of the reply has left."""
-        job = Job(
-            exchange=exchange,
-            caller=caller,
-            request=request,
-            request_id=exchange.request_id,
-            began_at=exchange.began_at,
-            table=self.table,
-            due=deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech"),
-        )
-        job.scopes = scopes_of(caller, exchange, request.user, request.tags)
-        route = await self._route(job)
+        job = await self._routed(exchange, caller, request)
         task = asyncio.current_task()
         assert task is not None
         watcher = exchange.watch(partial(self._client_gone, job, task))
         try:
             if request.stream:
-                await self._serve_stream(job, route)
+                await self._serve_stream(job)
             elif request.endpoint == "speech":
-                await self._ask(job, route, self._respond_pieces)
+                await self._ask(job, self._respond_pieces)
             else:
-                await self._ask(job, route, self._respond_whole)
+                await self._ask(job, self._respond_whole)
         finally:
             watcher.cancel()
             exchange.on_end = partial(self._write_log, job)
@@ -201,43 +191,49 @@ class Engine:
 
     # --- routing ---------------------------------------------------------------------------
 
-    async def _route(self, job: Job) -> Route:
-        wishes = wish_list.read(job.exchange.headers)
-        considered = await self.consider(job.caller, job.exchange, job.request, job.scopes, wishes)
+    async def _routed(self, exchange: Exchange, caller: Caller, request: Request) -> Job:
+        """The request with what was decided on it. Raises `ApiError` for one that goes nowhere."""
+        table = self.table
+        due = deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech")
+        scopes = scopes_of(caller, exchange, request.user, request.tags)
+        wishes = wish_list.read(exchange.headers)
+        considered = await self.consider(caller, exchange, request, scopes, wishes)
         decision = considered.decision
         if self._history is not None:
             self._history.add(
                 decision,
-                job.request,
-                request_id=job.request_id,
-                key_id=job.caller.key_id,
-                scopes=job.scopes,
+                request,
+                request_id=exchange.request_id,
+                key_id=caller.key_id,
+                scopes=scopes,
                 wishes=considered.wishes,
                 tier=considered.tier,
                 swap=considered.swap,
             )
         if isinstance(decision.outcome, Denial):
-            raise denied(job.request.model, decision.outcome)
+            raise denied(request.model, decision.outcome)
         self._router.take_turn()
-        job.request = considered.request
-        job.keeps_parameters = considered.wishes.requires_parameters
-        job.downgrade = considered.tier
-        job.swap = considered.swap
-        job.trimmed = considered.trimmed
-        job.cold_start = decision.cold_start
-        job.policy = decision.outcome.policy
-        job.revision = decision.revision
-        job.decision = decision
-        model = job.table.models.get(decision.model)
+        model = table.models.get(decision.model)
         if model is not None and model.deadlines is not NO_DEADLINES:
-            job.due.narrow(
+            due.narrow(
                 f"models.{model.name}.deadlines",
                 first_token_s=model.deadlines.first_token_s,
                 whole_s=model.deadlines.whole_s,
             )
-        if decision.question.analysis is not None:
-            job.task = decision.question.analysis.task
-        return decision.outcome
+        return Job(
+            exchange=exchange,
+            caller=caller,
+            request=considered.request,
+            decision=decision,
+            route=decision.outcome,
+            table=table,
+            due=due,
+            scopes=scopes,
+            downgrade=considered.tier,
+            swap=considered.swap,
+            trimmed=considered.trimmed,
+            keeps_parameters=considered.wishes.requires_parameters,
+        )
 
     def aim(
         self, name: str, caller: Caller, exchange: Exchange, request: Request, *, is_dry: bool
@@ -321,10 +317,9 @@ class Engine:
 
     # --- attempts --------------------------------------------------------------------------
 
-    async def _ask(
-        self, job: Job, route: Route, respond: Responder, reply: StreamReply | None = None
-    ) -> None:
-        """Ask the targets of a route in the way that it says. Raises as `_try_each` does."""
+    async def _ask(self, job: Job, respond: Responder, reply: StreamReply | None = None) -> None:
+        """Ask the targets of its route in the way that it says. Raises as `_try_each` does."""
+        route = job.route
         if route.strategy is None:
             await self._try_each(job, route, respond)
         else:
@@ -346,7 +341,7 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         course = self._course(job, route)
-        assert job.decision is not None
+        cold_start = job.decision.cold_start
         while (step := course.next_step()) is not None:
             if step.is_retry:
                 self._metrics.retries.labels(step.target.provider).inc()
@@ -357,7 +352,7 @@ class Engine:
                 raise from_upstream(job.due.error())
             target = step.target
             job.virtual_model = job.decision.model_of(target.name)
-            waits = job.cold_start == "wait" or (job.cold_start == "spill" and not course.has_more)
+            waits = cold_start == "wait" or (cold_start == "spill" and not course.has_more)
             try:
                 tried = await self._attempts.reserve(job, target, step.reason, step.key.number)
             except MoneyRefused as error:
@@ -380,7 +375,7 @@ class Engine:
                     failure, failed = error, target
                 if isinstance(error, NotLoaded):
                     job.cold.append(target.name)
-                    if job.cold_start == "refuse":
+                    if cold_start == "refuse":
                         raise _last_word(error, target, None) from None
                 course.failed(step, error)
                 if job.is_gone:
@@ -389,7 +384,6 @@ class Engine:
 
     def _course(self, job: Job, route: Route) -> Course:
         """What a request tries, of the targets there were when it came."""
-        assert job.decision is not None
         # Not every target can go on with an answer, or is to be compared with others.
         has_chains = not (job.is_continued or job.is_weighed)
         return Course(
@@ -503,7 +497,7 @@ class Engine:
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
         await job.exchange.write(b"", more=False)
 
-    async def _serve_stream(self, job: Job, route: Route) -> None:
+    async def _serve_stream(self, job: Job) -> None:
         reply = StreamReply(
             job.exchange,
             lambda has_payload: self._headers(job, chosen=has_payload),
@@ -517,9 +511,9 @@ class Engine:
             await self._respond_stream(job, tried, sent, answer, own, passage)
 
         try:
-            await self._ask(job, route, respond, reply)
+            await self._ask(job, respond, reply)
             while passage is not None and passage.broken is not None:
-                await self._go_on(job, route, respond, reply, passage)
+                await self._go_on(job, respond, reply, passage)
             # Here, where the upstream is closed: however slowly the client reads, it generates
             # nothing more.
             if job.last is not None and job.last.last_events:
@@ -537,7 +531,6 @@ class Engine:
 
     def _passage(self, job: Job, reply: StreamReply) -> Passage | None:
         """What is remembered of a stream that another target may go on with."""
-        assert job.decision is not None
         model = job.table.models.get(job.decision.model)
         if model is None or not model.continues or not may_continue(job.request):
             return None
@@ -546,11 +539,11 @@ class Engine:
         return passage
 
     async def _go_on(
-        self, job: Job, route: Route, respond: Responder, reply: StreamReply, passage: Passage
+        self, job: Job, respond: Responder, reply: StreamReply, passage: Passage
     ) -> None:
         """Let a later target of the route go on with a stream; raises its failure if none can."""
         broken = passage.take_up()
-        request, rest = passage.request_after(broken), rest_of(route, broken.target, job.table)
+        request, rest = passage.request_after(broken), rest_of(job.route, broken.target, job.table)
         if request is None or rest is None:
             raise broken.failure
         _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
@@ -647,16 +640,16 @@ class Engine:
 
     def _headers(self, job: Job, *, chosen: bool = True) -> HeaderList:
         """Reply headers; without those of a target while another may still be chosen."""
-        overhead_s = max(0.0, time.perf_counter() - job.began_at - job.upstream_s)
+        overhead_s = max(0.0, time.perf_counter() - job.exchange.began_at - job.upstream_s)
         self._metrics.overhead.observe(overhead_s)
         headers = [
             (b"x-tollway-request-id", job.request_id.encode()),
             (b"x-tollway-attempts", b"%d" % job.shared.attempts),
             (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
         ]
-        if job.policy:
-            headers.append((b"x-tollway-policy", job.policy.encode()))
-        if job.decision is not None and job.virtual_model:
+        if job.route.policy:
+            headers.append((b"x-tollway-policy", job.route.policy.encode()))
+        if job.virtual_model:
             headers.append((DECISION_HEADER, job.decision.id.encode()))
         if job.left_nanousd is not None:
             headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
@@ -714,7 +707,7 @@ class Engine:
                 cost_nanousd=settlement.cost_nanousd,
                 estimated=settlement.estimated,
                 remaining_nanousd=job.left_nanousd,
-                total_s=time.perf_counter() - job.began_at,
+                total_s=time.perf_counter() - job.exchange.began_at,
                 outcome=settlement.outcome,
                 key=tried.key,
             )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from policies.base import Choice, Route
 from proxy.attempts import Job
 from proxy.auth import Caller
+from proxy.deadlines import Due
 from proxy.ensembles.asking import Respond
 from proxy.ensembles.branches import Branch
 from proxy.ensembles.race import Hedged, Pace, hedge, race
@@ -73,9 +74,10 @@ def make_job() -> Job:
         exchange=cast(Any, None),
         caller=Caller(key_id="", name="", scopes=()),
         request=request,
-        request_id="r",
-        began_at=0.0,
+        decision=cast(Any, None),
+        route=Route(policy="", choices=()),
         table=cast(Any, None),
+        due=Due(0.0, in_parts=False),
     )
 
 
