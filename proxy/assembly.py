@@ -33,7 +33,6 @@ from proxy.figures import Figures
 from proxy.gates import Gates
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import Patience
-from proxy.history import History
 from proxy.http import Exchange
 from proxy.inference import Inference
 from proxy.ledger.client import LedgerClient
@@ -46,6 +45,7 @@ from proxy.own_key import OwnKey
 from proxy.priorities import Priorities
 from proxy.recommending import Recommend
 from proxy.reloading import Outcome, ask_soon
+from proxy.request_recorder import RequestRecorder
 from proxy.response_store import ResponseStore
 from proxy.responses import PREFIX as RESPONSES_PREFIX
 from proxy.responses import Responses
@@ -109,7 +109,7 @@ class Parts:
     baselines: Baselines
     circuits: Circuits
     gates: Gates
-    history: History
+    recorder: RequestRecorder
     metrics: Metrics
     log: RequestLog
     clock: Clock
@@ -143,7 +143,7 @@ def make_serving(
         clock=parts.clock,
         first_payload_s=settings.first_payload_s,
         hear_out_s=settings.hear_out_s,
-        history=parts.history if plan.config.logging.requests else None,
+        recorder=parts.recorder if plan.config.logging.requests else None,
     )
     app = build_app(plan, parts, accounts.by_provider, engine, store)
     return Serving(table=plan.table, accounts=accounts, engine=engine, app=app, store=store)

@@ -48,7 +48,6 @@ from proxy.errors import (
 )
 from proxy.figures import Figures
 from proxy.gates import Crowded, Gates
-from proxy.history import History
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
@@ -57,6 +56,7 @@ from proxy.priorities import Priorities
 from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import ClaimingReply, Reply, StreamReply, relay
+from proxy.request_recorder import RequestRecorder
 from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
@@ -121,9 +121,9 @@ class Engine:
         clock: Clock,
         first_payload_s: float,
         hear_out_s: float,
-        history: History | None = None,
+        recorder: RequestRecorder | None = None,
     ) -> None:
-        """`history` is what writes requests down, if they are to be."""
+        """`recorder` is what writes requests down, if they are to be."""
         self._router = router
         self._accounts = accounts
         self._ledger = ledger
@@ -133,7 +133,7 @@ class Engine:
         self._circuits = circuits
         self._attempts = Attempts(ledger, metrics, figures, circuits, gates, priorities, clock)
         self._log = log
-        self._history = history
+        self._recorder = recorder
         self._clock = clock
         self._first_payload_s = first_payload_s
         self._hear_out_s = hear_out_s
@@ -199,8 +199,8 @@ class Engine:
         wishes = wish_list.read(exchange.headers)
         considered = await self.consider(caller, exchange, request, scopes, wishes)
         decision = considered.decision
-        if self._history is not None:
-            self._history.add(
+        if self._recorder is not None:
+            self._recorder.add(
                 decision,
                 request,
                 request_id=exchange.request_id,

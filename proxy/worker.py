@@ -32,12 +32,12 @@ from proxy.gates import Gates
 from proxy.guard.admission import Admission
 from proxy.guard.protocol import GuardedProtocol, Patience, watch
 from proxy.health import HealthChecks
-from proxy.history import History
 from proxy.inventory import Inventory
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import AlertsDelivered, RaiseAlert
 from proxy.local_room import LocalRoom
 from proxy.model_host.client import HostClient
+from proxy.request_recorder import RequestRecorder
 from proxy.request_store import RequestStore
 from proxy.response_store import ResponseStore
 from proxy.revisions import Revision, follow
@@ -125,7 +125,9 @@ async def _serve(
         baselines=Baselines(plan.config.alerts, figures),
         circuits=Circuits(plan.config.circuit, clock, ejections),
         gates=Gates({}, metrics, clock),
-        history=History(RequestStore(plan.data.path), plan.config.logging, plan.secret, clock),
+        recorder=RequestRecorder(
+            RequestStore(plan.data.path), plan.config.logging, plan.secret, clock
+        ),
         metrics=metrics,
         log=RequestLog(on=server_settings.access_log),
         clock=clock,
@@ -151,7 +153,7 @@ async def _serve(
     )
     if number == 0:
         preparations.start()
-    forgetting = asyncio.create_task(parts.history.tidy_always()) if number == 0 else None
+    forgetting = asyncio.create_task(parts.recorder.tidy_always()) if number == 0 else None
     server = _Server(
         uvicorn.Config(
             current,
@@ -199,7 +201,7 @@ async def _serve(
         await parts.host.aclose()
         if alerts is not None:
             await alerts.aclose()
-        parts.history.close()
+        parts.recorder.close()
 
 
 class _Revisions:
@@ -247,7 +249,7 @@ class _Revisions:
         self._parts.log.is_on = server.access_log
         self._parts.metrics.revision.set(plan.revision)
         self._parts.baselines.follow(plan.config.alerts)
-        self._parts.history.follow(plan.config.logging)
+        self._parts.recorder.follow(plan.config.logging)
         self.go_on()
         if self._alerts is not None and plan.config.alerts != before.config.alerts:
             await self._alerts.send_to(receivers(plan.config.alerts))
