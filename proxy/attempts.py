@@ -396,11 +396,13 @@ class Attempts:
         estimated: bool,
         cost_nanousd: int | None = None,
         uncertain_nanousd: int = 0,
-        error: str = "",
-        is_at_fault: bool = True,
+        ended_by: AdapterError | str = "",
         falls_back: bool = False,
     ) -> None:
+        """Settle an attempt; `ended_by` is its provider's error, or in words one of our own."""
         assert tried.settlement is None
+        problem = ended_by.message if isinstance(ended_by, AdapterError) else ended_by
+        is_at_fault = isinstance(ended_by, AdapterError) and _is_at_fault(ended_by)
         if job.is_gone and outcome == "ok":
             outcome = "client_gone"
         elif job.is_beaten and outcome == "client_gone":
@@ -427,14 +429,14 @@ class Attempts:
             status=tried.status,
             first_token_us=None if first is None else int(first * 1e6),
             total_us=int(total_s * 1e6),
-            error=error[:500],
+            error=problem[:500],
             uncertain_nanousd=uncertain_nanousd,
         )
         if falls_back:
             job.unsent = tried.settlement
         else:
             self._ledger.settle(tried.settlement)
-        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), error)
+        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), problem)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
         latency_ms = self._figures.ended(
             tried.target,
@@ -443,7 +445,7 @@ class Attempts:
             usage=usage,
             first_token_s=first,
             total_s=total_s,
-            problem=error,
+            problem=problem,
             is_at_fault=is_at_fault,
             stream=job.request.stream and not job.is_weighed,
         )
@@ -479,7 +481,7 @@ class Attempts:
         usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
-                job, tried, "ok", "", output_bytes=output_bytes, output_events=output_events
+                job, tried, "ok", output_bytes=output_bytes, output_events=output_events
             )
         else:
             self._settle(job, tried, "ok", usage, estimated=False)
@@ -489,23 +491,21 @@ class Attempts:
         job: Job,
         tried: Tried,
         outcome: Outcome,
-        error: str,
+        ended_by: AdapterError | str = "",
         *,
         output_bytes: int,
         output_events: int = 0,
-        cut_by: AdapterError | None = None,
-        is_at_fault: bool = True,
         falls_back: bool = False,
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
 
         What a provider may bill besides stays held for a while: where nobody heard it out, and
-        what a stream that was cut may have had on its way. `cut_by` is what ended it, if anything.
+        what a stream that was cut may have had on its way.
         """
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
         cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
         uncertain = 0
-        is_late = cut_by is not None and is_of_request(cut_by)
+        is_late = isinstance(ended_by, AdapterError) and is_of_request(ended_by)
         is_left = is_late and costs.is_billed_unread(job.request, tried.target)
         is_left |= outcome == "client_gone" and _is_billed_on(job, tried)
         if job.is_gone or is_left:
@@ -522,8 +522,7 @@ class Attempts:
             estimated=True,
             cost_nanousd=cost,
             uncertain_nanousd=uncertain,
-            error=error,
-            is_at_fault=is_at_fault and (cut_by is None or _is_at_fault(cut_by)),
+            ended_by=ended_by,
             falls_back=falls_back,
         )
 
@@ -548,8 +547,7 @@ class Attempts:
                 nothing,
                 estimated=False,
                 cost_nanousd=0,
-                error=error.message,
-                is_at_fault=_is_at_fault(error),
+                ended_by=error,
                 falls_back=True,
             )
             return
@@ -562,14 +560,12 @@ class Attempts:
                 outcome,
                 usage,
                 estimated=False,
-                error=error.message,
+                ended_by=error,
                 falls_back=True,
             )
             return
         outcome = "timeout" if isinstance(error, UpstreamTimeout) else "broken"
-        self.settle_estimated(
-            job, tried, outcome, error.message, output_bytes=0, cut_by=error, falls_back=True
-        )
+        self.settle_estimated(job, tried, outcome, error, output_bytes=0, falls_back=True)
 
     def _let_rest(self, tried: Tried, error: AdapterError) -> None:
         """Leave a target alone that asks for it, in so many words or by way of the model host."""
@@ -588,33 +584,20 @@ class Attempts:
         tried: Tried,
         stream: Stream,
         outcome: Outcome,
-        error: str,
-        *,
-        cut_by: AdapterError | None = None,
-        is_at_fault: bool = True,
+        ended_by: AdapterError | str = "",
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
         usage = costs.taken(job.request, tried.target, stream.usage)
         if usage is not None and stream.is_finished:
-            self._settle(
-                job,
-                tried,
-                outcome,
-                usage,
-                estimated=False,
-                error=error,
-                is_at_fault=is_at_fault,
-            )
+            self._settle(job, tried, outcome, usage, estimated=False, ended_by=ended_by)
         else:
             self.settle_estimated(
                 job,
                 tried,
                 outcome,
-                error,
+                ended_by,
                 output_bytes=stream.output_bytes,
                 output_events=stream.output_events,
-                cut_by=cut_by,
-                is_at_fault=is_at_fault,
             )
         assert tried.usage is not None
         return tried.usage

@@ -420,9 +420,7 @@ class Engine:
             raise
         except BaseException as error:
             if tried.settlement is None:
-                self._attempts.settle_estimated(
-                    job, tried, *_cut_short(error), output_bytes=0, is_at_fault=False
-                )
+                self._attempts.settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
             raise
 
     # --- replies ---------------------------------------------------------------------------
@@ -477,21 +475,12 @@ class Engine:
                     piece = await answer.pieces()
         except AdapterError as error:
             self._attempts.settle_estimated(
-                job,
-                tried,
-                "broken",
-                error.message,
-                output_bytes=facts.output_bytes,
-                cut_by=error,
+                job, tried, "broken", error, output_bytes=facts.output_bytes
             )
             raise from_upstream(error, tried.target.name) from None
         except BaseException as error:
             self._attempts.settle_estimated(
-                job,
-                tried,
-                *_cut_short(error),
-                output_bytes=facts.output_bytes,
-                is_at_fault=False,
+                job, tried, *_cut_short(error), output_bytes=facts.output_bytes
             )
             raise
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
@@ -597,19 +586,15 @@ class Engine:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
         except Capped as capped:
             if capped.budget is None:
-                self._attempts.settle_broken(
-                    job, tried, stream, "broken", "the ledger was silent", is_at_fault=False
-                )
+                self._attempts.settle_broken(job, tried, stream, "broken", "the ledger was silent")
                 raise LedgerDown("the ledger cannot be reached, so no more is held") from None
-            usage = self._attempts.settle_broken(job, tried, stream, "capped", "")
+            usage = self._attempts.settle_broken(job, tried, stream, "capped")
             tried.last_events = stream.cap(cap_reason(capped.budget), usage)
         except AdapterError as error:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
                 raise
-            usage = self._attempts.settle_broken(
-                job, tried, stream, "broken", error.message, cut_by=error
-            )
+            usage = self._attempts.settle_broken(job, tried, stream, "broken", error)
             failure = from_upstream(error, tried.target.name)
             goes_on = (
                 passage is not None
@@ -620,7 +605,7 @@ class Engine:
             if not goes_on:
                 tried.last_events = stream.fail(failure)
         except BaseException as error:
-            self._attempts.settle_broken(job, tried, stream, *_cut_short(error), is_at_fault=False)
+            self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
                 await reply.fail(stopping(), stream)
             raise
