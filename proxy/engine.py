@@ -53,9 +53,9 @@ from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
 from proxy.metering import Capped
 from proxy.priorities import Priorities
-from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import ClaimingReply, Reply, StreamReply, relay
+from proxy.reply_headers import media_headers, reply_headers
 from proxy.request_recorder import RequestRecorder
 from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
@@ -68,16 +68,10 @@ from proxy.wire.unstreamed import unstreamed
 from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
-DECISION_HEADER = b"x-tollway-decision"
 
-_PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
-# The content types that servers send sound with.
-_SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _PPM = 1_000_000
 _logger = logging.getLogger("tollway")
 _CHAT: frozenset[Endpoint] = frozenset({"chat"})
-# The header that lists what was dropped is cut here: a request may have thousands of parts.
-_LONGEST_LIST = 2000
 
 
 class Responder(Protocol):
@@ -627,54 +621,7 @@ class Engine:
         """Reply headers; without those of a target while another may still be chosen."""
         overhead_s = max(0.0, time.perf_counter() - job.exchange.began_at - job.upstream_s)
         self._metrics.overhead.observe(overhead_s)
-        headers = [
-            (b"x-tollway-request-id", job.request_id.encode()),
-            (b"x-tollway-attempts", b"%d" % job.shared.attempts),
-            (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
-        ]
-        if job.route.policy:
-            headers.append((b"x-tollway-policy", job.route.policy.encode()))
-        if job.virtual_model:
-            headers.append((DECISION_HEADER, job.decision.id.encode()))
-        if job.left_nanousd is not None:
-            headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
-        if job.swap is not None:
-            headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
-        if job.downgrade:
-            headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
-        if job.trimmed:
-            headers.append((b"x-tollway-trimmed-messages", b"%d" % job.trimmed))
-        if job.cold:
-            cold = ", ".join(job.cold)[:_LONGEST_LIST]
-            headers.append((b"x-tollway-not-loaded", cold.encode("ascii", "backslashreplace")))
-        has_limits = job.requests is not None or job.tokens is not None
-        if has_limits:
-            headers += rate_headers(job.requests, job.tokens)
-        tried = job.last
-        if tried is None or not chosen:
-            return headers
-        headers += tried.target.reply_headers
-        if tried.dropped:
-            told = ", ".join(dict.fromkeys(tried.dropped))[:_LONGEST_LIST]
-            # A client's own names may have anything in them, line ends too.
-            listed = told.encode("unicode_escape")[:_LONGEST_LIST]
-            headers.append((b"x-tollway-dropped-params", listed))
-        if job.clamp is not None:
-            headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
-        if tried.settlement is not None:
-            cost = job.shared.cost_nanousd
-            headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
-        for name, value in tried.answer_headers.items():
-            if has_limits and name.startswith("x-ratelimit-"):
-                name = f"x-tollway-upstream-{name.removeprefix('x-')}"
-                headers.append((name.encode(), value.encode("latin-1", "replace")))
-            elif name.startswith(_PASSED_ON):
-                headers.append((name.encode(), value.encode("latin-1", "replace")))
-            elif name == "x-request-id":
-                headers.append(
-                    (b"x-tollway-upstream-request-id", value.encode("latin-1", "replace"))
-                )
-        return headers
+        return reply_headers(job, overhead_s, chosen=chosen)
 
     def _write_log(self, job: Job) -> None:
         tried = job.last
@@ -745,21 +692,6 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
         context_length=target.asked_context,
         fresh=fresh,
     )
-
-
-def media_headers(headers: Mapping[str, str]) -> tuple[bytes, HeaderList]:
-    """The content type of sound, and its length if that is told.
-
-    Raises `MalformedAnswer` for anything else: an error page, most likely.
-    """
-    kind = headers.get("content-type", "application/octet-stream").lower()
-    if not kind.startswith(_SOUND) or not kind.isascii():
-        raise MalformedAnswer(
-            f"the provider answered with {kind[:100]!r} where sound was asked for"
-        )
-    length = headers.get("content-length", "")
-    is_told = length.isdecimal() and "content-encoding" not in headers
-    return kind.encode(), [(b"content-length", length.encode())] if is_told else []
 
 
 def _is_cut(exchange: Exchange) -> bool:
