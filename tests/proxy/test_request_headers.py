@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy import attempts, attribution, engine, wishes
+from proxy import attempts, attribution, deadlines, engine, priorities, wishes
 from proxy.errors import InvalidRequest
 from proxy.request_headers import KNOWN, check
 from proxy.swaps import conversations
@@ -20,7 +20,9 @@ def test_those_that_are_known_are_those_that_are_read() -> None:
         attribution.TAGS_HEADER,
         attribution.USER_HEADER,
         conversations.CONVERSATION_HEADER,
+        deadlines.HEADER,
         engine.DROP_HEADER,
+        priorities.PRIORITY_HEADER,
         wishes.WEIGHTS_HEADER,
         *wishes.LIMITS,
     } == KNOWN
