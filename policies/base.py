@@ -239,6 +239,8 @@ class Route:
     rejections: tuple[Rejection, ...] = ()
     strategy: Strategy | None = None
     """How they are asked; None: one after the other, until one answers."""
+    spare: frozenset[str] = frozenset()
+    """Of the targets, those that no strategy is for: they stand in where it finds no answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

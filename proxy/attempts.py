@@ -39,6 +39,7 @@ from proxy.ledger.protocol import Usage as LedgerUsage
 from proxy.metering import Meter
 from proxy.priorities import Priorities
 from proxy.refusals import ledger_down, refused_money
+from proxy.request_headers import is_on
 from proxy.routing import Decision
 from proxy.swaps.core import Swap
 from proxy.targets import Target, TargetTable
@@ -74,6 +75,8 @@ class Shared:
     Only an attempt with the number 1 is held against the caller's limits of rates.
     """
     is_let_in: bool = False
+    tried: set[str] = field(default_factory=set)
+    """The targets that were asked beside others."""
     _numbers: int = 0
 
     def count(self) -> int:
@@ -624,7 +627,7 @@ class MoneyRefused(Exception):
 
 def _affordable(job: Job, target: Target, refused: Refused) -> int | None:
     """The maximum to try again with, where the caller wants that and it helps."""
-    wants = job.caller.clamp or job.exchange.header(CLAMP_HEADER) == "true"
+    wants = job.caller.clamp or is_on(job.exchange.headers, CLAMP_HEADER)
     if not wants or refused.reason != "budget" or refused.budget is None:
         return None
     return costs.affordable_maximum(job.request, target, refused.budget.left_nanousd, job.uncounted)

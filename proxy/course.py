@@ -59,12 +59,14 @@ class Course:
         is_out: Callable[[str, int | None], bool],
         client_retries: bool,
         may_retry: bool = True,
+        tried: set[str] | None = None,
     ) -> None:
         """`draw` is a random share; `is_failing` tells of a target whose last attempt failed, and
         `is_out` of one that is left out while there is another, or of a key by its number.
 
         `client_retries` that this request is a retry of the client's already. Unless it
-        `may_retry`, a target is not asked twice.
+        `may_retry`, a target is not asked twice. `tried` are the targets of all attempts of the
+        request that are made at the same time.
         """
         self._left = list(choices)
         self._fallbacks = fallbacks
@@ -78,7 +80,7 @@ class Course:
         self._client_retries = client_retries
         self._may_retry = may_retry
         self._again: Step | None = None
-        self._tried: set[str] = set()
+        self._tried = set() if tried is None else tried
         self._asked: set[str] = set()
         """The providers that were."""
         self._failing: set[str] = set()
@@ -99,6 +101,8 @@ class Course:
             choice = self._left.pop(self._first_place())
             if self._left and self._is_out(choice.target, None):
                 continue  # since it was decided
+            if self._asked and choice.target in self._tried:
+                continue  # another attempt beside this one has gone there
             target = self._target_of(choice.target)
             account = self._accounts[target.provider]
             if self._would_burden(target) and not self._may_burden(account):

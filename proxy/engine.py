@@ -56,6 +56,7 @@ from proxy.priorities import Priorities
 from proxy.refusals import cap_reason, denied
 from proxy.relay import ClaimingReply, Reply, StreamReply, relay
 from proxy.reply_headers import media_headers, reply_headers
+from proxy.request_headers import is_on
 from proxy.request_recorder import RequestRecorder
 from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
@@ -136,6 +137,7 @@ class Engine:
             Asking(
                 try_each=self._try_each,
                 take_whole=self._take_whole,
+                outvoted=ledger.outvote,
                 identity=self._identity,
                 headers=self._headers,
             ),
@@ -392,6 +394,7 @@ class Engine:
             is_out=self._circuits.is_open,
             client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
             may_retry=job.claim is None,  # beside others the next one is better
+            tried=None if job.claim is None else job.shared.tried,
         )
 
     def _is_failing(self, target: Target) -> bool:
@@ -659,7 +662,7 @@ def _last_word(
 def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Call]:
     """What an attempt asks its provider for."""
     target = tried.target
-    drops = target.drop_params or job.exchange.header(DROP_HEADER) == "true"
+    drops = target.drop_params or is_on(job.exchange.headers, DROP_HEADER)
     drops = drops and not job.keeps_parameters
     sent = job.request.upstream(
         Upstream(

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-from policies.base import Candidate, Denial, Prompt
+from policies.base import Candidate, Denial, Prompt, Route
 from policies.registry import BUILT_IN
+from policies.strategies import Hedge
 from proxy import pricing
 from proxy.asked import Asked
 from proxy.circuits import Circuits
@@ -34,12 +35,15 @@ Why = Literal[
     "prompt not kept",  # and a policy of the operator's own reads prompts
     "no answer then",  # as far as the ledger still knows
     "refused now",  # no target would take it
+    "asked otherwise",  # an ensemble did or would: how many attempts it had made, nobody knows
     "no price",  # of the target it would go to, or none by tokens
 ]
 """Why a request counts in no comparison of costs."""
 
 MOST_CHANGES = 1_000
 """Of the decisions that changed, so many are listed; all are counted."""
+
+_ENSEMBLES = frozenset({"race", "cascade", "consensus"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,9 @@ class Replay:
         if answer is None:
             report.left_out["no answer then"] += 1
             return
+        if self._is_asked_otherwise(asked, decision.outcome, has_changed=has_changed):
+            report.left_out["asked otherwise"] += 1
+            return
         # The same route would have ended as it did; how another would have, nobody knows.
         target = choice.target if has_changed else answer.attempt.target
         cost = self._cost(target, answer, has_changed=has_changed)
@@ -240,6 +247,17 @@ class Replay:
             if isinstance(unwished.outcome, Denial):
                 return decide(found, wishes=wishes)
         return decision
+
+    def _is_asked_otherwise(self, asked: Asked, now: Route, *, has_changed: bool) -> bool:
+        """Whether the attempts of then tell nothing of how many there would be."""
+        served = self._served.models.get(asked.model)
+        then = None
+        if served is not None and served.policy.name == asked.policy:
+            then = served.strategy
+        elif asked.policy in _ENSEMBLES:
+            return True
+        then, would = (None if isinstance(s, Hedge) else s for s in (then, now.strategy))
+        return then != would or (would is not None and has_changed)
 
     def _cost(self, target: str, answer: Answer, *, has_changed: bool) -> int | None:
         """What a request would cost at a target; None where no price says."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from proxy.errors import InvalidRequest
+from proxy.fair_queue import RANKS
 
 PREFIX = b"x-tollway-"
 
@@ -23,15 +24,35 @@ KNOWN = frozenset(
     }
 )
 
+_SWITCH = (b"true", b"false")
+_ONE_OF: Mapping[bytes, tuple[bytes, ...]] = {
+    b"x-tollway-clamp": _SWITCH,
+    b"x-tollway-drop-params": _SWITCH,
+    b"x-tollway-priority": tuple(name.encode() for name in RANKS),
+}
 _LONGEST_QUOTE = 100
 
 
-def check(headers: Iterable[bytes]) -> None:
-    """Raise `InvalidRequest` for one that nothing reads: a misspelt limit would be none."""
-    for header in headers:
-        if header.startswith(PREFIX) and header not in KNOWN:
-            name = header.decode("latin-1")[:_LONGEST_QUOTE]
+def check(headers: Mapping[bytes, bytes]) -> None:
+    """Raise `InvalidRequest` for one that nothing reads: a misspelt limit would be none.
+
+    Nor is anything else than is expected of those with a few values taken for one of them.
+    """
+    for header, value in headers.items():
+        if not header.startswith(PREFIX):
+            continue
+        name = header.decode("latin-1")[:_LONGEST_QUOTE]
+        if header not in KNOWN:
             known = ", ".join(sorted(each.decode() for each in KNOWN))
             raise InvalidRequest(
                 f"{name}: is no header that is known; there are {known}", param=name
             )
+        expected = _ONE_OF.get(header)
+        if expected is not None and value.strip().lower() not in expected:
+            words = b", ".join(expected).decode()
+            raise InvalidRequest(f"{name}: must be one of {words}", param=name)
+
+
+def is_on(headers: Mapping[bytes, bytes], name: bytes) -> bool:
+    """Whether a header that may be true or false is true."""
+    return headers.get(name, b"").strip().lower() == b"true"

@@ -424,6 +424,7 @@ def or_else(decision: Decision, other: Decision) -> Decision:
         then if isinstance(first, Denial) else first,
         choices=(*added, *choices) if comes_first else (*choices, *added),
         rejections=first.rejections,
+        spare=then.spare if isinstance(first, Denial) else first.spare | {c.target for c in added},
     )
     others = {choice.target: other.model for choice in added} if other.model else {}
     candidates = (c for c in other.candidates if c.name not in known)

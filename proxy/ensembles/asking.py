@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +31,12 @@ class TakeWhole(Protocol):
     def __call__(self, job: Job, tried: Tried, sent: Sent, body: bytes) -> Whole: ...  # noqa: D102
 
 
+class Outvoted(Protocol):
+    """Says that another answer was taken than those of these attempts; never waits."""
+
+    def __call__(self, attempts: Iterable[int]) -> None: ...  # noqa: D102
+
+
 class Identify(Protocol):
     """What an answer is called where its provider does not say."""
 
@@ -48,5 +55,6 @@ class Asking:
 
     try_each: TryEach
     take_whole: TakeWhole
+    outvoted: Outvoted
     identity: Identify
     headers: Headers

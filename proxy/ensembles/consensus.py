@@ -41,7 +41,10 @@ async def agree(asking: Asking, job: Job, choices: Sequence[Choice], consensus: 
         return await ask(asking, job, others)
     if not kept:
         branches.raise_failure()
-    return kept[await _chosen(asking, job, kept, consensus)]
+    taken = kept[await _chosen(asking, job, kept, consensus)]
+    if len(kept) > 1:
+        asking.outvoted(each.tried.id for each in kept if each is not taken)
+    return taken
 
 
 async def _chosen(asking: Asking, job: Job, kept: Sequence[Kept], consensus: Consensus) -> int:

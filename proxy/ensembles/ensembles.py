@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import groupby
 from typing import assert_never
 
 from policies.base import Route
@@ -11,9 +13,11 @@ from proxy.ensembles.asking import Asking, Respond
 from proxy.ensembles.cascade import climb
 from proxy.ensembles.checking import Checking
 from proxy.ensembles.consensus import agree
+from proxy.ensembles.failures import ends_all, last_word
 from proxy.ensembles.hedging import Hedging
 from proxy.ensembles.race import Pace, race
 from proxy.ensembles.whole import deliver
+from proxy.errors import ApiError
 from proxy.figures import Figures
 from proxy.relay import StreamReply
 
@@ -41,6 +45,30 @@ class Ensembles:
 
         Raises `ApiError`. When it returns or raises, every attempt is settled.
         """
+        failures: list[ApiError] = []
+        for is_spare, group in groupby(route.choices, lambda each: each.target in route.spare):
+            part = replace(route, choices=tuple(group))
+            try:
+                if is_spare:
+                    job.is_weighed = False
+                    await self._asking.try_each(job, part, respond)
+                else:
+                    await self._ask(job, part, strategy, respond, reply)
+                return
+            except ApiError as error:
+                failures.append(error)
+                if _has_begun(job, reply) or ends_all(error, job.caller):
+                    break
+        raise last_word(failures)
+
+    async def _ask(
+        self,
+        job: Job,
+        route: Route,
+        strategy: Strategy,
+        respond: Respond,
+        reply: StreamReply | None,
+    ) -> None:
         asking, choices = self._asking, route.choices
         match strategy:
             case Race():
@@ -63,3 +91,8 @@ class Ensembles:
                 await deliver(asking, job, kept, reply)
             case _:
                 assert_never(strategy)
+
+
+def _has_begun(job: Job, reply: StreamReply | None) -> bool:
+    """Whether the client has some of an answer, so that no other can take its place."""
+    return job.exchange.started if reply is None else reply.has_payload

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proxy.ledger.protocol import MILLION, Metric, Quality
+from proxy.ledger.protocol import JUDGE, MILLION, Metric, Quality
 from proxy.ledger.reading import reading
 from proxy.ledger.store import to_json
 from proxy.pricing import Usage
@@ -41,6 +41,7 @@ class Done:
 
     request_id: str
     number: int
+    reason: str
     target: str
     outcome: str
     status: int
@@ -48,10 +49,14 @@ class Done:
     usage: Usage
     first_token_s: float | None
     total_s: float
+    is_outvoted: bool = False
+    """Whether another answer to the same request was taken."""
 
     @property
     def is_answer(self) -> bool:
-        """Whether the client got an answer, or as much of one as it waited for."""
+        """Whether the client got its answer, or as much of it as it waited for."""
+        if self.is_outvoted or self.reason == JUDGE:
+            return False
         return self.outcome in ("ok", "capped", "client_gone")
 
 
@@ -90,9 +95,9 @@ def worth_of_answers(path: Path, since: int) -> dict[str, tuple[str, float]]:
 
 
 _COLUMNS = (
-    "request_id, number, target, outcome, status, cost_nanousd, input_tokens, cached_tokens, "
-    "output_tokens, reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, first_token_us, "
-    "total_us"
+    "request_id, number, route_reason, target, outcome, status, cost_nanousd, input_tokens, "
+    "cached_tokens, output_tokens, reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, "
+    "first_token_us, total_us, attempt IN (SELECT attempt FROM outvoted)"
 )
 """The fields of `Done`."""
 
@@ -146,11 +151,13 @@ def _said(row: tuple[Any, ...]) -> Said:
 
 
 def _done(row: tuple[Any, ...]) -> Done:
-    request_id, number, target, outcome, status, cost, *rest = row
-    given, cached, output, reasoning, cache_write, cache_write_1h, first_token_us, total_us = rest
+    request_id, number, reason, target, outcome, status, cost, *rest = row
+    given, cached, output, reasoning, cache_write, cache_write_1h, *rest = rest
+    first_token_us, total_us, is_outvoted = rest
     return Done(
         request_id=request_id,
         number=number,
+        reason=reason,
         target=target,
         outcome=outcome,
         status=status,
@@ -165,4 +172,5 @@ def _done(row: tuple[Any, ...]) -> Done:
         ),
         first_token_s=None if first_token_us is None else first_token_us / 1e6,
         total_s=total_us / 1e6,
+        is_outvoted=bool(is_outvoted),
     )

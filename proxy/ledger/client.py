@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,7 @@ from proxy.ledger.protocol import (
     KeyChanged,
     KeyRecord,
     Op,
+    Outvote,
     Progress,
     Quality,
     Refused,
@@ -326,6 +327,13 @@ class LedgerClient:
         message = self._encoded(Settle(seq, settlement))
         self._unsettled[seq] = message
         self._send(message)
+
+    def outvote(self, attempts: Iterable[int]) -> None:
+        """Say that another answer was taken than those of these attempts. Never waits.
+
+        Lost where the ledger is not there: then feedback may be taken for one of them.
+        """
+        self._send(self._encoded(Outvote(tuple(attempts))))
 
     def set_floor(self, attempt: int, floor_nanousd: int) -> None:
         """Say what an open attempt has cost at least; sent with the next heartbeat."""

@@ -53,6 +53,7 @@ from proxy.ledger.protocol import (
     MoveSwap,
     Op,
     OpenSwap,
+    Outvote,
     Progress,
     Prune,
     Quality,
@@ -152,6 +153,7 @@ class Ledger:
             MoveSwap: _answering_faults(self._move_swap),
             BeginConversations: self._begin_conversations,
             AdvanceSwaps: self._advance_swaps,
+            Outvote: self._outvote,
             GiveFeedback: _answering_faults(self._give_feedback),
             CloseSession: self._close_session,
             ReleaseExpired: self._release_expired,
@@ -703,6 +705,11 @@ class Ledger:
 
     # --- feedback -------------------------------------------------------------------------------
 
+    def _outvote(self, op: Outvote) -> None:
+        self._flush()  # they may be of this very batch
+        self._store.begin()
+        self._store.add_outvoted(op.attempts)
+
     def _give_feedback(self, op: GiveFeedback) -> Done:
         self._flush()  # its attempt may be of this very batch
         return self._feedback.give(op, self._now)
@@ -860,7 +867,7 @@ def _answering_faults(apply: Callable[[Any], Reply]) -> Callable[[Any], Reply]:
 
 
 def _unavailable(op: Step, error: sqlite3.Error) -> Failed | None:
-    if isinstance(op, Progress | BeginConversations):
+    if isinstance(op, Progress | BeginConversations | Outvote):
         return None
     seq = 0 if isinstance(op, Hello | CloseSession | ReleaseExpired | AdvanceSwaps) else op.seq
     return Failed(seq, "unavailable", f"the ledger could not write: {error}")

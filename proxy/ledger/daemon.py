@@ -34,6 +34,7 @@ from proxy.ledger.protocol import (
     Hello,
     KeyChanged,
     Op,
+    Outvote,
     Progress,
     Refused,
     Reply,
@@ -262,7 +263,7 @@ class _Daemon:
         if isinstance(ops[0], Hello) and ops[0].session:
             self._take_over(ops[0].session)
         self._batch.append(_Frame(ops, connection))
-        self._schedule(is_urgent=any(type(op) not in (Settle, Progress) for op in ops))
+        self._schedule(is_urgent=any(type(op) not in (Settle, Progress, Outvote) for op in ops))
 
     def _take_over(self, session: int) -> None:
         """A worker is back: what it sent on an older connection and we have not read is void.

@@ -478,6 +478,15 @@ class BeginConversations(msgspec.Struct, frozen=True, array_like=True, tag=32):
     conversations: tuple[Count, ...]
 
 
+class Outvote(msgspec.Struct, frozen=True, array_like=True, tag=41):
+    """These attempts were answered, but another answer to their request was taken.
+
+    Not acknowledged.
+    """
+
+    attempts: tuple[Count, ...]
+
+
 class GiveFeedback(msgspec.Struct, frozen=True, array_like=True, tag=40):
     """Say what an answer to a request of that key was worth; the last word of a metric counts.
 
@@ -513,7 +522,7 @@ AdminOp = (
 )
 """What is asked and answered once, by an `AdminReply` or `Failed`."""
 
-Op = Hello | Reserve | Extend | Settle | Progress | BeginConversations | AdminOp
+Op = Hello | Reserve | Extend | Settle | Progress | BeginConversations | Outvote | AdminOp
 
 
 # --- from the ledger ---------------------------------------------------------------------------

@@ -459,3 +459,16 @@ def feedback(db: Database) -> None:
         """
     )
     db.execute("PRAGMA user_version = 5")
+
+
+@migrations(name="0006_outvoted")
+def outvoted(db: Database) -> None:
+    """Attempts that were answered, while another answer to the same request was taken."""
+    db.executescript(
+        """
+        CREATE TABLE outvoted (
+            attempt INTEGER PRIMARY KEY REFERENCES attempts (id)
+        ) STRICT;
+        """
+    )
+    db.execute("PRAGMA user_version = 6")

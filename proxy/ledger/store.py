@@ -26,7 +26,7 @@ from proxy.ledger.protocol import ATTEMPT_BITS, JUDGE, Settlement, Usage
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 APPLICATION_ID = 0x746F6C6C  # "toll"
 
 # Nothing else writes the file; a stranger's lock must not block the loop for long.
@@ -217,6 +217,7 @@ _ANSWER = (
     "LEFT JOIN settlements AS s ON s.attempt = a.id "
     "WHERE a.request_id = ? AND a.key_id = ? AND a.route_reason <> ? "
     "AND coalesce(s.outcome, 'ok') IN ('ok', 'capped', 'client_gone', 'orphan') "
+    "AND a.id NOT IN (SELECT attempt FROM outvoted) "
     "ORDER BY EXISTS (SELECT 1 FROM feedback AS f WHERE f.attempt = a.id) DESC, "
     "s.outcome = 'ok' DESC, a.number DESC LIMIT 1"
 )
@@ -529,6 +530,13 @@ class Store:
         row = self._db.execute(_ANSWER, (request_id, key_id, JUDGE)).fetchone()
         return AnswerRow._make(row) if row is not None else None
 
+    def add_outvoted(self, attempts: Iterable[int]) -> None:
+        """Remember of attempts on record that another answer was taken than theirs."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO outvoted SELECT id FROM attempts WHERE id = ?",
+            [(attempt,) for attempt in attempts],
+        )
+
     def feedback(self, attempt: int) -> dict[str, int]:
         """What was said of an answer: by metric what it is worth, in millionths."""
         rows = self._db.execute(
@@ -594,6 +602,7 @@ class Store:
                 "spent = spent + excluded.spent, overrun = overrun + excluded.overrun",
                 (row.cost, row.overrun, row.legs),
             )
+        self._db.executemany("DELETE FROM outvoted WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM feedback WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM corrections WHERE attempt = ?", numbers)
         self._db.executemany("DELETE FROM settlements WHERE attempt = ?", numbers)

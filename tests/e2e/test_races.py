@@ -421,3 +421,33 @@ def test_a_race_that_outlasts_a_drain_ends_in_one_error_event(
         assert text.count('"error"') == 1 and "[DONE]" not in text
         outcomes = {row["outcome"] for row in tollway.rows(1)}
         assert outcomes <= {"client_gone", "cancelled", "not_dispatched"}
+
+
+def test_two_that_fail_do_not_both_go_to_the_same_fallback(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.scripts["a"] = upstream.scripts["b"] = fail
+    config = provider(upstream.base_url, *MODELS)
+    config["models"] = {
+        "pair": {
+            "targets": ["up/a", "up/b"],
+            "policy": "race",
+            "fallbacks": {"overloaded": ["up/c"]},
+        }
+    }
+    with serving(tmp_path, config) as tollway:
+        assert tollway.chat("pair").headers["x-tollway-model"] == "up/c"
+        assert sorted(row["target"] for row in tollway.rows()) == ["up/a", "up/b", "up/c"]
+
+
+def test_the_models_of_a_request_do_not_race(upstream: Upstream, racing: Tollway) -> None:
+    """They are tried where none of the model's own targets answers."""
+    reply = racing.chat("one", models=["up/b", "up/c"])
+    rows = rows_of(racing, reply.headers["x-tollway-request-id"], 1)
+    assert rows[0]["target"] == "up/a"
+    upstream.scripts["a"] = upstream.scripts["b"] = fail
+    for streams in (False, True):
+        reply = racing.chat("one", models=["up/b", "up/c"], stream=streams)
+        rows = rows_of(racing, reply.headers["x-tollway-request-id"], 3)
+        assert [row["target"] for row in rows] == ["up/a", "up/b", "up/c"]
+        assert rows[-1]["outcome"] == "ok"

@@ -251,6 +251,23 @@ def test_other_dialects_are_answered_in_their_own(upstream: Upstream, weighing: 
 # --- consensuses ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["regex", "vote"])
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+def test_the_models_of_a_request_only_stand_in(
+    upstream: Upstream, weighing: Tollway, name: str, streams: bool
+) -> None:
+    """No answer is checked or voted on for their sake."""
+    for model in ("cheap", "middle", "dear"):
+        upstream.scripts[model] = says(f"No number by {model}")
+    weighing.chat(name, models=["up/judge"])
+    assert "judge" not in asked(upstream)
+    for model in ("cheap", "middle", "dear"):
+        upstream.scripts[model] = fail
+    reply = weighing.chat(name, models=["up/judge"], stream=streams)
+    assert (reply.status_code, reply.headers["x-tollway-model"]) == (200, "up/judge")
+    assert asked(upstream)[-1] == "judge"
+
+
 def test_the_majority_wins_after_normalisation(upstream: Upstream, weighing: Tollway) -> None:
     upstream.scripts.update(cheap=says("Five"), middle=says("**Four.**"), dear=says("four"))
     reply = weighing.chat("vote")
@@ -429,3 +446,19 @@ def test_a_judge_sees_nothing_that_it_may_not(upstream: Upstream, weighing: Toll
         assert [each["target"] for each in dry["rejections"]] == ["up/judge"]
         assert text_of(weighing.post("/v1/chat/completions", {"model": model, **body})) == taken
     assert "judge" not in asked(upstream)
+
+
+def test_feedback_is_of_the_answer_that_was_taken(upstream: Upstream, weighing: Tollway) -> None:
+    upstream.scripts.update(cheap=says("No"), middle=says("Yes"), dear=says("No"))
+    upstream.scripts["judge"] = says("2")
+    for name, target in (("vote", "up/cheap"), ("picked", "up/middle")):
+        reply = weighing.chat(name)
+        assert reply.headers["x-tollway-model"] == target
+        request_id = reply.headers["x-request-id"]
+        body = {"request_id": request_id, "metric": "thumbs", "value": True}
+        assert weighing.post("/v1/feedback", body).status_code == 200
+        found = weighing.query(
+            "SELECT a.target FROM feedback AS f JOIN attempts AS a ON a.id = f.attempt "
+            f"WHERE f.request_id = '{request_id}'"
+        )
+        assert found == [{"target": target}]

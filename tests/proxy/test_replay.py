@@ -184,6 +184,7 @@ def _done(target: str, cost: int = 1000, number: int = 1, **more: Any) -> Done:
     fields: dict[str, Any] = {
         "request_id": "req_1",
         "number": number,
+        "reason": "",
         "target": target,
         "outcome": "ok",
         "status": 200,
@@ -228,6 +229,37 @@ def test_another_policy_moves_requests_and_money(
     assert json.loads(json.dumps(shown))["now"]["targets"] == {
         "up/a": {"requests": 1, "cost_usd": 0.016}
     }
+
+
+def test_who_judges_an_answer_does_not_give_it(table: CurrentTable, router: Router) -> None:
+    _, question, _ = _recorded(router, "ordered", "Hello", Wishes(), None)
+    judgement = _done("up/c", cost=30, number=2, reason="judge")
+    again = _replay(table, answers_of([_done("up/b", cost=1000), judgement]))
+    again.add(question, None)
+    assert dict(again.report.then.requests) == {"up/b": 1}
+    assert again.report.then.total_nanousd == 1030
+
+
+@pytest.mark.parametrize("policy", ["race", "cascade", "consensus"])
+def test_what_an_ensemble_costs_is_not_told_by_one_attempt(
+    load: Load, table: CurrentTable, router: Router, policy: str
+) -> None:
+    """Nor what one attempt costs by an ensemble's; the same one again costs what it did."""
+    model = {"targets": ["up/b", "up/c"], "policy": policy}
+    several = load({**CONFIG, "models": {**MODELS, "ordered": model}})
+    answers = answers_of([_done("up/b"), _done("up/c", number=2)])
+    _, alone, _ = _recorded(router, "ordered", "Hello", Wishes(), None)
+    together = msgspec.structs.replace(alone, policy=policy)
+    for question, served, draft in [(alone, table, several), (together, several, table)]:
+        again = _replay(served, answers, draft=draft)
+        again.add(question, None)
+        assert dict(again.report.left_out) == {"asked otherwise": 1}
+    reloaded = _replay(table, answers)  # it serves otherwise by now
+    reloaded.add(together, None)
+    assert dict(reloaded.report.left_out) == {"asked otherwise": 1}
+    same = _replay(several, answers, draft=several)
+    same.add(together, None)
+    assert same.report.now.total_nanousd == same.report.then.total_nanousd == 2000
 
 
 def test_a_price_that_changed_is_in_what_it_would_cost(
@@ -291,7 +323,7 @@ def test_a_tier_that_a_budget_had_reached_is_asked_again(
     load: Load, table: CurrentTable, router: Router
 ) -> None:
     model = {"targets": ["up/a"], "downgrade": [{"at_percent": 80, "targets": ["up/d"]}]}
-    draft = load({**CONFIG, "models": {"ordered": model}})
+    draft = load({**CONFIG, "models": {**MODELS, "ordered": model}})
     _, question, _ = _recorded(router, "ordered", "Hello", Wishes(), None)
     answers = {"req_1": Answer(_done("up/b"), 1000)}
     for tier, expected in (("", "up/a"), ("50%", "up/a"), ("80%", "up/d"), ("90%", "up/d")):
@@ -303,7 +335,7 @@ def test_a_tier_that_a_budget_had_reached_is_asked_again(
 def test_names_that_the_client_wished_for_stand_behind(
     load: Load, table: CurrentTable, router: Router
 ) -> None:
-    draft = load({**CONFIG, "models": {"ordered": {"targets": ["tier:local"]}}})
+    draft = load({**CONFIG, "models": {**MODELS, "ordered": {"targets": ["tier:local"]}}})
     wish = Wishes(models=("up/c", "nobody/knows"))
     _, question, _ = _recorded(router, "ordered", "Hello", wish, None)
     again = _replay(table, {"req_1": Answer(_done("up/b"), 1000)}, draft=draft)
@@ -329,7 +361,8 @@ def test_what_targets_have_shown_takes_the_place_of_what_is_declared(table: Curr
 def test_a_wish_that_the_draft_does_not_heed_is_refused(
     load: Load, table: CurrentTable, router: Router
 ) -> None:
-    draft = load({**CONFIG, "models": {"weighted": {"targets": ["up/*"]}}})
+    models = {"weighted": {"targets": ["up/*"]}}
+    draft = load({**CONFIG, "models": models, "rules": CONFIG["rules"][:2]})
     wish = Wishes(weights=Weights(cost=1))
     _, question, _ = _recorded(router, "weighted", "Hello", wish, None)
     again = _replay(table, draft=draft)

@@ -34,7 +34,22 @@ def test_each_is_documented() -> None:
 
 
 def test_another_one_is_refused_by_its_name() -> None:
-    check([*KNOWN, b"x-request-id", b"user-agent", b"tollway-x"])
+    check(dict.fromkeys([b"x-tollway-user", b"x-request-id", b"user-agent", b"tollway-x"], b"?"))
     with pytest.raises(InvalidRequest, match="x-tollway-max-cost: is no header") as caught:
-        check([b"x-tollway-user", b"x-tollway-max-cost"])
+        check({b"x-tollway-user": b"me", b"x-tollway-max-cost": b"1"})
     assert caught.value.param == "x-tollway-max-cost"
+
+
+@pytest.mark.parametrize(
+    ("header", "good", "bad"),
+    [
+        (attempts.CLAMP_HEADER, b"True", b"1"),
+        (engine.DROP_HEADER, b"false", b"yes"),
+        (priorities.PRIORITY_HEADER, b"low", b"urgent"),
+    ],
+)
+def test_a_value_that_would_be_ignored_is_refused(header: bytes, good: bytes, bad: bytes) -> None:
+    check({header: good})
+    with pytest.raises(InvalidRequest, match="must be one of") as caught:
+        check({header: bad})
+    assert caught.value.param == header.decode()

@@ -23,6 +23,7 @@ from proxy.ledger.protocol import (
     GiveFeedback,
     Hello,
     Metric,
+    Outvote,
     Prune,
     Quality,
     Reserve,
@@ -118,9 +119,10 @@ def test_a_ledger_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
     books.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript(
-            "DROP TABLE feedback; DROP TABLE quality; DROP INDEX attempts_of_requests;"
+            "DROP TABLE outvoted; DROP TABLE feedback; DROP TABLE quality;"
+            "DROP INDEX attempts_of_requests;"
             "ALTER TABLE attempts DROP COLUMN task; PRAGMA user_version = 4;"
-            "DELETE FROM _sqlite_migrations WHERE name = '0005_feedback';"
+            "DELETE FROM _sqlite_migrations WHERE name >= '0005_feedback';"
         )
     books = Books(path)
     books.reserve(1)
@@ -137,6 +139,23 @@ def test_a_request_is_found_by_an_index(books: Books, wanted: str) -> None:
         ).fetchall()
     assert "attempts_of_requests" in str(plan)
     assert "SCAN a" not in str(plan)
+
+
+def test_who_was_outvoted_is_neither_judged_nor_the_answer(books: Books) -> None:
+    for place, target in enumerate(("a/m", "b/m", "c/m"), 1):
+        made = an_attempt(books.number(place), request_id="req_1", target=target, first=place == 1)
+        books.do(Reserve(place, made))
+        books.settle(place)
+    assert books.do(Outvote((books.number(1), books.number(3), books.number(99)))) is None
+    assert _give(books, "req_1", 0) == Done(7, 1)
+    assert [said.target for said in answers.last_feedback(books.path, 10)] == ["b/m"]
+    found = answers.done_for(books.path, ["req_1"])
+    assert [done.target for done in found if done.is_answer] == ["b/m"]
+    books.restart()
+    assert _give(books, "req_1", 1, metric="score") == Done(7, 1)
+    assert [quality.target for quality in _welcome(books)] == ["b/m"]
+    books.now = NOON + 40 * DAY_S
+    assert books.do(Prune(9, int(books.now) - 2 * DAY_S)) == Done(9, 3)
 
 
 def test_what_became_of_requests_is_read_with_all_their_attempts(books: Books) -> None:
