@@ -26,6 +26,7 @@ from proxy.config import FIXED, Config, Server
 from proxy.count_tokens import CountTokens
 from proxy.data_folder import DataFolder
 from proxy.engine import Engine
+from proxy.ensembles.ensembles import Lasting
 from proxy.entries import Entries
 from proxy.explain import Explain
 from proxy.feedback import FeedbackApi
@@ -109,6 +110,7 @@ class Parts:
     baselines: Baselines
     circuits: Circuits
     gates: Gates
+    ensembles: Lasting
     recorder: RequestRecorder
     metrics: Metrics
     log: RequestLog
@@ -143,6 +145,7 @@ def make_serving(
         clock=parts.clock,
         first_payload_s=settings.first_payload_s,
         hear_out_s=settings.hear_out_s,
+        lasting=parts.ensembles,
         recorder=parts.recorder if plan.config.logging.requests else None,
     )
     app = build_app(plan, parts, accounts.by_provider, engine, store)

@@ -246,7 +246,8 @@ class Attempts:
         try:
             if self._gates.are_there:
                 priority = self._priorities.of(job.caller, job.exchange)
-                place = await self._gates.enter(target, job.caller.key_id, priority)
+                left_s = job.due.left_s()
+                place = await self._gates.enter(target, job.caller.key_id, priority, left_s)
             tried = await self._let_in(job, target, reason, trial)
         except BaseException:
             trial.end("nothing")

@@ -114,15 +114,23 @@ class Circuits:
         """Whether there is nothing to leave out."""
         return not self.troubled and not self._silent
 
-    def follow(self, rules: Rules, keys: Mapping[str, Sequence[int]]) -> None:
+    def follow(
+        self,
+        rules: Rules,
+        keys: Mapping[str, Sequence[int]],
+        stays: Callable[[str], bool] = lambda target: True,
+    ) -> None:
         """Go by other figures; `keys` are the numbers of those of providers that have several.
 
-        Nobody is known to be silent any more.
+        What is known of a target that does not stay what it was is forgotten.
         """
         self._rules, self._keys = rules, keys
-        for circuit in self._kept.values():
+        for circuit in list(self._kept.values()):
             circuit.follow(rules)
-        self._silent.clear()
+            if not (circuit.is_calm or stays(circuit.name[0])):
+                circuit.forget()
+                del self._kept[circuit.name]
+                self.troubled.pop(circuit.name, None)
 
     def begin(self, target: str, key: int = 0) -> Trial:
         """An attempt is about to be made; its `end` must follow.
@@ -255,6 +263,18 @@ class _Circuit:
         if rules.window_s != self._rules.window_s:
             self._counts = _Counts(rules.window_s)
         self._rules = rules
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether there is hardly anything to forget."""
+        return not (self.failures or self.times or self.rests_until)
+
+    def forget(self) -> None:
+        """Be as it was at first: what was begun before says nothing of it."""
+        self.era += 1
+        self.rests_until = 0.0
+        if self.is_out:
+            self.come_in()
 
     def answered(self) -> None:
         """An attempt went well."""

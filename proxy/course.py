@@ -124,7 +124,7 @@ class Course:
         provider = step.target.provider
         keys = self._accounts[provider].keys
         if keys.failed(step.key, error):
-            another = keys.after(step.key)
+            another = keys.after(step.key, partial(self._is_out, step.target.name))
             if another is not None:
                 self._again = replace(step, key=another, fresh=False, is_retry=False)
                 return
@@ -168,7 +168,7 @@ class Course:
             return None
         if not self._may_burden(account):
             return None
-        key = account.keys.take()
+        key = account.keys.take(partial(self._is_out, step.target.name))
         return replace(step, key=key, fresh=False, is_retry=True, delay_s=wait_s)
 
     def _would_burden(self, target: Target) -> bool:

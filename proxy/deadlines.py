@@ -58,6 +58,10 @@ class Due:
         if whole_at < self._whole_at:
             self._whole_at, self._whole_by = whole_at, by
 
+    def has_begun(self) -> None:
+        """The client has its first token, whoever goes on."""
+        self._first_at = math.inf
+
     def lift(self) -> None:
         """Nobody waits for the answer any more."""
         self._first_at = self._whole_at = math.inf
@@ -69,6 +73,10 @@ class Due:
     def left_s(self, *, has_first: bool = False) -> float:
         """How much time there is; at most 0 once it is up."""
         return self.at(has_first=has_first) - time.perf_counter()
+
+    def is_over(self, *, has_first: bool = False) -> bool:
+        """Whether time is up, for whoever slept until then."""
+        return self.left_s(has_first=has_first) <= _EARLY_S
 
     def error(self, *, has_first: bool = False) -> UpstreamTimeout:
         """What becomes of an attempt when the time of its request is up."""
@@ -228,7 +236,7 @@ class Limit:
             self._task.cancel()
 
     def _is_requests(self) -> bool:
-        return self._due.left_s(has_first=self._has_first) <= _EARLY_S
+        return self._due.is_over(has_first=self._has_first)
 
     def _error(self) -> UpstreamTimeout:
         if self._is_requests():

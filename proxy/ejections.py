@@ -42,13 +42,14 @@ class Ejections:
     def __call__(self, change: Change) -> None:
         """Take note of one. Never waits."""
         circuit = change.target, change.key
+        target = self._table().target(change.target)
         if not change.is_out:
             counted_as = self._out.pop(circuit, None)
             if counted_as is not None:
                 self._metrics.circuits_open.labels(counted_as).dec()
-                _log.warning("%s is tried again like any other", _named(change))
+                if target is not None:  # it may be gone
+                    _log.warning("%s is tried again like any other", _named(change))
             return
-        target = self._table().target(change.target)
         others = f"{change.target.partition('/')[0]}/*"
         metric_name = others if target is None else target.metric_name
         self._metrics.ejections.labels(metric_name).inc()

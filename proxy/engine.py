@@ -39,7 +39,7 @@ from proxy.course import RETRY_COUNT, Course, Step
 from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
 from proxy.ensembles.asking import Asking
-from proxy.ensembles.ensembles import Ensembles
+from proxy.ensembles.ensembles import Ensembles, Lasting
 from proxy.errors import (
     ApiError,
     LedgerDown,
@@ -98,7 +98,7 @@ class Considered:
 
 
 class Engine:
-    """Carries requests from the policy to the ledger. One per worker."""
+    """Carries requests from the policy to the ledger. One per worker and revision."""
 
     def __init__(
         self,
@@ -116,6 +116,7 @@ class Engine:
         clock: Clock,
         first_payload_s: float,
         hear_out_s: float,
+        lasting: Lasting,
         recorder: RequestRecorder | None = None,
     ) -> None:
         """`recorder` is what writes requests down, if they are to be."""
@@ -142,6 +143,7 @@ class Engine:
                 headers=self._headers,
             ),
             figures,
+            lasting,
         )
 
     @property
@@ -344,7 +346,7 @@ class Engine:
                 self._attempts.settle_last(job)
                 job.upstream_s += step.delay_s  # it is for the provider's sake
                 await asyncio.sleep(step.delay_s)
-            if job.due.left_s() <= 0:
+            if job.due.is_over():
                 raise from_upstream(job.due.error())
             target = step.target
             job.virtual_model = job.decision.model_of(target.name)
@@ -359,6 +361,8 @@ class Engine:
                     course.was_limited()
                 continue
             except Crowded as error:
+                if job.due.is_over():
+                    raise from_upstream(job.due.error()) from None
                 refusal = refusal or error.answer
                 course.was_limited()
                 continue
@@ -534,6 +538,7 @@ class Engine:
             raise broken.failure
         _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
         job.request, job.is_continued = request, True
+        job.due.has_begun()
         reply.resume()
         try:
             await self._try_each(job, rest, respond)

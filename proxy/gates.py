@@ -7,6 +7,7 @@ is another's by right, goes on to its next target, and is refused where there is
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 
 from proxy.clock import Clock
@@ -54,10 +55,15 @@ class Gates:
         self._gates: dict[str, _Gate] = {}
 
     def follow(self, settings: Mapping[str, Adaptive]) -> None:
-        """Go by other settings: where they changed, what was learned is forgotten."""
-        if settings != self._settings:
-            self._settings = settings
-            self._gates.clear()
+        """Go by other settings: where they changed, what was learned is forgotten.
+
+        Whoever is at a gate that is gone stays there until it leaves.
+        """
+        before, self._settings = self._settings, settings
+        for name in list(self._gates):
+            provider = name.partition("/")[0]
+            if settings.get(provider) != before.get(provider):
+                self._gates.pop(name).close()
 
     def limit_of(self, target: Target) -> int | None:
         """How many requests it may have now; None where there is no limit, or none was learned."""
@@ -69,10 +75,13 @@ class Gates:
         """Whether any target has one."""
         return bool(self._settings)
 
-    async def enter(self, target: Target, caller: str, priority: Priority) -> Place | None:
+    async def enter(
+        self, target: Target, caller: str, priority: Priority, left_s: float = math.inf
+    ) -> Place | None:
         """A place at the target, as soon as there is one; None where none is needed.
 
-        Raises `Crowded`. Whoever is cancelled has none, and waits for none.
+        Waits for `left_s` at most. Raises `Crowded`. Whoever is cancelled has none, and waits for
+        none.
         """
         settings = self._settings.get(target.provider)
         if settings is None:
@@ -82,7 +91,7 @@ class Gates:
         if gate is None:
             gate = _Gate(target.metric_name, settings, self._metrics, self._clock)
             self._gates[target.metric_name] = gate
-        await gate.enter(caller, priority)
+        await gate.enter(caller, priority, left_s)
         return Place(gate)
 
 
@@ -100,6 +109,7 @@ class _Gate:
         self._queue: FairQueue[asyncio.Future[bool]] = FairQueue(settings.queue)
         self._queued = metrics.queued.labels(name)
         self._waits = metrics.queue_seconds.labels(name)
+        self._is_closed = False
         self._shown_limit = metrics.concurrency_limit.labels(name)
         self._shown_limit.set(self.limit)
 
@@ -108,7 +118,7 @@ class _Gate:
         """How many requests the target may have."""
         return self._gradient.limit
 
-    async def enter(self, caller: str, priority: Priority) -> None:
+    async def enter(self, caller: str, priority: Priority, left_s: float) -> None:
         """Return with a place; raises `Crowded`."""
         if self._in_flight < self.limit and not self._queue:
             self._in_flight += 1
@@ -120,7 +130,7 @@ class _Gate:
         self._queued.inc()
         began_at = self._clock.monotonic()
         try:
-            await asyncio.wait([turn], timeout=self._queue_s)
+            await asyncio.wait([turn], timeout=min(self._queue_s, left_s))
         except asyncio.CancelledError:
             if turn.done() and turn.result():
                 self._go()
@@ -141,9 +151,14 @@ class _Gate:
             in_flight=self._in_flight,
             now=self._clock.monotonic(),
         )
-        if self.limit != before:
+        if self.limit != before and not self._is_closed:
             self._shown_limit.set(self.limit)
         self._go()
+
+    def close(self) -> None:
+        """Nobody comes any more; those who are here go on as they would have."""
+        self._is_closed = True
+        self._shown_limit.set(0)
 
     def _go(self) -> None:
         """A place is free: those whose turn it is have it, and as many more as there are."""

@@ -75,11 +75,15 @@ class ProviderKeys:
             return usable[0]
         return min(in_turn, key=lambda key: (key.is_refused, key.rests_until))
 
-    def after(self, key: Key) -> Key | None:
-        """Another key for a request whose first was not taken, if one is of use."""
+    def after(self, key: Key, is_out: Callable[[int], bool] = lambda number: False) -> Key | None:
+        """Another key for a request whose first was not taken, if one is of use.
+
+        One that is out comes last.
+        """
         now = self._clock.monotonic()
         others = (each for each in self._from(key.number) if each is not key)
-        return next((each for each in others if each.is_usable(now)), None)
+        usable = [each for each in others if each.is_usable(now)]
+        return min(usable, key=lambda each: is_out(each.number), default=None)
 
     def failed(self, key: Key, error: AdapterError) -> bool:
         """Heed what the provider said of a key; whether it was of the key at all."""

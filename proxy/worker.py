@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -19,6 +19,7 @@ from typing import NoReturn
 import uvicorn
 
 from proxy import revisions
+from proxy.accounts import Account
 from proxy.alerts import Alerts, Receiver
 from proxy.assembly import Parts, Plan, make_serving, make_store
 from proxy.baselines import Baselines
@@ -27,6 +28,7 @@ from proxy.clock import SystemClock
 from proxy.config import Alerts as AlertSettings
 from proxy.config import Server
 from proxy.ejections import Ejections
+from proxy.ensembles.ensembles import Lasting
 from proxy.figures import Figures
 from proxy.gates import Gates
 from proxy.guard.admission import Admission
@@ -125,6 +127,7 @@ async def _serve(
         baselines=Baselines(plan.config.alerts, figures),
         circuits=Circuits(plan.config.circuit, clock, ejections),
         gates=Gates({}, metrics, clock),
+        ensembles=Lasting(),
         recorder=RequestRecorder(
             RequestStore(plan.data.path), plan.config.logging, plan.secret, clock
         ),
@@ -198,6 +201,7 @@ async def _serve(
                 await ledger.drained()
         await ledger.aclose()
         await current.aclose()
+        await parts.ensembles.aclose()
         await parts.host.aclose()
         if alerts is not None:
             await alerts.aclose()
@@ -223,8 +227,9 @@ class _Revisions:
         self._server = server
         self._watching: asyncio.Task[NoReturn] | None = None
         self._measuring: asyncio.Task[NoReturn] | None = None
-        self._checks: HealthChecks | None = None
-        self._checking: asyncio.Task[None] | None = None
+        self._checks = HealthChecks(parts.circuits)
+        self._accounts: Mapping[str, Account] = {}
+        """Those of the revision that the circuits know."""
         self._tidying: tuple[ResponseStore, asyncio.Task[None]] | None = None
 
     async def apply(self, revision: Revision) -> None:
@@ -277,24 +282,29 @@ class _Revisions:
             for name, each in providers.items()
             if len(each.api_keys) > 1
         }
-        self._parts.circuits.follow(self._plan.config.circuit, keys)
-        if self._checking is not None:
-            self._checking.cancel()
-        accounts = self._current.serving.accounts.by_provider
+        table, accounts = self._current.table(), self._current.serving.accounts.by_provider
+        before, self._accounts = self._accounts, accounts
+
+        def stays(target: str) -> bool:
+            provider = target.partition("/")[0]
+            is_same = accounts.get(provider) is before.get(provider)
+            return is_same and table.target(target) is not None
+
+        self._parts.circuits.follow(self._plan.config.circuit, keys, stays)
         asked = {name: each.health for name, each in providers.items() if each.health}
         asked = {name: health for name, health in asked.items() if name in accounts}
-        self._checks = HealthChecks(asked, accounts, self._parts.circuits)
-        self._checking = asyncio.create_task(self._checks.run())
+        self._checks.follow(asked, accounts)
+        self._checks.look_at(self._current.serving.table.inventory)
 
     def _found(self, inventory: Inventory) -> None:
         self._current.find(inventory)
-        if self._checks is not None:
-            self._checks.look_at(inventory)
+        self._checks.look_at(inventory)
 
     def close(self) -> None:
         """Begin nothing more."""
+        self._checks.close()
         tidying = self._tidying and self._tidying[1]
-        for task in (self._watching, self._measuring, self._checking, tidying):
+        for task in (self._watching, self._measuring, tidying):
             if task is not None:
                 task.cancel()
 

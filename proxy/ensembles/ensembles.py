@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import assert_never
 
@@ -14,7 +14,7 @@ from proxy.ensembles.cascade import climb
 from proxy.ensembles.checking import Checking
 from proxy.ensembles.consensus import agree
 from proxy.ensembles.failures import ends_all, last_word
-from proxy.ensembles.hedging import Hedging
+from proxy.ensembles.hedging import Allowances, Hedging
 from proxy.ensembles.race import Pace, race
 from proxy.ensembles.whole import deliver
 from proxy.errors import ApiError
@@ -25,13 +25,25 @@ WEIGHED = frozenset({"chat", "messages", "responses"})
 """The endpoints whose answers can be checked and compared: chats, in any of their dialects."""
 
 
-class Ensembles:
-    """Carries strategies out. One per worker."""
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What ensembles keep while revisions of the configuration come and go. One per worker."""
 
-    def __init__(self, asking: Asking, figures: Figures) -> None:
+    checking: Checking = field(default_factory=Checking)
+    allowances: Allowances = field(default_factory=dict)
+
+    async def aclose(self) -> None:
+        """There are no requests any more."""
+        await self.checking.aclose()
+
+
+class Ensembles:
+    """Carries strategies out. One per worker and revision."""
+
+    def __init__(self, asking: Asking, figures: Figures, lasting: Lasting) -> None:
         self._asking = asking
-        self._checking = Checking()
-        self._hedging = Hedging(figures, asking.try_each)
+        self._checking = lasting.checking
+        self._hedging = Hedging(figures, asking.try_each, lasting.allowances)
 
     async def ask(
         self,

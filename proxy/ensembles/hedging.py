@@ -15,14 +15,18 @@ from proxy.ensembles.plan import most_nanousd
 from proxy.ensembles.race import Hedged, hedge
 from proxy.figures import Figures
 
+Allowances = dict[tuple[str, float], Allowance]
+"""By virtual model and its share."""
+
 
 class Hedging:
-    """Hedges requests, within the allowance of their virtual model. One per worker."""
+    """Hedges requests, within the allowance of their virtual model. One per worker and revision."""
 
-    def __init__(self, figures: Figures, try_each: TryEach) -> None:
+    def __init__(self, figures: Figures, try_each: TryEach, allowances: Allowances) -> None:
+        """`allowances` are added to."""
         self._figures = figures
         self._try_each = try_each
-        self._allowances: dict[tuple[str, float], Allowance] = {}
+        self._allowances = allowances
 
     async def ask(
         self, job: Job, choices: Sequence[Choice], strategy: Hedge, respond: Respond

@@ -19,17 +19,18 @@ class Admission:
     """At most `most` requests at the same time, and `queue` that wait, for `queue_s` at most."""
 
     def __init__(self, *, most: int, queue: int, queue_s: float) -> None:
-        self.resize(most=most, queue=queue, queue_s=queue_s)
         self.is_leaving = False
         """Whether the server goes, so that each reply is the last one on its connection."""
         self._running = 0
         self._waiting: deque[tuple[float, Start]] = deque()
+        self.resize(most=most, queue=queue, queue_s=queue_s)
 
     def resize(self, *, most: int, queue: int, queue_s: float) -> None:
-        """Admit so many from the next request on; who waits, waits as it was told."""
+        """Admit so many from now on; who waits, waits as it was told."""
         self._most = most
         self._queue = queue
         self.queue_s = queue_s
+        self._let_in()
 
     def enter(self, start: Start, now: Callable[[], float]) -> None:
         """Start a request, now or when there is room. Who is let in must `leave`."""
@@ -44,14 +45,17 @@ class Admission:
     def leave(self, _: Any = None) -> None:
         """One that was let in is done; the one that has waited longest takes its place."""
         self._running -= 1
-        while self._waiting and self._running < self._most:
-            self._running += 1
-            self._waiting.popleft()[1](None)
+        self._let_in()
 
     def expire(self, now: float) -> None:
         """Turn away those that have waited too long."""
         while self._waiting and self._waiting[0][0] <= now:
             self._waiting.popleft()[1](_overloaded())
+
+    def _let_in(self) -> None:
+        while self._waiting and self._running < self._most:
+            self._running += 1
+            self._waiting.popleft()[1](None)
 
 
 def _overloaded() -> Overloaded:

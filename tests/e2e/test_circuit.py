@@ -279,3 +279,79 @@ def test_a_provider_that_is_asked_is_left_out_before_a_request_has_to_find_out(
             assert reply.headers["x-tollway-attempts"] == "1"
             sick.start()
             _until(lambda: _rejections(tollway) == {})
+
+
+def test_a_key_that_fails_is_left_out_and_its_target_is_not(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def by_key(call: Call, line: Line) -> None:
+        fails = call.headers["authorization"] == "Bearer sk-sick"
+        await (overloaded if fails else answer_ok)(call, line)
+
+    upstream.scripts["m1"] = by_key
+    config = provider(upstream.base_url, "m1", "m2")
+    settings = config["providers"]["up"]
+    del settings["api_key"]
+    settings["api_keys"] = ["sk-sick", "sk-well"]
+    config["models"]["two"] = {"targets": ["up/m1", "up/m2"]}
+    with serving(tmp_path, config) as tollway:
+        for _ in range(10):
+            assert tollway.chat("two").status_code == 200
+        assert _metric(tollway, "tollway_circuits_open") == 1
+        assert "up/m1 (key 1) is left out" in tollway.log()
+        assert _rejections(tollway) == {}
+        upstream.calls.clear()
+        for _ in range(6):
+            reply = tollway.chat("two")
+            assert reply.headers["x-tollway-model"] == "up/m1"
+            assert reply.headers["x-tollway-attempts"] == "1"
+        assert {call.headers["authorization"] for call in upstream.calls} == {"Bearer sk-well"}
+
+
+def test_a_reload_leaves_out_what_is_out_unless_it_is_another_now(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    with ModelServer({"/v1/models": openai_list("m1")}) as sick:
+        config = provider(upstream.base_url, "m1", retries={"tries": 1})
+        config["providers"]["silent"] = {
+            "base_url": f"{sick.url}/v1",
+            "api_key": "sk-sick",
+            "health": {"every_s": 1, "misses": 2},
+        }
+        config["providers"]["wrong"] = {"base_url": "http://127.0.0.1:9/v1", "api_key": "sk-no"}
+        for name in ("silent/m1", "wrong/m1"):
+            config["targets"].append({"target": name, "price": "free"})
+        config["models"]["three"] = {"targets": ["wrong/m1", "silent/m1", "up/m1"]}
+        config["circuit"] = {"failures": 2, "out_s": 600, "longest_s": 600}
+        config["discover"] = False
+        sick.stop()
+        with serving(tmp_path, config) as tollway:
+
+            def standing() -> dict[str, str]:
+                return {name: code for name, (code, _) in _rejections(tollway, "three").items()}
+
+            out = {"wrong/m1": "circuit", "silent/m1": "silent"}
+            _until(lambda: "silent/m1" in standing())
+            tollway.chat("wrong/m1")
+            tollway.chat("wrong/m1")
+            assert standing() == out
+            assert _metric(tollway, "tollway_circuits_open") == 1
+            for number in range(5):
+                config["alerts"] = {"percents": [50 + number]}
+                tollway.reload(config)
+                assert standing() == out
+            config["providers"]["wrong"]["base_url"] = upstream.base_url
+            tollway.reload(config)
+            assert standing() == {"silent/m1": "silent"}
+            assert tollway.chat("three").headers["x-tollway-model"] == "wrong/m1"
+            assert _metric(tollway, "tollway_circuits_open") == 0
+
+            upstream.scripts["m1"] = overloaded
+            tollway.chat("wrong/m1")
+            tollway.chat("wrong/m1")
+            assert _metric(tollway, "tollway_circuits_open") == 1
+            del config["providers"]["wrong"], config["targets"][-1]
+            config["models"]["three"] = {"targets": ["silent/m1", "up/m1"]}
+            tollway.reload(config)
+            assert _metric(tollway, "tollway_circuits_open") == 0
+            assert "wrong/m1 is tried again" not in tollway.log().rpartition("left out for")[2]

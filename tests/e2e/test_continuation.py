@@ -33,7 +33,9 @@ def going_on(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> It
         "short": {"targets": ["up/m1", "up/plain", "up/m2"], "continuation": True},
         "alone": {"targets": ["up/m1", "up/plain"], "continuation": True},
         "fragile": {"targets": both},
+        "prompt": {"targets": both, "continuation": True, "deadlines": {"first_token_s": 0.5}},
     }
+    config["circuit"] = {"failures": 10**9, "least_requests": 10**9}  # they break all the time
     with serving(tmp_path_factory.mktemp("tollway"), config) as running:
         yield running
 
@@ -115,6 +117,23 @@ def test_a_second_break_is_gone_on_with_too(going_on: Tollway, upstream: Upstrea
     assert last["add_generation_prompt"] is False
     reasons = [row["route_reason"] for row in going_on.rows()[-3:]]
     assert reasons[1:] == ["continuation", "continuation"]
+
+
+def test_the_deadline_for_a_first_token_is_over_with_the_first_one(
+    going_on: Tollway, upstream: Upstream
+) -> None:
+    async def breaks_later(call: Call, line: Line) -> None:
+        await line.start_stream()
+        await line.event(chunk({"content": "One, "}))
+        await asyncio.sleep(0.6)
+        line.reset()
+
+    upstream.scripts["m1"] = breaks_later
+    upstream.scripts["m2"] = saying({"content": "two."}, breaks=False)
+    for asked in ({"model": "prompt"}, {"headers": {"x-stainless-read-timeout": "0.5"}}):
+        reply = going_on.chat(**{"model": "novel", "stream": True, **asked})
+        assert text_of(reply.text) == "One, two."
+        assert reply.text.endswith("data: [DONE]\n\n")
 
 
 def test_the_official_client_reads_one_answer(going_on: Tollway, upstream: Upstream) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from proxy.ledger.audit import audit
 from tests.e2e.tollway import Tollway, events, provider, serving
@@ -87,6 +88,34 @@ def test_a_stream_that_lasts_longer_ends_with_an_error(upstream: Upstream, tmp_p
         received = events(stream.result(WITHIN_S))
         assert received[0]["choices"][0]["delta"]["content"] == "word "
         assert received[-1]["error"]["code"] == "server_stopping"
+        assert audit(tollway.data / "ledger.db") == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_who_sleeps_before_a_retry_is_told_and_leaves_nothing_held(
+    upstream: Upstream, tmp_path: Path, stream: bool
+) -> None:
+    async def limited(call: Call, line: Line) -> None:
+        refusal = {"error": {"message": "slow down"}}
+        await line.json(refusal, "429 Slow", headers="retry-after: 300\r\n")
+
+    upstream.scripts["m1"] = limited
+    config = provider(upstream.base_url, "m1", retries={"wait_s": 600})
+    config["server"] |= {"drain_s": 1, "first_payload_s": 0.2}
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(tollway.chat, "m1", stream=stream)
+        [row] = tollway.rows(1)  # settled before it sleeps
+        assert row["outcome"] == "upstream_error"
+        assert tollway.stop() == 0
+        reply = asked.result(WITHIN_S)
+        if reply.status_code == 200:  # of a stream a comment has left already
+            told = events(reply.text)[-1]
+        else:
+            assert reply.status_code == 503
+            told = reply.json()
+        assert told["error"]["code"] == "server_stopping"
+        assert len(upstream.calls) == 1
+        assert len(tollway.rows()) == 1
         assert audit(tollway.data / "ledger.db") == []
 
 

@@ -156,6 +156,32 @@ def test_no_stream_is_cut_and_no_request_fails(upstream: Upstream, tmp_path: Pat
         assert audit(tollway.data / "ledger.db") == []
 
 
+def test_what_works_beside_requests_is_there_once_however_often_it_is_reloaded(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    config = provider(upstream.base_url, "m1", "m2", adaptive={})
+    checked = {"name": "cascade", "regex": "^Hello"}
+    config["models"]["checked"] = {"targets": ["up/m1", "up/m2"], "policy": checked}
+
+    with serving(tmp_path, config) as tollway:
+
+        def works() -> tuple[int, ...]:
+            """Processes, descriptors and threads of the worker, once it has checked an answer."""
+            assert tollway.chat("checked").headers["x-tollway-model"] == "up/m1"
+            [worker] = [each for each in tollway.workers() if each.children()]
+            return len(worker.children()), worker.num_fds(), worker.num_threads()
+
+        before = after = works()
+        for number in range(13):
+            tollway.reload(changed(config, number))
+            after = works()
+            if number < 3:  # what is made once, at the first reloads, is no growth
+                before = after
+        assert after[0] == before[0] == 1
+        assert after[1] <= before[1] + 2
+        assert after[2] <= before[2] + 1
+
+
 def test_what_is_served_no_more_takes_nothing(upstream: Upstream, tmp_path: Path) -> None:
     config = provider(upstream.base_url, "m1")
     with serving(tmp_path, config) as tollway:

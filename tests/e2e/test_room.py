@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx2
 
+from proxy.ledger.audit import audit
+from tests.e2e.raw import connect, post
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, answer_ok
 from tests.waiting import until
@@ -107,6 +109,56 @@ def test_who_waits_too_long_goes_to_the_next_target_or_is_refused(
         assert first.result().headers["x-tollway-model"] == "up/m1"
         # Nothing was held for who waited in vain.
         assert [row["target"] for row in tollway.rows(2)] == ["up/m1", "up/m2"]
+
+
+def test_nobody_waits_for_a_place_longer_than_until_its_deadline(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    release = asyncio.Event()
+
+    async def held(call: Call, line: Line) -> None:
+        await release.wait()
+        await answer_ok(call, line)
+
+    upstream.scripts["m1"] = held
+    config = _config(upstream, first=1, most=1, queue_s=600)
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(tollway.chat, "up/m1")
+        upstream.wait_for_calls(1)
+        late = tollway.chat("up/m1", headers={"x-tollway-deadline-ms": "300"})
+        assert late.status_code == 504
+        assert "0.3 s (x-tollway-deadline-ms)" in late.json()["error"]["message"]
+        _until_waiting(tollway, 0)
+        upstream.in_loop(release.set)
+        assert first.result().status_code == 200
+        assert [row["outcome"] for row in tollway.rows(1)] == ["ok"]
+        assert len(upstream.calls) == 1
+
+
+def test_who_leaves_the_queue_leaves_no_gap_in_it(upstream: Upstream, tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def held(call: Call, line: Line) -> None:
+        await release.wait()
+        await answer_ok(call, line)
+
+    upstream.scripts["m1"] = held
+    body = b'{"model": "up/m1", "messages": [{"role": "user", "content": "left"}]}'
+    config = _config(upstream, first=1, most=1, queue_s=600)
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(tollway.chat, "up/m1")
+        upstream.wait_for_calls(1)
+        with connect(tollway) as leaving:
+            leaving.send(post(body))
+            _until_waiting(tollway, 1)
+        _until_waiting(tollway, 0)
+        last = pool.submit(tollway.chat, "up/m1")
+        _until_waiting(tollway, 1)
+        upstream.in_loop(release.set)
+        assert {first.result().status_code, last.result().status_code} == {200}
+        assert [row["outcome"] for row in tollway.rows(2)] == ["ok", "ok"]
+        assert audit(tollway.data / "ledger.db") == []
+        assert "left" not in _texts(upstream)
 
 
 def test_the_urgent_go_first(upstream: Upstream, tmp_path: Path) -> None:

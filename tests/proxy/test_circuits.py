@@ -209,6 +209,25 @@ def test_a_target_is_out_where_each_of_its_keys_is() -> None:
     assert kept == (A, B)
 
 
+def test_what_is_another_target_now_is_not_blamed_for_what_it_was() -> None:
+    circuits, hands, changes = _made()
+    _fail(circuits, "p/a")
+    _fail(circuits, "q/c")
+    circuits.rest("p/b", 60)
+    hands.now += 30
+    trial = circuits.begin("p/a")
+    late = [circuits.begin("p/a") for _ in range(RULES.failures)]
+    circuits.follow(RULES, {}, lambda target: target.startswith("q/"))
+    assert [(change.target, change.is_out) for change in changes[2:]] == [("p/a", False)]
+    assert set(circuits.troubled) == {("q/c", 0)}
+    for each in (trial, *late):  # of what it was before
+        each.end("failed", "it broke")
+    assert circuits.standing("p/a").state == "in"
+    assert len(changes) == 3
+    _fail(circuits, "p/a")
+    assert (circuits.standing("p/a").state, circuits.standing("p/a").times) == ("out", 1)
+
+
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.circuits._MOST_KEPT", 5)
     circuits, _, _ = _made()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,49 @@ def test_it_gives_way_when_a_target_slows_down_and_comes_back() -> None:
     shop.capacity = 64
     shop.run(30)
     assert gradient.limit >= 64 / 2
+
+
+class Line(Shop):
+    """The same server, before which so many clients wait in line, each with one request.
+
+    Nobody gives up: of more clients than these, who waits for two seconds is turned away.
+    """
+
+    def __init__(self, gradient: Gradient, *, capacity: int, clients: int) -> None:
+        super().__init__(gradient, capacity=capacity, base_s=0.03)
+        self._line = deque([0.0] * clients)
+        """When they came."""
+
+    def run(self, seconds: float) -> list[float]:
+        """How long they waited for their turn."""
+        until, waited = self.now + seconds, []
+        while self.now < until:
+            while self._line and len(self._open) < self.gradient.limit:
+                waited.append(self.now - self._line.popleft())
+                load = max(1.0, (len(self._open) + 1) / self.capacity)
+                first_s = self.base_s * load * self._random.uniform(0.8, 1.2)
+                heapq.heappush(self._open, (self.now + first_s, first_s))
+            self.now, first_s = heapq.heappop(self._open)
+            self._line.append(self.now)  # and is there again
+            in_flight = len(self._open) + 1
+            self.gradient.ended(first_s, overloaded=False, in_flight=in_flight, now=self.now)
+        return waited
+
+
+@pytest.mark.parametrize("slower", [2, 5, 10])
+@pytest.mark.parametrize("clients", [10, 30])
+def test_hardly_anybody_waits_for_two_seconds_when_a_target_slows_down(
+    clients: int, slower: int
+) -> None:
+    shop = Line(Gradient(least=1, most=1000, first=10), capacity=32, clients=clients)
+    shop.run(20)
+    shop.base_s *= slower
+    waited = sorted(shop.run(60))
+    assert waited[len(waited) * 99 // 100] < 2.0
+    shop.base_s /= slower
+    shop.run(20)
+    waited = sorted(shop.run(20))
+    assert waited[len(waited) * 99 // 100] < 0.2
 
 
 def test_one_that_is_slow_by_itself_gets_its_requests_back() -> None:

@@ -60,6 +60,7 @@ class Scene:
         left_s: float = 1e9,
         client_retries: bool = False,
         failing: str = "",
+        out: tuple[int, ...] = (),
         **fallbacks: Sequence[str],
     ) -> Course:
         chains = cast(
@@ -75,7 +76,7 @@ class Scene:
             clock=self.hands,
             draw=lambda: 0.5,
             is_failing=lambda target: target.name in failing.split(),
-            is_out=lambda target, key: False,
+            is_out=lambda target, key: key in out,
             client_retries=client_retries,
         )
 
@@ -194,6 +195,18 @@ def test_the_next_key_comes_before_the_next_target() -> None:
     scene.hands.now += 61
     keys = [scene.course("a/1", "b/1").next_step().key.number for _ in range(4)]  # type: ignore[union-attr]
     assert set(keys) == {1, 3}
+
+
+def test_a_key_that_is_out_comes_last() -> None:
+    course = Scene(keys=3).course("a/1", out=(1,))
+    steps = _walk(course, {"a/1": [LIMITED, LIMITED, BUSY]})
+    assert [step.key.number for step in steps] == [2, 3, 1]
+    scene = Scene(keys=3)
+    numbers = [
+        [step.key.number for step in _walk(scene.course("a/1", out=(2, 3)), {"a/1": BUSY})]
+        for _ in range(3)
+    ]
+    assert numbers == [[1, 1]] * 3
 
 
 @given(data=st.data())

@@ -42,6 +42,8 @@ def test_the_narrowest_wins(said: list[tuple[float | None, float | None]]) -> No
     first_s = min((first for first, _ in said if first is not None), default=math.inf)
     assert due.at(has_first=True) == 1000.0 + whole_s
     assert due.at(has_first=False) == 1000.0 + min(first_s, whole_s)
+    due.has_begun()
+    assert due.at(has_first=False) == 1000.0 + whole_s
     due.lift()
     assert due.at(has_first=False) == math.inf
 

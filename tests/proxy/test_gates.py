@@ -108,6 +108,36 @@ def test_a_flood_is_turned_away_and_others_are_not() -> None:
     _run(scene())
 
 
+def test_other_settings_of_one_provider_leave_the_others_their_limits() -> None:
+    other = replace(TARGET, name="other/m", provider="other", metric_name="other/m")
+    before, after = Adaptive(first=2, most=2), Adaptive(first=4, most=4)
+    shown = METRICS.concurrency_limit.labels(TARGET.metric_name)
+
+    async def scene() -> None:
+        gates = Gates({TARGET.provider: before, "other": before}, METRICS, SystemClock())
+        places = [await _entered(gates) for _ in range(2)]
+        others = [await gates.enter(other, "a", "normal") for _ in range(2)]
+        waiting = asyncio.create_task(gates.enter(other, "a", "normal"))
+        await _settled()
+        gates.follow({TARGET.provider: after, "other": before})
+        assert shown._value.get() == 0
+        assert gates.limit_of(TARGET) is None and gates.limit_of(other) == 2
+        places += [await _entered(gates) for _ in range(4)]
+        late = asyncio.create_task(gates.enter(other, "a", "normal"))
+        await _settled()
+        assert not waiting.done() and not late.done()
+        for place in places[:2]:  # of the gate that is gone
+            place.leave(0.1, overloaded=True)
+        assert shown._value.get() == gates.limit_of(TARGET) == 4
+        for own in others:
+            assert own is not None
+            own.leave()
+        await waiting
+        await late
+
+    _run(scene())
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(["enter", "leave", "cancel", "step"]), max_size=80), st.integers())
 def test_places_are_neither_lost_nor_made(steps: list[str], seed: int) -> None:

@@ -42,10 +42,10 @@ def _state_after(*answers: AdapterError | None, timeout_s: float = 60) -> str:
         circuits = Circuits(Circuit(), Hands())
         provider = Asked(*answers)
         health = Health(every_s=0.0, misses=2, timeout_s=timeout_s)
-        checks = HealthChecks({"p": health}, {"p": provider}, circuits)  # type: ignore[dict-item] # as much of one as is asked
-        running = asyncio.create_task(checks.run())
+        checks = HealthChecks(circuits)
+        checks.follow({"p": health}, {"p": provider})  # type: ignore[dict-item] # as much of one as is asked
         await asyncio.wait_for(provider.is_done.wait(), 30)
-        running.cancel()
+        checks.close()
         return circuits.standing("p/a").state
 
     return asyncio.run(scene())
@@ -69,11 +69,11 @@ def test_it_has_so_much_time(caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         circuits = Circuits(Circuit(), Hands())
         health = Health(every_s=0.0, misses=1, timeout_s=0.01)
-        checks = HealthChecks({"p": health}, {"p": Asked()}, circuits)  # type: ignore[dict-item] # as above
-        running = asyncio.create_task(checks.run())
+        checks = HealthChecks(circuits)
+        checks.follow({"p": health}, {"p": Asked()})  # type: ignore[dict-item] # as above
         while circuits.all_in:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
-        running.cancel()
+        checks.close()
         assert circuits.standing("p/a").problem == "it did not list its models within 0.01 s"
 
     with caplog.at_level(logging.WARNING):
@@ -82,15 +82,52 @@ def test_it_has_so_much_time(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == [f"p is left out until it answers: {problem}"]
 
 
+def test_other_settings_leave_what_is_known_of_those_who_stay() -> None:
+    gone = ConnectFailed("no route to host")
+
+    async def scene() -> None:
+        circuits = Circuits(Circuit(), Hands())
+        health = Health(every_s=0.0, misses=1)
+        stays, changes = Asked(gone), Asked(gone)
+        checks = HealthChecks(circuits)
+        checks.follow({"p": health, "q": health}, {"p": stays, "q": changes})  # type: ignore[dict-item] # as above
+        async with asyncio.timeout(30):
+            await stays.is_done.wait()
+            await changes.is_done.wait()
+        before = asyncio.all_tasks()
+        for _ in range(50):
+            changed = Asked(None)
+            checks.follow({"p": health, "q": health}, {"p": stays, "q": changed})  # type: ignore[dict-item] # as above
+            assert circuits.standing("p/a").state == "silent"
+            assert circuits.standing("q/a").state == "in"
+            async with asyncio.timeout(30):
+                await changed.is_done.wait()
+        assert len(asyncio.all_tasks()) == len(before)
+        checks.follow({}, {})
+        assert circuits.all_in
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scene())
+
+
 def test_what_the_model_host_sees_counts_where_nobody_is_asked() -> None:
-    circuits = Circuits(Circuit(), Hands())
-    health = Health(every_s=60.0)
-    checks = HealthChecks({"asked": health}, {}, circuits)
-    found = tuple(
-        FoundProvider(name=name, adapter="ollama", by="port") for name in ("asked", "ollama")
-    )
-    checks.look_at(Inventory(providers=found, silent=frozenset({"asked", "ollama"})))
-    assert circuits.standing("ollama/a").state == "silent"
-    assert circuits.standing("asked/a").state == "in"
-    checks.look_at(Inventory(providers=found))
-    assert circuits.all_in
+    async def scene() -> None:
+        circuits = Circuits(Circuit(), Hands())
+        checks = HealthChecks(circuits)
+        checks.follow({"asked": Health(every_s=60.0)}, {"asked": Asked()})  # type: ignore[dict-item] # as above
+        found = tuple(
+            FoundProvider(name=name, adapter="ollama", by="port") for name in ("asked", "ollama")
+        )
+        silent = Inventory(providers=found, silent=frozenset({"asked", "ollama"}))
+        checks.look_at(silent)
+        assert circuits.standing("ollama/a").state == "silent"
+        assert circuits.standing("asked/a").state == "in"
+        checks.look_at(Inventory(providers=found))
+        assert circuits.all_in
+        checks.look_at(silent)
+        checks.look_at(Inventory(providers=()))
+        assert circuits.all_in
+        checks.close()
+
+    asyncio.run(scene())

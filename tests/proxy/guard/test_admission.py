@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,14 +12,18 @@ from proxy.errors import ApiError, Overloaded
 from proxy.guard.admission import Admission
 
 _steps = st.lists(
-    st.one_of(st.just("enter"), st.just("leave"), st.floats(0.1, 3).map(lambda s: ("wait", s))),
+    st.one_of(
+        st.tuples(st.sampled_from(["enter", "leave"]), st.just(0)),
+        st.tuples(st.just("wait"), st.floats(0.1, 3)),
+        st.tuples(st.just("most"), st.integers(1, 3)),
+    ),
     max_size=60,
 )
 
 
 @given(most=st.integers(1, 3), queue=st.integers(0, 3), steps=_steps)
 def test_every_request_is_answered_once_and_in_order(
-    most: int, queue: int, steps: list[str | tuple[str, float]]
+    most: int, queue: int, steps: list[tuple[str, Any]]
 ) -> None:
     admission = Admission(most=most, queue=queue, queue_s=2.0)
     now, entered, running = [0.0], 0, 0
@@ -36,7 +41,8 @@ def test_every_request_is_answered_once_and_in_order(
             assert isinstance(refusal, Overloaded)
             turned_away.append(number)
 
-    for step in steps:
+    for step, amount in steps:
+        could = max(running, most)
         if step == "enter":
             number, entered = entered, entered + 1
             waiting_since[number] = now[0]
@@ -45,12 +51,16 @@ def test_every_request_is_answered_once_and_in_order(
             if running:
                 running -= 1
                 admission.leave()
-        else:
-            now[0] += float(step[1])
+        elif step == "wait":
+            now[0] += amount
             admission.expire(now[0])
-        assert running <= most
+        else:
+            most = amount
+            admission.resize(most=most, queue=queue, queue_s=2.0)
+            could = max(running, most)
+        assert running <= could
         assert len(waiting_since) <= queue
-        assert not waiting_since or running == most
+        assert not waiting_since or running >= most
         assert all(now[0] - since < 2.0 for since in waiting_since.values())
     assert let_in == sorted(let_in)
     assert sorted([*let_in, *turned_away, *waiting_since]) == list(range(entered))
