@@ -440,14 +440,16 @@ def test_two_that_fail_do_not_both_go_to_the_same_fallback(
         assert sorted(row["target"] for row in tollway.rows()) == ["up/a", "up/b", "up/c"]
 
 
-def test_the_models_of_a_request_do_not_race(upstream: Upstream, racing: Tollway) -> None:
+def test_the_models_of_a_request_do_not_race(upstream: Upstream, tmp_path: Path) -> None:
     """They are tried where none of the model's own targets answers."""
-    reply = racing.chat("one", models=["up/b", "up/c"])
-    rows = rows_of(racing, reply.headers["x-tollway-request-id"], 1)
-    assert rows[0]["target"] == "up/a"
-    upstream.scripts["a"] = upstream.scripts["b"] = fail
-    for streams in (False, True):
-        reply = racing.chat("one", models=["up/b", "up/c"], stream=streams)
-        rows = rows_of(racing, reply.headers["x-tollway-request-id"], 3)
-        assert [row["target"] for row in rows] == ["up/a", "up/b", "up/c"]
-        assert rows[-1]["outcome"] == "ok"
+    config = provider(upstream.base_url, *MODELS)
+    config["models"] = {"one": {"targets": ["up/a"], "policy": "race"}}
+    with serving(tmp_path, config) as tollway:
+        reply = tollway.chat("one", models=["up/b", "up/c"])
+        assert rows_of(tollway, reply.headers["x-request-id"], 1)[0]["target"] == "up/a"
+        upstream.scripts["a"] = upstream.scripts["b"] = fail
+        for streams in (False, True):
+            reply = tollway.chat("one", models=["up/b", "up/c"], stream=streams)
+            rows = rows_of(tollway, reply.headers["x-request-id"], 3)
+            assert [row["target"] for row in rows] == ["up/a", "up/b", "up/c"]
+            assert rows[-1]["outcome"] == "ok"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -64,3 +66,16 @@ def test_who_stops_waiting_gets_nobody_elses_answer() -> None:
         await checking.aclose()
 
     asyncio.run(ask())
+
+
+def test_what_schemas_need_is_there_before_the_time_of_a_check_begins() -> None:
+    pytest.importorskip("jsonschema")
+    script = (
+        "import io, sys\n"
+        "from proxy.ensembles.checking import _check_all\n"
+        "class Told(io.BytesIO):\n"
+        "    def write(self, data): print('jsonschema' in sys.modules)\n"
+        "_check_all(io.BytesIO(), Told())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.split() == ["True"], found.stderr
