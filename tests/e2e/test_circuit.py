@@ -16,7 +16,8 @@ from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
 from tests.proxy.model_host.model_server import ModelServer, openai_list
 
-OUT_S = 3.0
+# Longer than a slow machine takes for a few requests.
+OUT_S = 8.0
 
 
 class Outage:
@@ -119,20 +120,20 @@ def test_a_target_that_fails_is_left_out_at_once_and_tried_by_one(
     upstream: Upstream, running: Tollway, outage: Script, stream: bool
 ) -> None:
     upstream.scripts["m1"] = outage
-    for _ in range(10):
+    for _ in range(7):
         assert running.chat("two", stream=stream).status_code == 200
     # A connection that is reset may have been an old one, and is tried once more on a fresh one.
     asked = _models(upstream)
-    failed = len([row for row in running.rows(15) if row["target"] == "up/m1"])
+    failed = len([row for row in running.rows(12) if row["target"] == "up/m1"])
     assert asked.count("m1") == failed
-    assert asked[-5:] == ["m2"] * 5
+    assert asked[-2:] == ["m2"] * 2
     code, reason = _rejections(running)["up/m1"]
     assert code == "circuit"
     assert reason.startswith("left out for ")
     shown = {each["name"]: each for each in running.admin("GET", "/targets")["data"]}
     assert (shown["up/m1"]["state"], shown["up/m1"]["times_out"]) == ("out", 1)
     assert (shown["up/m2"]["state"], shown["up/m2"]["failures"]) == ("in", 0)
-    assert shown["up/m2"]["attempts"] == 10
+    assert shown["up/m2"]["attempts"] == 7
     assert _metric(running, "tollway_circuits_open") == 1
     assert _metric(running, "tollway_ejections_total") == 1
 
@@ -155,7 +156,7 @@ def test_a_target_that_fails_is_left_out_at_once_and_tried_by_one(
     assert running.chat("two", stream=stream).headers["x-tollway-model"] == "up/m1"
     assert _rejections(running) == {}
     assert _metric(running, "tollway_circuits_open") == 0
-    assert "up/m1 is left out for 3 s: 5 of 5 requests failed" in running.log()
+    assert "up/m1 is left out for 8 s: 5 of 5 requests failed" in running.log()
 
 
 def test_a_trial_that_fails_puts_it_out_for_longer(upstream: Upstream, running: Tollway) -> None:
@@ -167,7 +168,7 @@ def test_a_trial_that_fails_puts_it_out_for_longer(upstream: Upstream, running: 
     for _ in range(3):
         assert running.chat("two").headers["x-tollway-model"] == "up/m2"
     assert _models(upstream) == ["m1", "m2", "m2", "m2"]
-    assert "up/m1 is left out for 6 s" in running.log()
+    assert "up/m1 is left out for 16 s" in running.log()
 
 
 def test_streams_that_break_in_the_middle_count(upstream: Upstream, running: Tollway) -> None:
