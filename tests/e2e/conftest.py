@@ -26,8 +26,6 @@ def tollway(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "nothing": {"targets": ["tier:local"]},
     }
     config["discover"] = False
-    # What one test has failed for is no reason to leave it out in the next.
-    config["circuit"] = {"failures": 10**9, "least_requests": 10**9}
     with serving(tmp_path_factory.mktemp("tollway"), config) as running:
         yield running
 

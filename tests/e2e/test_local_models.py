@@ -433,6 +433,7 @@ def test_a_model_that_is_well_but_answers_nothing_is_started_anew(
     ill.touch()
     machine.model("a.gguf", ill=str(ill))
     config = machine.config({"target": "local/a", "model": "a.gguf"})
+    config["providers"]["local"]["retries"] = {"tries": 1}
     with serving(tmp_path, config) as tollway:
         assert tollway.chat("local/a").status_code == 502
         ill.unlink()
