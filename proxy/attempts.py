@@ -21,12 +21,12 @@ from adapters.base import (
     UpstreamError,
     UpstreamTimeout,
 )
+from policies.base import Route
 from proxy import costs, pricing, retry_after, tokens
 from proxy.auth import Caller
 from proxy.causes import is_stale
 from proxy.circuits import Circuits, Trial, Verdict
 from proxy.clock import Clock
-from proxy.config import ColdStart
 from proxy.deadlines import Due, Limit, is_of_request
 from proxy.errors import ApiError
 from proxy.figures import Figures
@@ -98,8 +98,9 @@ class Job:
     exchange: Exchange
     caller: Caller
     request: Request
-    request_id: str
-    began_at: float
+    decision: Decision
+    route: Route
+    """Where the decision sends it."""
     table: TargetTable
     """The targets there were when it came."""
     due: Due
@@ -126,15 +127,10 @@ class Job:
     """What has moved it to another target than its name used to lead to."""
     trimmed: int = 0
     """How many of the oldest messages its virtual model leaves out."""
-    cold_start: ColdStart = "wait"
     cold: list[str] = field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
     virtual_model: str = ""
-    policy: str = ""
-    revision: int = 0
-    decision: Decision | None = None
-    task: str = ""
-    """What kind of work it was taken to be; empty where nobody looked."""
+    """By which the last target came; empty where a target was named."""
     keeps_parameters: bool = False
     """No parameter may be left out for a target that lacks it."""
     claim: Callable[[], Awaitable[None]] | None = None
@@ -147,6 +143,17 @@ class Job:
     """Its answer is read as a whole chat, whatever the client asked for."""
     added: Mapping[str, bytes] = field(default_factory=dict)
     """Members, as JSON, that are asked for on top where the client leaves them out."""
+
+    @property
+    def request_id(self) -> str:
+        """Of the client's request, however many attempts are made of it."""
+        return self.exchange.request_id
+
+    @property
+    def task(self) -> str:
+        """What kind of work it was taken to be; empty where nobody looked."""
+        analysis = self.decision.question.analysis
+        return "" if analysis is None else analysis.task
 
     @property
     def is_gone(self) -> bool:
@@ -310,17 +317,17 @@ class Attempts:
             virtual_model=job.virtual_model,
             target=target.name,
             provider=target.provider,
-            policy=job.policy,
+            policy=job.route.policy,
             route_reason=reason,
             scopes=scopes,
             hold_nanousd=bounds.most,
             floor_nanousd=bounds.floor,
             deadline=int(self._clock.time()) + ORPHAN_DEADLINE_S,
-            revision=job.revision,
+            revision=job.decision.revision,
             priced=target.price is not None and (target.is_free or unbounded is None),
             least_nanousd=bounds.least,
             tokens=request.input_tokens + request.n * (request.max_output_tokens or 0),
-            decision=job.decision.id if job.decision is not None and job.virtual_model else "",
+            decision=job.decision.id if job.virtual_model else "",
             task=job.task,
         )
         try:
@@ -393,11 +400,13 @@ class Attempts:
         estimated: bool,
         cost_nanousd: int | None = None,
         uncertain_nanousd: int = 0,
-        error: str = "",
-        is_at_fault: bool = True,
+        ended_by: AdapterError | str = "",
         falls_back: bool = False,
     ) -> None:
+        """Settle an attempt; `ended_by` is its provider's error, or in words one of our own."""
         assert tried.settlement is None
+        problem = ended_by.message if isinstance(ended_by, AdapterError) else ended_by
+        is_at_fault = isinstance(ended_by, AdapterError) and _is_at_fault(ended_by)
         if job.is_gone and outcome == "ok":
             outcome = "client_gone"
         elif job.is_beaten and outcome == "client_gone":
@@ -424,14 +433,14 @@ class Attempts:
             status=tried.status,
             first_token_us=None if first is None else int(first * 1e6),
             total_us=int(total_s * 1e6),
-            error=error[:500],
+            error=problem[:500],
             uncertain_nanousd=uncertain_nanousd,
         )
         if falls_back:
             job.unsent = tried.settlement
         else:
             self._ledger.settle(tried.settlement)
-        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), error)
+        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), problem)
         self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
         latency_ms = self._figures.ended(
             tried.target,
@@ -440,7 +449,7 @@ class Attempts:
             usage=usage,
             first_token_s=first,
             total_s=total_s,
-            problem=error,
+            problem=problem,
             is_at_fault=is_at_fault,
             stream=job.request.stream and not job.is_weighed,
         )
@@ -476,7 +485,7 @@ class Attempts:
         usage = costs.taken(job.request, tried.target, usage)
         if usage is None:
             self.settle_estimated(
-                job, tried, "ok", "", output_bytes=output_bytes, output_events=output_events
+                job, tried, "ok", output_bytes=output_bytes, output_events=output_events
             )
         else:
             self._settle(job, tried, "ok", usage, estimated=False)
@@ -486,23 +495,21 @@ class Attempts:
         job: Job,
         tried: Tried,
         outcome: Outcome,
-        error: str,
+        ended_by: AdapterError | str = "",
         *,
         output_bytes: int,
         output_events: int = 0,
-        cut_by: AdapterError | None = None,
-        is_at_fault: bool = True,
         falls_back: bool = False,
     ) -> None:
         """Without the provider's own word: what was seen, never more than it could cost.
 
         What a provider may bill besides stays held for a while: where nobody heard it out, and
-        what a stream that was cut may have had on its way. `cut_by` is what ended it, if anything.
+        what a stream that was cut may have had on its way.
         """
         usage = wire_usage.estimated(job.request.input_tokens, output_bytes, output_events)
         cost = min(costs.cost_of(job.request, tried.target, usage), tried.hold_nanousd)
         uncertain = 0
-        is_late = cut_by is not None and is_of_request(cut_by)
+        is_late = isinstance(ended_by, AdapterError) and is_of_request(ended_by)
         is_left = is_late and costs.is_billed_unread(job.request, tried.target)
         is_left |= outcome == "client_gone" and _is_billed_on(job, tried)
         if job.is_gone or is_left:
@@ -519,8 +526,7 @@ class Attempts:
             estimated=True,
             cost_nanousd=cost,
             uncertain_nanousd=uncertain,
-            error=error,
-            is_at_fault=is_at_fault and (cut_by is None or _is_at_fault(cut_by)),
+            ended_by=ended_by,
             falls_back=falls_back,
         )
 
@@ -545,8 +551,7 @@ class Attempts:
                 nothing,
                 estimated=False,
                 cost_nanousd=0,
-                error=error.message,
-                is_at_fault=_is_at_fault(error),
+                ended_by=error,
                 falls_back=True,
             )
             return
@@ -559,14 +564,12 @@ class Attempts:
                 outcome,
                 usage,
                 estimated=False,
-                error=error.message,
+                ended_by=error,
                 falls_back=True,
             )
             return
         outcome = "timeout" if isinstance(error, UpstreamTimeout) else "broken"
-        self.settle_estimated(
-            job, tried, outcome, error.message, output_bytes=0, cut_by=error, falls_back=True
-        )
+        self.settle_estimated(job, tried, outcome, error, output_bytes=0, falls_back=True)
 
     def _let_rest(self, tried: Tried, error: AdapterError) -> None:
         """Leave a target alone that asks for it, in so many words or by way of the model host."""
@@ -585,33 +588,20 @@ class Attempts:
         tried: Tried,
         stream: Stream,
         outcome: Outcome,
-        error: str,
-        *,
-        cut_by: AdapterError | None = None,
-        is_at_fault: bool = True,
+        ended_by: AdapterError | str = "",
     ) -> pricing.Usage:
         """Settle a stream that was cut, and say what it must have taken."""
         usage = costs.taken(job.request, tried.target, stream.usage)
         if usage is not None and stream.is_finished:
-            self._settle(
-                job,
-                tried,
-                outcome,
-                usage,
-                estimated=False,
-                error=error,
-                is_at_fault=is_at_fault,
-            )
+            self._settle(job, tried, outcome, usage, estimated=False, ended_by=ended_by)
         else:
             self.settle_estimated(
                 job,
                 tried,
                 outcome,
-                error,
+                ended_by,
                 output_bytes=stream.output_bytes,
                 output_events=stream.output_events,
-                cut_by=cut_by,
-                is_at_fault=is_at_fault,
             )
         assert tried.usage is not None
         return tried.usage

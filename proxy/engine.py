@@ -48,16 +48,16 @@ from proxy.errors import (
 )
 from proxy.figures import Figures
 from proxy.gates import Crowded, Gates
-from proxy.history import History
 from proxy.http import Exchange, HeaderList
 from proxy.ledger.client import LedgerClient
 from proxy.ledger.protocol import Outcome
 from proxy.metering import Capped
 from proxy.priorities import Priorities
-from proxy.rate_headers import rate_headers
 from proxy.refusals import cap_reason, denied
 from proxy.relay import ClaimingReply, Reply, StreamReply, relay
+from proxy.reply_headers import media_headers, reply_headers
 from proxy.request_headers import is_on
+from proxy.request_recorder import RequestRecorder
 from proxy.routing import Decision, Router, or_else
 from proxy.swaps.core import Swap
 from proxy.swaps.moves import Aim, Moves
@@ -69,16 +69,10 @@ from proxy.wire.unstreamed import unstreamed
 from proxy.wishes import NO_WISHES, Wishes
 
 DROP_HEADER = b"x-tollway-drop-params"
-DECISION_HEADER = b"x-tollway-decision"
 
-_PASSED_ON = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
-# The content types that servers send sound with.
-_SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _PPM = 1_000_000
 _logger = logging.getLogger("tollway")
 _CHAT: frozenset[Endpoint] = frozenset({"chat"})
-# The header that lists what was dropped is cut here: a request may have thousands of parts.
-_LONGEST_LIST = 2000
 
 
 class Responder(Protocol):
@@ -123,9 +117,9 @@ class Engine:
         first_payload_s: float,
         hear_out_s: float,
         lasting: Lasting,
-        history: History | None = None,
+        recorder: RequestRecorder | None = None,
     ) -> None:
-        """`history` is what writes requests down, if they are to be."""
+        """`recorder` is what writes requests down, if they are to be."""
         self._router = router
         self._accounts = accounts
         self._ledger = ledger
@@ -135,7 +129,7 @@ class Engine:
         self._circuits = circuits
         self._attempts = Attempts(ledger, metrics, figures, circuits, gates, priorities, clock)
         self._log = log
-        self._history = history
+        self._recorder = recorder
         self._clock = clock
         self._first_payload_s = first_payload_s
         self._hear_out_s = hear_out_s
@@ -164,27 +158,17 @@ class Engine:
 
     async def serve(self, exchange: Exchange, caller: Caller, request: Request) -> None:
         """Answer a request. Raises `ApiError` while nothing of the reply has left."""
-        job = Job(
-            exchange=exchange,
-            caller=caller,
-            request=request,
-            request_id=exchange.request_id,
-            began_at=exchange.began_at,
-            table=self.table,
-            due=deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech"),
-        )
-        job.scopes = scopes_of(caller, exchange, request.user, request.tags)
-        route = await self._route(job)
+        job = await self._routed(exchange, caller, request)
         task = asyncio.current_task()
         assert task is not None
         watcher = exchange.watch(partial(self._client_gone, job, task))
         try:
             if request.stream:
-                await self._serve_stream(job, route)
+                await self._serve_stream(job)
             elif request.endpoint == "speech":
-                await self._ask(job, route, self._respond_pieces)
+                await self._ask(job, self._respond_pieces)
             else:
-                await self._ask(job, route, self._respond_whole)
+                await self._ask(job, self._respond_whole)
         finally:
             watcher.cancel()
             exchange.on_end = partial(self._write_log, job)
@@ -205,43 +189,49 @@ class Engine:
 
     # --- routing ---------------------------------------------------------------------------
 
-    async def _route(self, job: Job) -> Route:
-        wishes = wish_list.read(job.exchange.headers)
-        considered = await self.consider(job.caller, job.exchange, job.request, job.scopes, wishes)
+    async def _routed(self, exchange: Exchange, caller: Caller, request: Request) -> Job:
+        """The request with what was decided on it. Raises `ApiError` for one that goes nowhere."""
+        table = self.table
+        due = deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech")
+        scopes = scopes_of(caller, exchange, request.user, request.tags)
+        wishes = wish_list.read(exchange.headers)
+        considered = await self.consider(caller, exchange, request, scopes, wishes)
         decision = considered.decision
-        if self._history is not None:
-            self._history.add(
+        if self._recorder is not None:
+            self._recorder.add(
                 decision,
-                job.request,
-                request_id=job.request_id,
-                key_id=job.caller.key_id,
-                scopes=job.scopes,
+                request,
+                request_id=exchange.request_id,
+                key_id=caller.key_id,
+                scopes=scopes,
                 wishes=considered.wishes,
                 tier=considered.tier,
                 swap=considered.swap,
             )
         if isinstance(decision.outcome, Denial):
-            raise denied(job.request.model, decision.outcome)
+            raise denied(request.model, decision.outcome)
         self._router.take_turn()
-        job.request = considered.request
-        job.keeps_parameters = considered.wishes.requires_parameters
-        job.downgrade = considered.tier
-        job.swap = considered.swap
-        job.trimmed = considered.trimmed
-        job.cold_start = decision.cold_start
-        job.policy = decision.outcome.policy
-        job.revision = decision.revision
-        job.decision = decision
-        model = job.table.models.get(decision.model)
+        model = table.models.get(decision.model)
         if model is not None and model.deadlines is not NO_DEADLINES:
-            job.due.narrow(
+            due.narrow(
                 f"models.{model.name}.deadlines",
                 first_token_s=model.deadlines.first_token_s,
                 whole_s=model.deadlines.whole_s,
             )
-        if decision.question.analysis is not None:
-            job.task = decision.question.analysis.task
-        return decision.outcome
+        return Job(
+            exchange=exchange,
+            caller=caller,
+            request=considered.request,
+            decision=decision,
+            route=decision.outcome,
+            table=table,
+            due=due,
+            scopes=scopes,
+            downgrade=considered.tier,
+            swap=considered.swap,
+            trimmed=considered.trimmed,
+            keeps_parameters=considered.wishes.requires_parameters,
+        )
 
     def aim(
         self, name: str, caller: Caller, exchange: Exchange, request: Request, *, is_dry: bool
@@ -325,10 +315,9 @@ class Engine:
 
     # --- attempts --------------------------------------------------------------------------
 
-    async def _ask(
-        self, job: Job, route: Route, respond: Responder, reply: StreamReply | None = None
-    ) -> None:
-        """Ask the targets of a route in the way that it says. Raises as `_try_each` does."""
+    async def _ask(self, job: Job, respond: Responder, reply: StreamReply | None = None) -> None:
+        """Ask the targets of its route in the way that it says. Raises as `_try_each` does."""
+        route = job.route
         if route.strategy is None:
             await self._try_each(job, route, respond)
         else:
@@ -350,7 +339,7 @@ class Engine:
         failure: AdapterError | None = None
         failed: Target | None = None
         course = self._course(job, route)
-        assert job.decision is not None
+        cold_start = job.decision.cold_start
         while (step := course.next_step()) is not None:
             if step.is_retry:
                 self._metrics.retries.labels(step.target.provider).inc()
@@ -361,7 +350,7 @@ class Engine:
                 raise from_upstream(job.due.error())
             target = step.target
             job.virtual_model = job.decision.model_of(target.name)
-            waits = job.cold_start == "wait" or (job.cold_start == "spill" and not course.has_more)
+            waits = cold_start == "wait" or (cold_start == "spill" and not course.has_more)
             try:
                 tried = await self._attempts.reserve(job, target, step.reason, step.key.number)
             except MoneyRefused as error:
@@ -386,7 +375,7 @@ class Engine:
                     failure, failed = error, target
                 if isinstance(error, NotLoaded):
                     job.cold.append(target.name)
-                    if job.cold_start == "refuse":
+                    if cold_start == "refuse":
                         raise _last_word(error, target, None) from None
                 course.failed(step, error)
                 if job.is_gone:
@@ -395,7 +384,6 @@ class Engine:
 
     def _course(self, job: Job, route: Route) -> Course:
         """What a request tries, of the targets there were when it came."""
-        assert job.decision is not None
         # Not every target can go on with an answer, or is to be compared with others.
         has_chains = not (job.is_continued or job.is_weighed)
         return Course(
@@ -433,9 +421,7 @@ class Engine:
             raise
         except BaseException as error:
             if tried.settlement is None:
-                self._attempts.settle_estimated(
-                    job, tried, *_cut_short(error), output_bytes=0, is_at_fault=False
-                )
+                self._attempts.settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
             raise
 
     # --- replies ---------------------------------------------------------------------------
@@ -490,27 +476,18 @@ class Engine:
                     piece = await answer.pieces()
         except AdapterError as error:
             self._attempts.settle_estimated(
-                job,
-                tried,
-                "broken",
-                error.message,
-                output_bytes=facts.output_bytes,
-                cut_by=error,
+                job, tried, "broken", error, output_bytes=facts.output_bytes
             )
             raise from_upstream(error, tried.target.name) from None
         except BaseException as error:
             self._attempts.settle_estimated(
-                job,
-                tried,
-                *_cut_short(error),
-                output_bytes=facts.output_bytes,
-                is_at_fault=False,
+                job, tried, *_cut_short(error), output_bytes=facts.output_bytes
             )
             raise
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
         await job.exchange.write(b"", more=False)
 
-    async def _serve_stream(self, job: Job, route: Route) -> None:
+    async def _serve_stream(self, job: Job) -> None:
         reply = StreamReply(
             job.exchange,
             lambda has_payload: self._headers(job, chosen=has_payload),
@@ -524,9 +501,9 @@ class Engine:
             await self._respond_stream(job, tried, sent, answer, own, passage)
 
         try:
-            await self._ask(job, route, respond, reply)
+            await self._ask(job, respond, reply)
             while passage is not None and passage.broken is not None:
-                await self._go_on(job, route, respond, reply, passage)
+                await self._go_on(job, respond, reply, passage)
             # Here, where the upstream is closed: however slowly the client reads, it generates
             # nothing more.
             if job.last is not None and job.last.last_events:
@@ -544,7 +521,6 @@ class Engine:
 
     def _passage(self, job: Job, reply: StreamReply) -> Passage | None:
         """What is remembered of a stream that another target may go on with."""
-        assert job.decision is not None
         model = job.table.models.get(job.decision.model)
         if model is None or not model.continues or not may_continue(job.request):
             return None
@@ -553,11 +529,11 @@ class Engine:
         return passage
 
     async def _go_on(
-        self, job: Job, route: Route, respond: Responder, reply: StreamReply, passage: Passage
+        self, job: Job, respond: Responder, reply: StreamReply, passage: Passage
     ) -> None:
         """Let a later target of the route go on with a stream; raises its failure if none can."""
         broken = passage.take_up()
-        request, rest = passage.request_after(broken), rest_of(route, broken.target, job.table)
+        request, rest = passage.request_after(broken), rest_of(job.route, broken.target, job.table)
         if request is None or rest is None:
             raise broken.failure
         _logger.warning("%s: %s, another is to go on", job.request_id, broken.failure.message)
@@ -612,19 +588,15 @@ class Engine:
                 await meter.cover(self._attempts.billed(request, tried, stream.usage))
         except Capped as capped:
             if capped.budget is None:
-                self._attempts.settle_broken(
-                    job, tried, stream, "broken", "the ledger was silent", is_at_fault=False
-                )
+                self._attempts.settle_broken(job, tried, stream, "broken", "the ledger was silent")
                 raise LedgerDown("the ledger cannot be reached, so no more is held") from None
-            usage = self._attempts.settle_broken(job, tried, stream, "capped", "")
+            usage = self._attempts.settle_broken(job, tried, stream, "capped")
             tried.last_events = stream.cap(cap_reason(capped.budget), usage)
         except AdapterError as error:
             if not reply.has_payload:
                 tried.usage = stream.usage  # an answer without content may still be billed
                 raise
-            usage = self._attempts.settle_broken(
-                job, tried, stream, "broken", error.message, cut_by=error
-            )
+            usage = self._attempts.settle_broken(job, tried, stream, "broken", error)
             failure = from_upstream(error, tried.target.name)
             goes_on = (
                 passage is not None
@@ -635,7 +607,7 @@ class Engine:
             if not goes_on:
                 tried.last_events = stream.fail(failure)
         except BaseException as error:
-            self._attempts.settle_broken(job, tried, stream, *_cut_short(error), is_at_fault=False)
+            self._attempts.settle_broken(job, tried, stream, *_cut_short(error))
             if isinstance(error, asyncio.CancelledError) and _is_cut(job.exchange):
                 await reply.fail(stopping(), stream)
             raise
@@ -655,56 +627,9 @@ class Engine:
 
     def _headers(self, job: Job, *, chosen: bool = True) -> HeaderList:
         """Reply headers; without those of a target while another may still be chosen."""
-        overhead_s = max(0.0, time.perf_counter() - job.began_at - job.upstream_s)
+        overhead_s = max(0.0, time.perf_counter() - job.exchange.began_at - job.upstream_s)
         self._metrics.overhead.observe(overhead_s)
-        headers = [
-            (b"x-tollway-request-id", job.request_id.encode()),
-            (b"x-tollway-attempts", b"%d" % job.shared.attempts),
-            (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
-        ]
-        if job.policy:
-            headers.append((b"x-tollway-policy", job.policy.encode()))
-        if job.decision is not None and job.virtual_model:
-            headers.append((DECISION_HEADER, job.decision.id.encode()))
-        if job.left_nanousd is not None:
-            headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
-        if job.swap is not None:
-            headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
-        if job.downgrade:
-            headers.append((b"x-tollway-downgrade", job.downgrade.encode()))
-        if job.trimmed:
-            headers.append((b"x-tollway-trimmed-messages", b"%d" % job.trimmed))
-        if job.cold:
-            cold = ", ".join(job.cold)[:_LONGEST_LIST]
-            headers.append((b"x-tollway-not-loaded", cold.encode("ascii", "backslashreplace")))
-        has_limits = job.requests is not None or job.tokens is not None
-        if has_limits:
-            headers += rate_headers(job.requests, job.tokens)
-        tried = job.last
-        if tried is None or not chosen:
-            return headers
-        headers += tried.target.reply_headers
-        if tried.dropped:
-            told = ", ".join(dict.fromkeys(tried.dropped))[:_LONGEST_LIST]
-            # A client's own names may have anything in them, line ends too.
-            listed = told.encode("unicode_escape")[:_LONGEST_LIST]
-            headers.append((b"x-tollway-dropped-params", listed))
-        if job.clamp is not None:
-            headers.append((b"x-tollway-clamped-max-tokens", b"%d" % job.clamp))
-        if tried.settlement is not None:
-            cost = job.shared.cost_nanousd
-            headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
-        for name, value in tried.answer_headers.items():
-            if has_limits and name.startswith("x-ratelimit-"):
-                name = f"x-tollway-upstream-{name.removeprefix('x-')}"
-                headers.append((name.encode(), value.encode("latin-1", "replace")))
-            elif name.startswith(_PASSED_ON):
-                headers.append((name.encode(), value.encode("latin-1", "replace")))
-            elif name == "x-request-id":
-                headers.append(
-                    (b"x-tollway-upstream-request-id", value.encode("latin-1", "replace"))
-                )
-        return headers
+        return reply_headers(job, overhead_s, chosen=chosen)
 
     def _write_log(self, job: Job) -> None:
         tried = job.last
@@ -722,7 +647,7 @@ class Engine:
                 cost_nanousd=settlement.cost_nanousd,
                 estimated=settlement.estimated,
                 remaining_nanousd=job.left_nanousd,
-                total_s=time.perf_counter() - job.began_at,
+                total_s=time.perf_counter() - job.exchange.began_at,
                 outcome=settlement.outcome,
                 key=tried.key,
             )
@@ -775,21 +700,6 @@ def _call(job: Job, tried: Tried, *, waits: bool, fresh: bool) -> tuple[Sent, Ca
         context_length=target.asked_context,
         fresh=fresh,
     )
-
-
-def media_headers(headers: Mapping[str, str]) -> tuple[bytes, HeaderList]:
-    """The content type of sound, and its length if that is told.
-
-    Raises `MalformedAnswer` for anything else: an error page, most likely.
-    """
-    kind = headers.get("content-type", "application/octet-stream").lower()
-    if not kind.startswith(_SOUND) or not kind.isascii():
-        raise MalformedAnswer(
-            f"the provider answered with {kind[:100]!r} where sound was asked for"
-        )
-    length = headers.get("content-length", "")
-    is_told = length.isdecimal() and "content-encoding" not in headers
-    return kind.encode(), [(b"content-length", length.encode())] if is_told else []
 
 
 def _is_cut(exchange: Exchange) -> bool:

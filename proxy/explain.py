@@ -11,11 +11,12 @@ from policies.base import Candidate, Choice, Denial, Question
 from proxy import wishes as wish_list
 from proxy.attribution import scopes_of
 from proxy.auth import Auth
-from proxy.engine import DECISION_HEADER, Engine
+from proxy.engine import Engine
 from proxy.ensembles import plan
 from proxy.errors import EndpointForbidden, InvalidRequest
 from proxy.http import Exchange
 from proxy.refusals import denied
+from proxy.reply_headers import DECISION_HEADER
 from proxy.routing import Decision
 from proxy.targets import TargetTable
 from proxy.wire import chat, embeddings

@@ -47,7 +47,7 @@ from proxy.targets import CurrentTable, TargetTable, build_table
 from proxy.yaml_file import YamlFile, read_text
 
 if TYPE_CHECKING:  # importing it too soon would choose how prometheus-client counts
-    from proxy.worker import Plan
+    from proxy.assembly import Plan
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
 _MOST_TARGETS_SHOWN = 8
@@ -238,12 +238,13 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     metrics = _prepare_metrics(data)
     # Only now: prometheus-client decides on import whether processes count into files.
     from proxy import worker
+    from proxy.assembly import Plan
     from proxy.supervisor import Supervisor, bind
 
     worker.log_to_stderr()
     check(loaded, table)
     tokens.load(target.model for target in table().targets.values())  # shared by the workers
-    plan = worker.Plan(
+    plan = Plan(
         config=loaded,
         table=table,
         data=data,

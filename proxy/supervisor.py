@@ -29,6 +29,7 @@ from typing import Protocol
 from prometheus_client.multiprocess import mark_process_dead
 
 from proxy import worker
+from proxy.assembly import Plan
 from proxy.config import Server
 from proxy.errors import StartError
 from proxy.ledger import daemon
@@ -40,7 +41,7 @@ from proxy.model_host.protocol import SOCKET
 from proxy.reloading import SOCKET as OWN_SOCKET
 from proxy.reloading import FileWatch, Outcome, Wanted, answer_next
 from proxy.revisions import Line, Revision, log, tell_all
-from proxy.worker import Plan, say_ready
+from proxy.worker import say_ready
 
 # A child that dies sooner than this after its start is restarted with growing delays.
 _STABLE_S = 10.0

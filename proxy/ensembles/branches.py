@@ -115,7 +115,7 @@ class Branches:
 
     async def ask(self, branch: Branch) -> None:
         """Ask the branch's target. Raises `ApiError` where it does not answer."""
-        route = Route(policy=self._job.policy, choices=(branch.choice,))
+        route = Route(policy=self._job.route.policy, choices=(branch.choice,))
         await self._try_each(branch.job, route, self._respond)
         if self._first_wins:  # of a stream that a budget cut at once nothing has left yet
             await self.claimed_by(branch)

@@ -32,7 +32,7 @@ class Hedging:
         self, job: Job, choices: Sequence[Choice], strategy: Hedge, respond: Respond
     ) -> None:
         """Answer the client; raises `ApiError`."""
-        name = "" if job.decision is None else job.decision.model
+        name = job.decision.model
         allowance = self._allowances.get((name, strategy.share))
         if allowance is None:
             allowance = self._allowances[name, strategy.share] = Allowance(strategy.share)

@@ -58,7 +58,6 @@ async def pick(asking: Asking, job: Job, judge: Judge, answers: Sequence[str]) -
 
 def _target(job: Job, judge: Judge) -> Target | None:
     """The judge, unless it may not be shown this request."""
-    assert job.decision is not None
     rejections = job.decision.outcome.rejections
     if any(each.target == judge.target and each.code in OF_DATA for each in rejections):
         return None

@@ -68,7 +68,7 @@ async def ask(
         kept.append(await take(asking, job, tried, sent, answer))
 
     try:
-        await asking.try_each(own, Route(policy=job.policy, choices=tuple(choices)), respond)
+        await asking.try_each(own, Route(policy=job.route.policy, choices=tuple(choices)), respond)
     finally:
         job.upstream_s += own.upstream_s
         if request is None:

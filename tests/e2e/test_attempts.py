@@ -17,7 +17,7 @@ import pytest
 from proxy.ledger.audit import audit
 from tests.e2e.raw import connect, post
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, provider, serving
-from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
+from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk, usage_chunk
 from tests.waiting import PATIENCE_S, until
 
 CLOSED_S = 0.25
@@ -165,6 +165,29 @@ def test_a_stream_that_has_begun_ends_with_an_error_event(
     assert upstream.calls[0].closed.wait(PATIENCE_S)
     (row,) = tollway.rows()[-1:]
     assert row["outcome"] == "broken" and row["cost_nanousd"] > 0
+
+
+def test_a_target_is_not_to_blame_for_a_deadline_that_comes_after_its_usage(
+    tollway: Tollway, upstream: Upstream
+) -> None:
+    async def never_done(call: Call, line: Line) -> None:
+        await line.start_stream()
+        await line.event(chunk({"content": "Hello"}))
+        await line.event(chunk({}, "stop"))
+        await line.event(usage_chunk())
+        await line.until_closed()
+
+    def failures() -> int:
+        shown = {each["name"]: each for each in tollway.admin("GET", "/targets")["data"]}
+        return int(shown["up/m1"]["failures"])
+
+    before = failures()
+    upstream.scripts["m1"] = never_done
+    reply = tollway.chat("up/m1", stream=True, headers={"x-tollway-deadline-ms": "400"})
+    assert "upstream_timeout" in reply.text
+    (row,) = tollway.rows()[-1:]
+    assert (row["outcome"], row["estimated"]) == ("broken", 0)
+    assert failures() == before
 
 
 def test_a_reader_that_stalls_does_not_keep_the_upstream(

@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from proxy.guard import heads
 from tests.e2e.raw import Connection, chat, connect, post
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
+from tests.waiting import until
 
 GET = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = b"transfer-encoding: chunked"
@@ -744,12 +744,12 @@ def test_overload_waits_then_is_turned_away_before_the_body(
 def _until_accepted(tollway: Tollway, number: int) -> None:
     """Wait until the server has so many requests, whose bytes it has read."""
     (worker,) = tollway.workers()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def has_them() -> bool:
         clients = [c for c in worker.net_connections() if c.status == "ESTABLISHED"]
-        if len(clients) >= number and tollway.get("/healthz").status_code == 200:
-            return
-    raise AssertionError
+        return len(clients) >= number and tollway.get("/healthz").status_code == 200
+
+    until(has_them)
 
 
 def test_who_waits_too_long_is_turned_away(upstream: Upstream, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from openai import OpenAI
 
 from tests.e2e.tollway import Tollway, events, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk
+from tests.waiting import until
 
 BESIDE = Path(__file__).parents[3]
 
@@ -100,16 +100,14 @@ def llama(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def _wait_until_loaded(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    def is_loaded() -> bool:
         assert process.poll() is None, log.read_text()[-2000:]
         try:
-            if httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                return
+            return httpx2.get(f"http://127.0.0.1:{port}/health").status_code == 200
         except httpx2.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(log.read_text()[-2000:])
+            return False
+
+    until(is_loaded, told=lambda: log.read_text()[-2000:])
 
 
 def test_goes_on_where_another_broke(llama: Tollway, upstream: Upstream) -> None:

@@ -28,6 +28,7 @@ from tests.e2e.test_local_models import Machine, streaming
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
 from tests.proxy.model_host.model_server import OLLAMA_MODEL, ollama
+from tests.waiting import until
 
 # `make chaos` sets them: 100 reloads under 500 streams.
 RELOADS = int(os.environ.get("TOLLWAY_RELOADS", "20"))
@@ -47,14 +48,6 @@ def machine(tmp_path: Path) -> Machine:
     folder = tmp_path / "models"
     folder.mkdir()
     return Machine(folder)
-
-
-def until(holds: Callable[[], bool], tollway: Tollway) -> None:
-    """Wait for what comes about by itself."""
-    deadline = time.monotonic() + WITHIN_S
-    while not holds():
-        assert time.monotonic() < deadline, tollway.log()
-        time.sleep(0.05)
 
 
 def changed(config: dict[str, Any], number: int) -> dict[str, Any]:
@@ -250,7 +243,7 @@ def test_a_provider_that_did_not_change_keeps_its_connections(
         tollway.chat("up/m1")
         assert upstream.calls[-1].headers["authorization"] == "Bearer sk-another"
         # Those of the provider that was are closed when nobody uses them any more.
-        until(lambda: kept not in upstream.connections(), tollway)
+        until(lambda: kept not in upstream.connections(), told=tollway.log)
 
 
 def limits(tollway: Tollway) -> list[tuple[object, ...]]:
@@ -328,16 +321,16 @@ def test_every_way_to_ask_for_it(upstream: Upstream, running: Tollway) -> None:
     os.kill(running.pid, signal.SIGHUP)
     until(
         lambda: "tollway_config_revision 2.0" in running.get("/metrics", headers=BEARER).text,
-        running,
+        told=running.log,
     )
     assert len(re.findall("revision 2 of .* is served", running.log())) == 2
     config["server"]["reload"] = "auto"
     running.reload(config)
     config["models"]["late"] = {"targets": ["up/m2"]}
     running.configure(config)
-    until(lambda: running.chat("late").status_code == 200, running)
+    until(lambda: running.chat("late").status_code == 200, told=running.log)
     running.config.write_text("models: nonsense")
-    until(lambda: "not reloaded: " in running.log(), running)
+    until(lambda: "not reloaded: " in running.log(), told=running.log)
     assert running.cli("reload").returncode == 2
     assert running.chat("late").status_code == 200
 
@@ -358,7 +351,7 @@ def test_a_worker_that_is_started_again_has_the_newest_revision(
     for worker in running.workers():
         worker.kill()
     running.admin("POST", "/reload")  # nobody is waited for who is gone
-    until(lambda: len(running.workers()) == 2, running)
+    until(lambda: len(running.workers()) == 2, told=running.log)
     for _ in range(10):
         assert running.chat("new").status_code == 200
 
@@ -373,13 +366,13 @@ def test_a_server_that_looked_at_nothing_begins_to_and_ends(
         with_it["targets"].append({"target": "near/*", "price": "free"})
         running.reload(with_it)
         name = f"near/{OLLAMA_MODEL['name']}"
-        until(lambda: running.get(f"/v1/models/{name}").status_code == 200, running)
+        until(lambda: running.get(f"/v1/models/{name}").status_code == 200, told=running.log)
         assert running.admin("GET", "/models")["found"]
         running.reload(config)
         assert running.admin("GET", "/models")["found"] == []
         assert running.get(f"/v1/models/{name}").status_code == 404
         running.reload(with_it)
-        until(lambda: running.get(f"/v1/models/{name}").status_code == 200, running)
+        until(lambda: running.get(f"/v1/models/{name}").status_code == 200, told=running.log)
 
 
 def test_local_models_that_did_not_change_stay_loaded(machine: Machine, tmp_path: Path) -> None:
@@ -401,7 +394,7 @@ def test_local_models_that_did_not_change_stay_loaded(machine: Machine, tmp_path
         assert tollway.chat("local/kept").status_code == 200
         assert len(machine.alive()) == 2
         streams.close()
-        until(lambda: len(machine.alive()) == 1, tollway)
+        until(lambda: len(machine.alive()) == 1, told=tollway.log)
         assert tollway.chat("local/new").status_code == 200
         assert sorted(machine.loads) == ["gone", "kept", "new"]
 

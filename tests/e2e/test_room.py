@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -15,6 +14,7 @@ from proxy.ledger.audit import audit
 from tests.e2e.raw import connect, post
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, answer_ok
+from tests.waiting import until
 
 
 class Bottleneck:
@@ -46,10 +46,7 @@ def _key(tollway: Tollway, name: str) -> tuple[str, str]:
 def _until_waiting(tollway: Tollway, count: int) -> None:
     headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
     wanted = f'tollway_queued_requests{{target="up/m1"}} {count}.0'
-    deadline = time.monotonic() + 30
-    while wanted not in tollway.get("/metrics", headers=headers).text:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: wanted in tollway.get("/metrics", headers=headers).text)
 
 
 def _chat(tollway: Tollway, key: str, text: str, **headers: str) -> httpx2.Response:

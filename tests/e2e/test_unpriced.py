@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from policies.base import Capability
+from proxy.assembly import inference_routes
 from proxy.responses import Responses
-from proxy.worker import inference_routes
 from tests.e2e.tollway import Tollway, serving
 from tests.e2e.upstream import Upstream
 

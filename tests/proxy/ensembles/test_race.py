@@ -74,8 +74,8 @@ def make_job() -> Job:
         exchange=cast(Any, None),
         caller=Caller(key_id="", name="", scopes=()),
         request=request,
-        request_id="r",
-        began_at=0.0,
+        decision=cast(Any, None),
+        route=Route(policy="", choices=()),
         table=cast(Any, None),
         due=Due(0.0, in_parts=False),
     )

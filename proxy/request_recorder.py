@@ -32,7 +32,7 @@ _MOST_WAITING = 10_000
 _logger = logging.getLogger("tollway")
 
 
-class History:
+class RequestRecorder:
     """Keeps what is asked, as `settings` say. One per worker."""
 
     def __init__(self, store: RequestStore, settings: Logging, secret: bytes, clock: Clock) -> None:

@@ -17,8 +17,8 @@ from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.config import Circuit, Logging
 from proxy.figures import Figures
-from proxy.history import History
 from proxy.price_book import PriceBook
+from proxy.request_recorder import RequestRecorder
 from proxy.request_store import FILE, RequestStore
 from proxy.routing import Router
 from proxy.wishes import NO_WISHES
@@ -56,15 +56,15 @@ def router(tmp_path: Path) -> Router:
     )
 
 
-def _history(folder: Path, clock: Hand, **settings: Any) -> History:
+def _recorder(folder: Path, clock: Hand, **settings: Any) -> RequestRecorder:
     folder.mkdir(exist_ok=True)
-    return History(RequestStore(folder), Logging(**settings), b"key", clock)
+    return RequestRecorder(RequestStore(folder), Logging(**settings), b"key", clock)
 
 
-def _add(history: History, router: Router, model: str, name: str, **body: Any) -> None:
+def _add(recorder: RequestRecorder, router: Router, model: str, name: str, **body: Any) -> None:
     request = _parsed(model, f"Write a poem about {CANARY}", **body)
     decision = router.decide(router.find(ANONYMOUS, model), request)
-    history.add(
+    recorder.add(
         decision,
         request,
         request_id=name,
@@ -83,10 +83,10 @@ def test_features_are_always_whole_and_prompts_only_where_they_are_asked_for(
     folder = tmp_path / "data"
 
     async def write() -> None:
-        history = _history(folder, Hand(), requests=True, prompts=prompts)
+        recorder = _recorder(folder, Hand(), requests=True, prompts=prompts)
         for model in ("ordered", "weighted", "up/a"):  # reads no prompt; reads it; no choice
-            _add(history, router, model, f"req_{model}")
-        history.close()
+            _add(recorder, router, model, f"req_{model}")
+        recorder.close()
 
     asyncio.run(write())
     found = list(request_store.read(folder))
@@ -102,12 +102,12 @@ def test_features_are_always_whole_and_prompts_only_where_they_are_asked_for(
 
 def test_what_no_target_takes_is_written_down_too(tmp_path: Path, router: Router) -> None:
     async def write() -> None:
-        history = _history(tmp_path / "data", Hand(), requests=True)
+        recorder = _recorder(tmp_path / "data", Hand(), requests=True)
         request = _parsed("ordered", "x" * 400_000)
         decision = router.decide(router.find(ANONYMOUS, "ordered"), request)
         assert isinstance(decision.outcome, Denial)
-        _add(history, router, "ordered", "req_1", max_tokens=1)
-        history.add(
+        _add(recorder, router, "ordered", "req_1", max_tokens=1)
+        recorder.add(
             decision,
             request,
             request_id="req_2",
@@ -117,7 +117,7 @@ def test_what_no_target_takes_is_written_down_too(tmp_path: Path, router: Router
             tier="",
             swap=None,
         )
-        history.close()
+        recorder.close()
 
     asyncio.run(write())
     found = [asked.target for asked, _ in request_store.read(tmp_path / "data")]
@@ -131,11 +131,11 @@ def test_all_of_it_is_gone_after_its_days_also_where_nothing_is_written_any_more
     folder, clock = tmp_path / "data", Hand()
 
     async def live() -> None:
-        history = _history(folder, clock, requests=True, prompts=True, days=7)
-        _add(history, router, "ordered", "req_1")
-        history.close()
+        recorder = _recorder(folder, clock, requests=True, prompts=True, days=7)
+        _add(recorder, router, "ordered", "req_1")
+        recorder.close()
         clock.now += 8 * DAY_S
-        later = _history(folder, clock, requests=still_on, days=7)
+        later = _recorder(folder, clock, requests=still_on, days=7)
         clock.now -= 2 * DAY_S
         await later.tidy()
         assert any(CANARY.encode() in path.read_bytes() for path in folder.iterdir())
@@ -156,11 +156,11 @@ def test_a_disk_that_does_not_take_it_is_told_of_once(
     (folder / FILE).mkdir()  # no file can be there
 
     async def write() -> None:
-        history = _history(folder, Hand(), requests=True)
+        recorder = _recorder(folder, Hand(), requests=True)
         for _ in range(2):
-            _add(history, router, "ordered", "req_1")
-            history._write()
-        history.close()
+            _add(recorder, router, "ordered", "req_1")
+            recorder._write()
+        recorder.close()
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(write())
