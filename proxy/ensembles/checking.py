@@ -8,8 +8,10 @@ takes too long is killed with its process, and the next check begins a new one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from asyncio.subprocess import PIPE, Process
+from importlib import import_module
 from typing import BinaryIO
 
 import msgspec
@@ -94,6 +96,9 @@ def _framed(said: bytes) -> bytes:
 
 def _check_all(asked: BinaryIO, told: BinaryIO) -> None:
     """Answer check after check, until there are no more."""
+    with contextlib.suppress(ImportError):  # an extra
+        # Long to import: on a busy machine the first check would be out of time.
+        import_module("proxy.swaps.schemas")
     told.write(_framed(b""))  # it is ready
     told.flush()
     while head := asked.read(_LENGTH_BYTES):
