@@ -296,9 +296,14 @@ def serve(
     folder: Path = ROOT,
     environ: Mapping[str, str] | None = None,
     workers: int = 1,
+    command: Sequence[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`tollway serve`, just started in `folder`; its output goes to a file."""
-    command = [*_tollway_command(), "serve", "--data", str(data), "--port", str(port)]
+    """`tollway serve`, just started in `folder`; its output goes to a file.
+
+    `command` is what takes the place of `tollway`, if anything.
+    """
+    command = [*(command or _tollway_command()), "serve"]
+    command += ["--data", str(data), "--port", str(port)]
     command += ["--workers", str(workers)]
     if config is not None:
         command += ["--config", str(config)]

@@ -361,6 +361,8 @@ class _Counts:
 
     def _move(self, now: float) -> None:
         part = int(now / self._part_s)
+        if part == self._part:
+            return
         for gone in range(max(self._part + 1, part - _PARTS + 1), part + 1):
             self._answered[gone % _PARTS] = self._failed[gone % _PARTS] = 0
         self._part = part

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from adapters.base import Endpoint
 from proxy import pricing
@@ -38,8 +40,7 @@ _UNCAPPED: frozenset[Endpoint] = frozenset({"images", "transcriptions", "speech"
 _BYTES_PER_TOKEN_AT_MOST = 2
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt can cost; `base`, `token` and `least` where it can be metered.
 
     `floor` is what it has cost at least if its worker dies early, `base` the most that its input
@@ -163,9 +164,9 @@ def cost_of(
     if target.price is None:
         return 0
     if request.images and target.price.image:
-        usage = replace(usage, images=request.images)
+        usage = msgspec.structs.replace(usage, images=request.images)
     if request.units is not NO_UNITS and usage.units is NO_UNITS:
-        usage = replace(usage, units=_most_units(request, target))
+        usage = msgspec.structs.replace(usage, units=_most_units(request, target))
     tier = served_tier or target.tier_of(request.service_tier)
     return pricing.cost_nanousd(target.price, usage, service_tier=tier)
 

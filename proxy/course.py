@@ -12,8 +12,9 @@ free. All of that is decided here, and nothing done.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+
+import msgspec
 
 from adapters.base import AdapterError, UpstreamError
 from policies.base import Choice
@@ -28,8 +29,7 @@ from proxy.targets import Target
 RETRY_COUNT = b"x-stainless-retry-count"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt to make, after a while."""
 
     target: Target
@@ -118,7 +118,7 @@ class Course:
     def failed(self, step: Step, error: AdapterError) -> None:
         """Take in how an attempt failed."""
         if is_stale(error) and not step.fresh:
-            self._again = replace(step, fresh=True, is_retry=False)
+            self._again = msgspec.structs.replace(step, fresh=True, is_retry=False)
             return
         self._tries += 1
         provider = step.target.provider
@@ -126,7 +126,9 @@ class Course:
         if keys.failed(step.key, error):
             another = keys.after(step.key, partial(self._is_out, step.target.name))
             if another is not None:
-                self._again = replace(step, key=another, fresh=False, is_retry=False)
+                self._again = msgspec.structs.replace(
+                    step, key=another, fresh=False, is_retry=False
+                )
                 return
         elif burdens(error):
             self._failing.add(provider)
@@ -169,7 +171,7 @@ class Course:
         if not self._may_burden(account):
             return None
         key = account.keys.take(partial(self._is_out, step.target.name))
-        return replace(step, key=key, fresh=False, is_retry=True, delay_s=wait_s)
+        return msgspec.structs.replace(step, key=key, fresh=False, is_retry=True, delay_s=wait_s)
 
     def _would_burden(self, target: Target) -> bool:
         """Whether a provider that has had enough of this request is likely to fail there too."""

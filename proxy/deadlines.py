@@ -148,6 +148,7 @@ class Limit:
         "_first_at",
         "_first_s",
         "_has_first",
+        "_is_bounded",
         "_rang",
         "_task",
         "_timer",
@@ -162,6 +163,8 @@ class Limit:
         self._first_s, self._whole_s = first_token_s, whole_s
         self._first_at, self._whole_at = _after(now, first_token_s), _after(now, whole_s)
         self._has_first = not due.in_parts
+        # What has no bound never gets one: those of a request are only lifted from here on.
+        self._is_bounded = self._at() < math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
@@ -176,6 +179,8 @@ class Limit:
 
         That for the connection is not beyond the attempt's: until it is made nothing is billed.
         """
+        if not self._is_bounded:
+            return deadlines
         left_s = self._at() - time.perf_counter()
         if left_s >= deadlines.connect_s:
             return deadlines
@@ -186,8 +191,7 @@ class Limit:
         return replace(deadlines, connect_s=left_s)
 
     def __enter__(self) -> Limit:
-        at = self._at()
-        if at < math.inf:
+        if self._is_bounded and (at := self._at()) < math.inf:
             self._task = asyncio.current_task()
             assert self._task is not None
             self._cancelling = self._task.cancelling()

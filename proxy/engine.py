@@ -11,9 +11,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
+
+import msgspec
 
 from adapters.base import (
     AdapterError,
@@ -82,8 +84,7 @@ class Responder(Protocol):
         """Relay the answer and settle the attempt. Raises `AdapterError` while nothing has left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Considered:
+class Considered(msgspec.Struct, frozen=True):
     """A decision on a request, with what its body wished for taken out of that and heeded."""
 
     decision: Decision
@@ -273,10 +274,12 @@ class Engine:
             self._router.decide, request=request, caller_id=caller.key_id, scopes=scopes
         )
         decision, tier = await self._decided(found, decide, wishes, scopes)
-        unweighed = replace(wishes, weights=None)  # the weights were for the model's own
-        for name in wishes.models:
-            other, _ = self.aim(name, caller, exchange, request, is_dry=True)
-            decision = or_else(decision, (await self._decided(other, decide, unweighed, scopes))[0])
+        if wishes.models:
+            unweighed = replace(wishes, weights=None)  # the weights were for the model's own
+            for name in wishes.models:
+                other, _ = self.aim(name, caller, exchange, request, is_dry=True)
+                further, _ = await self._decided(other, decide, unweighed, scopes)
+                decision = or_else(decision, further)
         return Considered(decision, request, wishes, tier, swap, trimmed)
 
     async def _decided(

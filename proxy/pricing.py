@@ -13,6 +13,8 @@ from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Self
 
+import msgspec
+
 PER_TOKENS = 1_000_000
 """Prices are for this many tokens."""
 
@@ -56,8 +58,7 @@ class Units:
 NO_UNITS = Units()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of one attempt, counted as OpenAI does; all counts are 0 or more.
 
     `input_tokens` and `output_tokens` are totals; where both are 0, no tokens were told. The others

@@ -6,10 +6,12 @@ The same code decides live, when it is asked what it would do, and by itself on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
 from typing import Protocol
+
+import msgspec
 
 from policies.analysis import analyse
 from policies.base import (
@@ -52,8 +54,7 @@ Fitting = tuple[tuple[Candidate, ...], tuple[Rejection, ...]]
 _OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A decision with all that it was made by."""
 
     model: str
@@ -67,9 +68,9 @@ class Decision:
     """The names of the rules that held."""
     is_last_resort: bool = False
     """Whether all of its targets should be left alone, and one is tried all the same."""
-    others: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Of targets that came by another virtual model than the one that was asked for: that one."""
-    fallbacks: Mapping[Cause, tuple[Choice, ...]] = field(default_factory=dict)
+    fallbacks: Mapping[Cause, tuple[Choice, ...]] = msgspec.field(default_factory=dict)
     """Where the request goes on that failed of a cause: what is left of the model's `fallbacks`."""
 
     def model_of(self, target: str) -> str:
@@ -428,7 +429,7 @@ def or_else(decision: Decision, other: Decision) -> Decision:
     )
     others = {choice.target: other.model for choice in added} if other.model else {}
     candidates = (c for c in other.candidates if c.name not in known)
-    return replace(
+    return msgspec.structs.replace(
         decision,
         outcome=outcome,
         candidates=(*decision.candidates, *candidates),

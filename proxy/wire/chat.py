@@ -312,7 +312,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
         n=fields.n or 1,
         unbounded=content.unbounded or _unbounded(body, fields),
         images=content.images,
-        reasons=any(not _is_nothing(body.members.get(n, _ABSENT)) for n in _REASONING),
+        reasons=_first_asked(body, _REASONING) is not None,
         service_tier=fields.service_tier,
         user=fields.user,
         tags=named,
@@ -417,7 +417,14 @@ def _unbounded(body: Body, fields: _Fields) -> str | None:
         return "modalities"
     if may_compact(body.members.get("context_management", _ABSENT)):
         return "context_management"
-    return next((n for n in UNBOUNDED if not _is_nothing(body.members.get(n, _ABSENT))), None)
+    return _first_asked(body, UNBOUNDED)
+
+
+def _first_asked(body: Body, names: tuple[str, ...]) -> str | None:
+    """The first of these parameters that a body asks for something with."""
+    if body.members.keys().isdisjoint(names):  # nearly always, and at once
+        return None
+    return next((n for n in names if not _is_nothing(body.members.get(n, _ABSENT))), None)
 
 
 def may_compact(raw: msgspec.Raw) -> bool:

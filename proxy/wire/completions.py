@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Create completion (Legacy)".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -141,8 +141,8 @@ class CompletionsRequest:
             name = self.lost[0]
             raise Unsupported(f"{name!r} cannot be carried over a chat", param=name)
         clamp = self.max_output_tokens if target.clamp is None else target.clamp
-        sent = self.chat.upstream(replace(target, clamp=clamp))
-        return replace(sent, dropped=(*self.lost, *sent.dropped))
+        sent = self.chat.upstream(msgspec.structs.replace(target, clamp=clamp))
+        return msgspec.structs.replace(sent, dropped=(*self.lost, *sent.dropped))
 
     def _as_itself(self, target: Upstream) -> Sent:
         changes: dict[str, bytes | None] = {

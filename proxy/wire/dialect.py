@@ -8,8 +8,9 @@ stream (`Stream`), and writes it in the client's dialect.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from adapters.base import AdapterError, Endpoint, Prefill
 from policies.base import Capability, Prompt
@@ -19,8 +20,7 @@ from proxy.wire.preferences import Preferences
 from proxy.wire.usage import ReportedCost
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Upstream:
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """What a request has to know of its target, and what money makes of it.
 
     `default_max` is given where the output must be bounded: it is the maximum of a request that
@@ -37,12 +37,11 @@ class Upstream:
     ask_usage: bool = True
     clamp: int | None = None
     drop_params: bool = False
-    defaults: Mapping[str, bytes] = field(default_factory=dict)
+    defaults: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     prefill: Prefill | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it goes to one target: in its own dialect, or as a chat.
 
     `dropped` are the paths of what could not be carried.
@@ -50,13 +49,12 @@ class Sent:
 
     endpoint: Endpoint
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     content_type: str = "application/json"
     dropped: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer is called where the provider does not say: its number, model and time."""
 
     request_id: str
@@ -64,8 +62,7 @@ class Identity:
     created: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer says of itself; `usage` is None where it reports none.
 
     `output_bytes` stands for the generated text where its tokens must be estimated. `cost` is
@@ -78,8 +75,7 @@ class Facts:
     cost: ReportedCost | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer as the client gets it."""
 
     body: bytes

@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Create image".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -93,7 +93,7 @@ class ImagesRequest(RelayedJson):
             return Usage(input_tokens=0, output_tokens=0, units=units)
         # All of the output is images where it is not told apart.
         pictured = usage.output_image_tokens or usage.output_tokens
-        return replace(usage, output_image_tokens=pictured, units=units)
+        return msgspec.structs.replace(usage, output_image_tokens=pictured, units=units)
 
     def _kind(self, answer: _Answer) -> str:
         """What was made, else what was asked for."""

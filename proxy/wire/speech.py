@@ -7,7 +7,7 @@ Source: OpenAI's API reference, "Create speech". The answer is sound, relayed as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -69,7 +69,9 @@ class SpeechRequest(RelayedJson):
     def _taken(self, usage: Usage | None) -> Usage:
         if usage is None:
             return Usage(input_tokens=0, output_tokens=0, units=self.units)
-        return replace(usage, output_audio_tokens=usage.output_tokens, units=self.units)
+        return msgspec.structs.replace(
+            usage, output_audio_tokens=usage.output_tokens, units=self.units
+        )
 
     @property
     def _expected_bytes(self) -> int:

@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Create transcription".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -106,7 +106,7 @@ class TranscriptionsRequest(Relayed):
         usage = wire_usage.reported_media(told)
         if usage is None:
             return Usage(input_tokens=0, output_tokens=0, units=units)
-        return replace(usage, units=units)
+        return msgspec.structs.replace(usage, units=units)
 
 
 def _seconds(told: object) -> int | None:

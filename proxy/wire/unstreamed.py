@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from proxy.wire.body import Body
 from proxy.wire.dialect import Sent
@@ -12,4 +12,4 @@ _OF_STREAMS: dict[str, bytes | None] = {"stream": None, "stream_options": None}
 
 def unstreamed(sent: Sent) -> Sent:
     """The same chat without what belongs to a stream."""
-    return replace(sent, body=Body.parse(sent.body).join(_OF_STREAMS))
+    return msgspec.structs.replace(sent, body=Body.parse(sent.body).join(_OF_STREAMS))

@@ -4,6 +4,7 @@ import dataclasses
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,7 +88,7 @@ def units(draw: st.DrawFn) -> Units:
 @st.composite
 def usages(draw: st.DrawFn) -> Usage:
     """Parts are drawn freely: they may overlap and, from a faulty provider, exceed their whole."""
-    names = {each.name for each in dataclasses.fields(Usage)} - {"units"}
+    names = set(Usage.__struct_fields__) - {"units"}
     return Usage(**{name: draw(counts) for name in names}, units=draw(units()))
 
 
@@ -470,7 +471,7 @@ def test_the_dearest_rates_look_at_parts_and_tiers() -> None:
 @given(prices(), usages(), st.sampled_from(["input_tokens", "output_tokens"]), counts)
 def test_more_tokens_never_cost_less(price: Price, usage: Usage, total: str, more: int) -> None:
     untiered = dataclasses.replace(price, tiers=())
-    longer = dataclasses.replace(usage, **{total: getattr(usage, total) + more})
+    longer = msgspec.structs.replace(usage, **{total: getattr(usage, total) + more})
     assert cost_nanousd(untiered, longer) >= cost_nanousd(untiered, usage)
 
 

@@ -187,7 +187,13 @@ def test_ten_thousand_requests_go_where_they_are_said_to_go(routers: tuple[Route
     clock = _Clock()
     figures = Figures(clock)
     table = routers[0].table
-    router = Router(table=lambda: table, figures=figures, secret=b"key", clock=clock)
+    router = Router(
+        table=lambda: table,
+        figures=figures,
+        circuits=Circuits(Circuit(), clock),
+        secret=b"key",
+        clock=clock,
+    )
     prompts = ("Hi", "Prove that 17 is prime", "Write a Python class", "Übersetze: Haus", "x" * 700)
     requests = [_parsed(model, text) for model in CONFIG["models"] for text in prompts]
     first: set[str] = set()

@@ -6,7 +6,7 @@ Source: Anthropic's API reference, "Create a Message".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -110,8 +110,8 @@ class MessagesRequest(AsChat):
             raise Unsupported(f"it has nothing like {self.lost[0]!r}", param=self.lost[0])
         # The maximum is written under the name that the target knows.
         maximum = self.chat.max_output_tokens if target.clamp is None else target.clamp
-        sent = self.chat.upstream(replace(target, clamp=maximum))
-        return replace(sent, dropped=(*self.lost, *self.spared))
+        sent = self.chat.upstream(msgspec.structs.replace(target, clamp=maximum))
+        return msgspec.structs.replace(sent, dropped=(*self.lost, *self.spared))
 
     def read_whole(
         self, sent: Endpoint, body: bytes, identity: Identity, *, reads_cost: bool

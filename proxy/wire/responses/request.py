@@ -233,8 +233,8 @@ class ResponsesRequest(AsChat):
         dropped = self.losses.check(drop=target.drop_params)
         # The maximum stands in the one field that this target knows.
         clamp = self.max_output_tokens if target.clamp is None else target.clamp
-        sent = self.chat.upstream(replace(target, clamp=clamp))
-        return replace(sent, dropped=(*dropped, *sent.dropped))
+        sent = self.chat.upstream(msgspec.structs.replace(target, clamp=clamp))
+        return msgspec.structs.replace(sent, dropped=(*dropped, *sent.dropped))
 
     def _as_itself(self, target: Upstream) -> Sent:
         changes = {**self.native, "model": msgspec.json.encode(target.model)}
