@@ -79,15 +79,13 @@ class Shared:
     """The targets that were asked beside others."""
     _numbers: int = 0
 
-    def count(self) -> int:
-        """One more attempt; its number."""
-        self.attempts += 1
+    def take_number(self) -> int:
+        """The number of an attempt that is about to be held."""
         self._numbers += 1
         return self._numbers
 
     def take_back(self, number: int) -> None:
         """An attempt was not made; its number is free again if it was the last."""
-        self.attempts -= 1
         self._numbers -= number == self._numbers
 
 
@@ -307,7 +305,7 @@ class Attempts:
             uncounted=job.uncounted,
         )
         unbounded = costs.unbounded(request, target)
-        number = job.shared.count()
+        number = job.shared.take_number()
         attempt = Attempt(
             attempt=self._ledger.new_attempt_id(),
             request_id=job.request_id,
@@ -342,6 +340,7 @@ class Attempts:
         except LedgerUnavailable as error:
             job.shared.take_back(number)
             raise ledger_down(error) from None
+        job.shared.attempts += 1
         if not attempt.priced:
             self._note_unpriced(target, unbounded)
         job.remaining_nanousd = reserved.remaining_nanousd

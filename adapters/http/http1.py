@@ -513,7 +513,9 @@ class _Connection(asyncio.Protocol):
                 f"{how} before its answer was complete ({self._received} bytes in)"
             )
         stale = self._is_reused and self._head_room == http_rules.MAX_HEAD_BYTES
-        if stale:  # what closed this one will have closed its fellows: the next try is on a new one
+        if (
+            stale
+        ):  # what closed this one will have closed its fellows: other calls need not meet them
             self._pool.drop_idle()
         return ConnectionLost(f"{how} before it answered", stale=stale)
 

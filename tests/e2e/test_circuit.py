@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Script, Upstream, answer_ok, chunk
 from tests.proxy.model_host.model_server import ModelServer, openai_list
+from tests.waiting import until
 
 # Longer than a slow machine takes for a few requests.
 OUT_S = 8.0
@@ -89,15 +89,8 @@ def _rejections(tollway: Tollway, model: str = "two") -> dict[str, tuple[str, st
     return {each["target"]: (each["code"], each["reason"]) for each in shown["rejections"]}
 
 
-def _until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def _until_on_trial(tollway: Tollway, model: str = "two") -> None:
-    _until(lambda: not _rejections(tollway, model))
+    until(lambda: not _rejections(tollway, model))
 
 
 def _metric(tollway: Tollway, name: str) -> float:
@@ -274,12 +267,12 @@ def test_a_provider_that_is_asked_is_left_out_before_a_request_has_to_find_out(
         with serving(tmp_path, config) as tollway:
             assert _rejections(tollway) == {}
             sick.stop()
-            _until(lambda: _rejections(tollway).get("sick/m1", ("", ""))[0] == "silent")
+            until(lambda: _rejections(tollway).get("sick/m1", ("", ""))[0] == "silent")
             reply = tollway.chat("two")
             assert reply.headers["x-tollway-model"] == "up/m1"
             assert reply.headers["x-tollway-attempts"] == "1"
             sick.start()
-            _until(lambda: _rejections(tollway) == {})
+            until(lambda: _rejections(tollway) == {})
 
 
 def test_a_key_that_fails_is_left_out_and_its_target_is_not(
@@ -332,7 +325,7 @@ def test_a_reload_leaves_out_what_is_out_unless_it_is_another_now(
                 return {name: code for name, (code, _) in _rejections(tollway, "three").items()}
 
             out = {"wrong/m1": "circuit", "silent/m1": "silent"}
-            _until(lambda: "silent/m1" in standing())
+            until(lambda: "silent/m1" in standing())
             tollway.chat("wrong/m1")
             tollway.chat("wrong/m1")
             assert standing() == out
