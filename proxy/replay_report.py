@@ -16,10 +16,10 @@ _ROW_PX = 40
 
 _STYLE = """
 :root { color-scheme: light dark; --then: #8a94a6; --now: #2f6fde; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884;
-  vertical-align: top; overflow-wrap: anywhere }
+  vertical-align: top; overflow-wrap: break-word }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 svg text { font: 13px system-ui, sans-serif; fill: currentColor }
 .then { fill: var(--then) } .now { fill: var(--now) }
