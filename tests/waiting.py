@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import psutil
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 T = TypeVar("T")
 
 
 def until(found: Callable[[], T], *, told: str | Callable[[], str] = "not in time") -> T:
-    """The first true value of `found`; after a minute it fails, and says what is told."""
+    """The first true value of `found`; after two minutes it fails, and says what is told."""
     deadline = time.monotonic() + PATIENCE_S
     while not (value := found()):
         assert time.monotonic() < deadline, told if isinstance(told, str) else told()

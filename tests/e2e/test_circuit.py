@@ -287,6 +287,7 @@ def test_a_key_that_fails_is_left_out_and_its_target_is_not(
     settings = config["providers"]["up"]
     del settings["api_key"]
     settings["api_keys"] = ["sk-sick", "sk-well"]
+    config["circuit"] = {"out_s": OUT_S}
     config["models"]["two"] = {"targets": ["up/m1", "up/m2"]}
     with serving(tmp_path, config) as tollway:
         for _ in range(10):

@@ -28,7 +28,7 @@ from tests.e2e.test_local_models import Machine, streaming
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, events, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
 from tests.proxy.model_host.model_server import OLLAMA_MODEL, ollama
-from tests.waiting import until
+from tests.waiting import is_alive, until
 
 # `make chaos` sets them: 100 reloads under 500 streams.
 RELOADS = int(os.environ.get("TOLLWAY_RELOADS", "20"))
@@ -405,6 +405,7 @@ def test_closing_its_terminal_ends_it(upstream: Upstream, tmp_path: Path) -> Non
     if pid == 0:
         command = [sys.executable, "-m", "proxy", "serve", "--port", "0"]
         os.chdir(tmp_path)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with
         os.execve(sys.executable, command, tollway.environ)
     shown = b""
     deadline = time.monotonic() + WITHIN_S
@@ -417,6 +418,7 @@ def test_closing_its_terminal_ends_it(upstream: Upstream, tmp_path: Path) -> Non
         shown += os.read(terminal, 4096)
     children = psutil.Process(pid).children()
     os.close(terminal)
+    until(lambda: not is_alive(pid))
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     psutil.wait_procs(children, timeout=WITHIN_S)

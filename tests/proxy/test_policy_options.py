@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from policies.base import Route
 from proxy import config_file, serve
 from proxy.auth import ANONYMOUS
+from proxy.circuits import Circuits
 from proxy.clock import SystemClock
 from proxy.errors import StartError
 from proxy.explain import parse
@@ -84,7 +85,13 @@ def test_the_dial_of_auto_goes_by_tiers(tmp_path: Path) -> None:
     loaded = config_file.load(file, {})
     tables = serve.resolve(loaded, {}, PriceBook.load(), looks=False).tables
     clock = SystemClock()
-    router = Router(table=tables, figures=Figures(clock), secret=b"", clock=clock)
+    router = Router(
+        table=tables,
+        figures=Figures(clock),
+        circuits=Circuits(loaded.circuit, clock),
+        secret=b"",
+        clock=clock,
+    )
 
     def route(text: str) -> list[str]:
         body = {"model": "auto", "messages": [{"role": "user", "content": text}]}

@@ -30,9 +30,9 @@ from tests.e2e.test_crash import (
     configured,
     make_key,
     unsettled,
-    until,
 )
 from tests.e2e.tollway import Tollway, serving
+from tests.waiting import until
 
 CHAOS_S = float(os.environ.get("TOLLWAY_CHAOS_S", "12"))
 SEED = int(os.environ.get("TOLLWAY_SEED", "1"))
@@ -58,7 +58,7 @@ class Chaos:
             with contextlib.suppress(psutil.NoSuchProcess):
                 fault()
                 self.done[fault.__name__] += 1
-        until(self._is_whole, 90)
+        until(self._is_whole)
 
     def kill_ledger(self) -> None:
         ledger = self._tollway.ledger()
@@ -103,7 +103,7 @@ def test_whatever_happens_the_books_are_right(tmp_path: Path) -> None:
             keys = {name: make_key(tollway, name) for name in LIMITS}
             load, chaos = Load(tollway.url, keys), Chaos(tollway)
             asyncio.run(load.run(chaos.go_on))
-            until(lambda: not unsettled(tollway), 90)
+            until(lambda: not unsettled(tollway))
             compared = Comparison.of(tollway, provider)
             compared.check()
             assert audit(tollway.data / "ledger.db") == []

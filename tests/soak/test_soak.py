@@ -18,8 +18,9 @@ import psutil
 
 from proxy.ledger.audit import audit
 from tests.e2e.invoicing import Provider
-from tests.e2e.test_crash import LIMITS, Load, closed_port, configured, make_key, unsettled, until
+from tests.e2e.test_crash import LIMITS, Load, closed_port, configured, make_key, unsettled
 from tests.e2e.tollway import Tollway, serving
+from tests.waiting import until
 
 SOAK_S = float(os.environ.get("TOLLWAY_SOAK_S", "12"))
 LOOKS = max(3, min(120, round(SOAK_S / 60)))
@@ -73,7 +74,7 @@ def test_nothing_grows_under_load(tmp_path: Path) -> None:
         for _ in range(LOOKS):
             load.is_over = False
             asyncio.run(load.run(lambda: time.sleep(SOAK_S / LOOKS)))
-            until(lambda: not unsettled(tollway), 120)
+            until(lambda: not unsettled(tollway))
             assert audit(tollway.data / "ledger.db") == []
             looks.append(Look.at(tollway))
         took_s = time.monotonic() - began_at
