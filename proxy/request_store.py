@@ -16,12 +16,11 @@ from urllib.parse import quote
 import msgspec
 
 from policies.base import Prompt
+from proxy import side_files
 from proxy.asked import Asked
-from proxy.response_store import use_wal
 
 FILE = "requests.db"
 # How long a statement waits for another worker's.
-_BUSY_S = 5.0
 _BATCH = 1_000
 _FOREVER = 2**62
 
@@ -63,7 +62,7 @@ class RequestStore:
             )
             for asked, prompt in requests
         ]
-        with self._writing() as db:
+        with side_files.writing(self._open) as db:
             db.executemany("INSERT INTO requests (at, asked, prompt) VALUES (?, ?, ?)", rows)
 
     def tidy(self, before: float) -> int:
@@ -72,7 +71,7 @@ class RequestStore:
         Of what is forgotten no byte stays in the file; nor in its log, unless another process
         reads it at this moment: then the next tidying sees to that.
         """
-        with self._writing() as db:
+        with side_files.writing(self._open) as db:
             done = db.execute(
                 "DELETE FROM requests WHERE id IN "
                 "(SELECT id FROM requests WHERE at < ? ORDER BY at LIMIT ?)",
@@ -92,28 +91,10 @@ class RequestStore:
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
             # Made by one thread and closed by another, never used by two at a time.
-            db = sqlite3.connect(
-                self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            use_wal(db)
-            db.execute("PRAGMA synchronous = NORMAL")
+            db = side_files.connect(self._path, _SCHEMA, one_thread=False)
             db.execute("PRAGMA secure_delete = ON")
-            db.executescript(_SCHEMA)
-            self._path.chmod(0o600)
             self._db = db
         return self._db
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        db = self._open
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:  # a disk that is full has rolled some back by itself
-                db.execute("ROLLBACK")
 
 
 def _encoded(value: Asked | Prompt) -> bytes:
@@ -138,7 +119,7 @@ def read(
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     after: tuple[float, int] = (since, -1)
     while True:
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S)) as db:
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=side_files.BUSY_S)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'requests'").fetchone():
                 return  # it is being made at this moment
             rows = db.execute(

@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from proxy import side_files
 from proxy.clock import Clock
 
 FILE = "responses.db"
 # How long a statement waits for another worker's.
-_BUSY_S = 5.0
 _TIDY_EVERY_S = 600.0
 # So many go at a time, that others may write in between.
 _BATCH = 200
@@ -166,32 +165,16 @@ class ResponseStore:
     @property
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
-            db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+            db = side_files.connect(self._path, _SCHEMA)
             db.row_factory = sqlite3.Row
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            use_wal(db)
-            db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA foreign_keys = ON")
-            db.executescript(_SCHEMA)
-            self._path.chmod(0o600)
             self._db = db
         return self._db
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        db = self._open
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:  # a disk that is full has rolled some back by itself
-                db.execute("ROLLBACK")
 
     def _put(self, kept: Kept) -> None:
         size = len(kept.input) + len(kept.response)
         now = int(self._clock.time())
-        with self._writing() as db:
+        with side_files.writing(self._open) as db:
             db.execute(
                 "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (kept.id, kept.owner, kept.previous, now, size, kept.input, kept.response),
@@ -222,7 +205,7 @@ class ResponseStore:
 
     def _use(self, ids: Sequence[str]) -> None:
         now = int(self._clock.time())
-        with self._writing() as db:
+        with side_files.writing(self._open) as db:
             db.executemany(
                 "UPDATE responses SET used_at = ? WHERE id = ?", [(now, each) for each in ids]
             )
@@ -236,7 +219,7 @@ class ResponseStore:
         return None if row is None else _kept(row)
 
     def _delete(self, response_id: str, owner: str) -> bool:
-        with self._writing() as db:
+        with side_files.writing(self._open) as db:
             done = db.execute(
                 "DELETE FROM responses WHERE id = ? AND owner = ?", (response_id, owner)
             )
@@ -244,7 +227,7 @@ class ResponseStore:
 
     def _tidy(self) -> int:
         """Forget a batch: what is too old, then the oldest while there is too much."""
-        with self._writing() as db:
+        with side_files.writing(self._open) as db:
             oldest = db.execute(
                 "SELECT id, used_at, bytes FROM responses ORDER BY used_at LIMIT ?", (_BATCH,)
             ).fetchall()
@@ -270,17 +253,3 @@ def _kept(row: sqlite3.Row) -> Kept:
         input=row["input"],
         response=row["response"],
     )
-
-
-def use_wal(db: sqlite3.Connection) -> None:
-    """Change the journal; where another worker does so too, SQLite does not wait by itself."""
-    patience = 100
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            patience -= 1
-            if not patience:
-                raise
-            time.sleep(_BUSY_S / 100)

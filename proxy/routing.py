@@ -18,7 +18,6 @@ from policies.base import (
     NO_PROMPT,
     Analysis,
     Candidate,
-    Capability,
     Choice,
     Denial,
     Prompt,
@@ -47,6 +46,7 @@ from proxy.clock import Clock
 from proxy.config import ColdStart
 from proxy.errors import InvalidRequest, UnknownModel
 from proxy.targets import Target, TargetTable, VirtualModel
+from proxy.wire.dialect import Asks
 from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
 
 Fitting = tuple[tuple[Candidate, ...], tuple[Rejection, ...]]
@@ -89,27 +89,6 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             said += [f"{choice.target}\n{choice.reason}" for choice in outcome.choices]
         said += [f"{rejection.target}\n{rejection.code}" for rejection in outcome.rejections]
         return blake2b("\n".join(said).encode("utf-8", "replace"), digest_size=8).hexdigest()
-
-
-class Asks(Protocol):
-    """What the router has to know of a request: one that is made, or one that was recorded."""
-
-    @property
-    def capability(self) -> Capability: ...  # noqa: D102
-    @property
-    def needs(self) -> frozenset[Capability]: ...  # noqa: D102
-    @property
-    def input_tokens(self) -> int: ...  # noqa: D102
-    @property
-    def max_output_tokens(self) -> int | None: ...  # noqa: D102
-    @property
-    def stream(self) -> bool: ...  # noqa: D102
-
-    def texts(self) -> tuple[list[str], int]:
-        """As `Request` has it."""
-
-    def prompt(self) -> Prompt:
-        """As `Request` has it."""
 
 
 class Shows(Protocol):

@@ -129,23 +129,17 @@ class Stream(Protocol):
         """The last event of a stream that broke: never one that looks like an end."""
 
 
-class Request(Protocol):
-    """What a client asks for: the fields that routing and money need.
+class Asks(Protocol):
+    """What routing has to know of a request: one that is made, or one that was recorded.
 
-    `endpoint` is the one that was called. `input_tokens` is routing's estimate, never used for
-    money; `max_output_tokens` is None where the client sets none and 0 where there is no output
-    to bound. `unbounded` names the parameter, if any, whose cost has no upper bound that we could
-    hold.
+    `input_tokens` is routing's estimate, never used for money; `max_output_tokens` is None where
+    the client sets none and 0 where there is no output to bound.
     """
 
-    @property
-    def endpoint(self) -> Endpoint: ...  # noqa: D102
     @property
     def capability(self) -> Capability:
         """What a target must be able to do above all."""
 
-    @property
-    def model(self) -> str: ...  # noqa: D102
     @property
     def stream(self) -> bool: ...  # noqa: D102
     @property
@@ -154,6 +148,25 @@ class Request(Protocol):
     def input_tokens(self) -> int: ...  # noqa: D102
     @property
     def max_output_tokens(self) -> int | None: ...  # noqa: D102
+
+    def texts(self) -> tuple[list[str], int]:
+        """Texts whose tokens may be counted, and how much of the bound they are uncounted."""
+
+    def prompt(self) -> Prompt:
+        """Pieces of what is said, for policies that read it."""
+
+
+class Request(Asks, Protocol):
+    """What a client asks for: what money and targets need besides.
+
+    `endpoint` is the one that was called. `unbounded` names the parameter, if any, whose cost has
+    no upper bound that we could hold.
+    """
+
+    @property
+    def endpoint(self) -> Endpoint: ...  # noqa: D102
+    @property
+    def model(self) -> str: ...  # noqa: D102
     @property
     def n(self) -> int: ...  # noqa: D102
     @property
@@ -180,12 +193,6 @@ class Request(Protocol):
 
     def input_bound(self, image_tokens: int) -> int:
         """An upper bound of the input in tokens, where one image is at most `image_tokens`."""
-
-    def texts(self) -> tuple[list[str], int]:
-        """Texts whose tokens may be counted, and how much of the bound they are uncounted."""
-
-    def prompt(self) -> Prompt:
-        """Pieces of what is said, for policies that read it."""
 
     def preferences(self) -> tuple[Preferences, Request] | None:
         """How its body says that it wants to be routed, and the request without that.
