@@ -169,7 +169,8 @@ class Seam:
         self.is_closed = True
         held, self._held = self._held, ""
         whole = next((said for said in self._repeated if held.startswith(said)), "")
-        if not whole and len(held) >= LEAST_REPEATED and self._repeated:
+        is_within = any(len(said) > len(held) for said in self._repeated)
+        if not whole and len(held) >= LEAST_REPEATED and is_within:
             return ""  # it broke off in the middle of repeating
         return held[len(whole) :]
 

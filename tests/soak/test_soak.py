@@ -77,6 +77,7 @@ def test_nothing_grows_under_load(tmp_path: Path) -> None:
             until(lambda: not unsettled(tollway))
             assert audit(tollway.data / "ledger.db") == []
             looks.append(Look.at(tollway))
+            print(f"{time.monotonic() - began_at:.0f} s: {looks[-1]}", flush=True)
         took_s = time.monotonic() - began_at
         rows = tollway.query("SELECT count(*) AS n FROM attempts")[0]["n"]
     later = looks[len(looks) // 3 :]  # what a server begins with is there by then
