@@ -30,8 +30,12 @@ class _ChatAnswer(Answer):
     choices: list[_Choice] | None = None
 
 
+Vectors = list[dict[str, msgspec.Raw]]
+"""The items of an embeddings answer, each by its members."""
+
+
 class _EmbeddingsAnswer(Answer):
-    data: list[dict[str, msgspec.Raw]] | None = None
+    data: Vectors | None = None
 
 
 class _FullChoice(msgspec.Struct):
@@ -68,12 +72,12 @@ def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:
     return _facts(answer, body, output_bytes=output, reads_cost=reads_cost)
 
 
-def read_embeddings(body: bytes, *, reads_cost: bool = False) -> Facts:
-    """Check an embeddings answer; raises like `read_chat`."""
+def read_embeddings(body: bytes, *, reads_cost: bool = False) -> tuple[Facts, Vectors]:
+    """Check an embeddings answer, and its vectors unread; raises like `read_chat`."""
     answer = read(body, _embeddings)
     if not answer.data:
         raise MalformedAnswer("the provider's answer has no embeddings")
-    return _facts(answer, body, output_bytes=0, reads_cost=reads_cost)
+    return _facts(answer, body, output_bytes=0, reads_cost=reads_cost), answer.data
 
 
 def as_chunk(body: bytes) -> bytes:

@@ -19,6 +19,7 @@ from policies.base import NO_PROMPT, Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers
+from proxy.wire.answers import Vectors
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.relayed import named_in
@@ -53,7 +54,6 @@ Input = str | list[str | _TokenId | list[_TokenId]]
 _input: msgspec.json.Decoder[Input] = msgspec.json.Decoder(Input)
 
 _top = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_data = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _vector: msgspec.json.Decoder[str | list[float]] = msgspec.json.Decoder(str | list[float])
 
 
@@ -118,9 +118,9 @@ class EmbeddingsRequest:
         self, sent: Endpoint, body: bytes, identity: Identity, *, reads_cost: bool
     ) -> tuple[Facts, Whole | None]:
         """The answer with its vectors in the format asked for; None where they cannot be read."""
-        facts = answers.read_embeddings(body, reads_cost=reads_cost)
+        facts, vectors = answers.read_embeddings(body, reads_cost=reads_cost)
         try:
-            return facts, Whole(body=convert(body, self.encoding_format))
+            return facts, Whole(body=convert(body, vectors, self.encoding_format))
         except (ValueError, KeyError):
             return facts, None
 
@@ -184,21 +184,20 @@ def _measure(value: Input) -> tuple[int, int, int]:
     return len(value), tokens, tokens
 
 
-def convert(answer: bytes, wanted: Format) -> bytes:
+def convert(answer: bytes, vectors: Vectors, wanted: Format) -> bytes:
     """The answer with its vectors in order and in the format asked for; itself where they are.
 
     Many servers ignore `encoding_format`, and a client that asked for base64 may misread floats
-    without an error. Raises `ValueError` where it is not an embeddings answer.
+    without an error. Raises `ValueError` where they are none.
     """
-    top = _top.decode(answer)
-    data = _data.decode(top.get("data", b"null"))
-    changed = [_convert_item(item, wanted) for item in data]
-    numbers = [bytes(item.get("index", b"")) for item in data]
-    if numbers != [b"%d" % place for place in range(len(data))]:
-        data = _in_order(data, numbers)
+    changed = [_convert_item(item, wanted) for item in vectors]
+    numbers = [bytes(item.get("index", b"")) for item in vectors]
+    if numbers != [b"%d" % place for place in range(len(vectors))]:
+        vectors = _in_order(vectors, numbers)
     elif not any(changed):
         return answer
-    top["data"] = msgspec.Raw(msgspec.json.encode(data))
+    top = _top.decode(answer)
+    top["data"] = msgspec.Raw(msgspec.json.encode(vectors))
     return msgspec.json.encode(top)
 
 
@@ -233,9 +232,7 @@ def _unpacked(packed: bytes) -> list[float]:
     return floats
 
 
-def _in_order(
-    data: list[dict[str, msgspec.Raw]], numbers: list[bytes]
-) -> list[dict[str, msgspec.Raw]]:
+def _in_order(data: Vectors, numbers: list[bytes]) -> Vectors:
     """The items by their index; without indexes, the order they came in is what there is."""
     places = {number: place for place, number in enumerate(numbers)}
     if not any(numbers):

@@ -37,8 +37,9 @@ def test_a_cost_is_read_only_where_the_providers_word_counts() -> None:
     assert read_chat(body, reads_cost=True).cost == ReportedCost(nanousd=250_000_000)
     assert read_chat(chat_answer(), reads_cost=True).cost is None
     vectors = b'{"data":[{}],"usage":{"prompt_tokens":3,"total_tokens":3,"cost":1e-8}}'
-    assert read_embeddings(vectors).cost is None
-    assert read_embeddings(vectors, reads_cost=True).cost == ReportedCost(nanousd=10)
+    assert read_embeddings(vectors)[0].cost is None
+    facts, _ = read_embeddings(vectors, reads_cost=True)
+    assert facts.cost == ReportedCost(nanousd=10)
 
 
 def test_the_service_tier_of_an_answer() -> None:
@@ -61,8 +62,8 @@ def test_an_answer_without_usage_is_one(fields: dict[str, Any]) -> None:
 
 def test_usage_of_an_embeddings_answer() -> None:
     body = b'{"data":[{"index":0,"embedding":[1.0]}],"usage":{"prompt_tokens":3,"total_tokens":3}}'
-    assert read_embeddings(body).usage == Usage(input_tokens=3, output_tokens=0)
-    assert read_embeddings(b'{"data":[{}]}').usage is None
+    assert read_embeddings(body)[0].usage == Usage(input_tokens=3, output_tokens=0)
+    assert read_embeddings(b'{"data":[{}]}')[0].usage is None
 
 
 @pytest.mark.parametrize(
