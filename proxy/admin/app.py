@@ -6,10 +6,12 @@ import hmac
 from collections.abc import Mapping
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.admin.books import Books
 from proxy.admin.budgets import BudgetsApi
@@ -32,6 +34,11 @@ from proxy.swaps.moves import Moves
 
 PREFIXES = ("/admin/", *LITELLM_PREFIXES)
 OPENAPI_PATH = "/admin/v1/openapi.json"
+# Source: Fetch standard, "X-Content-Type-Options"; W3C, "Content Security Policy Level 3".
+_INERT = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
 
 
 class AdminApi:
@@ -51,8 +58,8 @@ class AdminApi:
         self._books = books
         self._operations = all_operations(books, models, targets, moves, reload)
 
-    def application(self) -> Starlette:
-        """The routes, each behind the token."""
+    def application(self) -> ASGIApp:
+        """The routes, each behind the token; no browser takes an answer for a page."""
         application = Starlette(
             routes=[
                 Route(OPENAPI_PATH, self._show_document, methods=["GET"]),
@@ -66,7 +73,7 @@ class AdminApi:
         )
         # A trailing slash is another path, not a redirect without a body.
         application.router.redirect_slashes = False
-        return application
+        return _inert(application)
 
     def check_token(self, authorization: str | None) -> None:
         """Raise unless the header holds the admin token."""
@@ -120,6 +127,20 @@ def all_operations(
         *reload.operations(),
         *LiteLlmApi(books).operations(),
     ]
+
+
+def _inert(application: ASGIApp) -> ASGIApp:
+    """The same, with headers that keep what operators have named from running in a browser."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_inert(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_INERT)
+            await send(message)
+
+        await application(scope, receive, send_inert)
+
+    return answer
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:

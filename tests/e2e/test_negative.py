@@ -515,3 +515,32 @@ def test_who_leaves_is_billed_for_what_was_read(upstream: Upstream, tmp_path: Pa
         assert [row["outcome"] for row in rows] == ["client_gone"] * DISCONNECTS
         assert min(row["cost_nanousd"] for row in rows) >= 1_000 * INPUT_NANOUSD
         assert not [row for row in rows if row["overrun_nanousd"]]
+
+
+# --- pages ---------------------------------------------------------------------------------
+
+
+@pytest.mark.negative(number=39)
+def test_no_browser_runs_or_frames_what_the_admin_api_says(tollway: Tollway) -> None:
+    name = "<script>alert(1)</script>"
+    tollway.admin("POST", "/keys", {"name": name})
+    for path in ("/keys", "/openapi.json", "/nowhere"):
+        reply = tollway.get(f"/admin/v1{path}", headers=bearer(ADMIN_TOKEN))
+        assert reply.headers["content-type"] == "application/json"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in reply.headers["content-security-policy"]
+
+
+@pytest.mark.negative(number=39)
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_foreign_page_can_change_nothing(tollway: Tollway, content_type: str) -> None:
+    """These are what a form can send without being asked first; no browser adds our token."""
+    before = tollway.admin("GET", "/keys")
+    headers = {
+        "origin": "https://evil.example",
+        "content-type": content_type,
+        "cookie": f"token={ADMIN_TOKEN}",
+    }
+    reply = tollway.post("/admin/v1/keys", {"name": "forged"}, headers=headers)
+    assert reply.status_code == 401
+    assert tollway.admin("GET", "/keys") == before

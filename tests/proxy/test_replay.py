@@ -378,6 +378,7 @@ def test_a_wish_that_the_draft_does_not_heed_is_refused(
         ).decide(draft().models["weighted"], _parsed("weighted", "Hello"), wish)
 
 
+@pytest.mark.negative(number=39)
 def test_the_page_needs_nothing_else_and_runs_nothing(
     load: Load, table: CurrentTable, router: Router
 ) -> None:
