@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from proxy.errors import ApiError, Internal, NotFound, WrongMethod, stopping
 from proxy.http import REFUSAL, ClientGone, Exchange, Receive, Scope, Send
@@ -33,7 +33,7 @@ class App:
         routes: Mapping[str, Mapping[str, Endpoint]],
         models: Models,
         prefixes: Mapping[str, Mapping[str, Endpoint]],
-        rest: ASGIApp,
+        rest: Starlette,
         rest_prefixes: tuple[str, ...],
         metrics: Metrics,
     ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -58,13 +59,14 @@ class AdminApi:
         self._books = books
         self._operations = all_operations(books, models, targets, moves, reload)
 
-    def application(self) -> ASGIApp:
+    def application(self) -> Starlette:
         """The routes, each behind the token; no browser takes an answer for a page."""
         application = Starlette(
             routes=[
                 Route(OPENAPI_PATH, self._show_document, methods=["GET"]),
                 *(self._route(path, methods) for path, methods in self._by_path().items()),
             ],
+            middleware=[Middleware(_Inert)],
             exception_handlers={
                 HTTPException: _on_http_error,
                 ApiError: _on_api_error,
@@ -73,7 +75,7 @@ class AdminApi:
         )
         # A trailing slash is another path, not a redirect without a body.
         application.router.redirect_slashes = False
-        return _inert(application)
+        return application
 
     def check_token(self, authorization: str | None) -> None:
         """Raise unless the header holds the admin token."""
@@ -129,18 +131,19 @@ def all_operations(
     ]
 
 
-def _inert(application: ASGIApp) -> ASGIApp:
-    """The same, with headers that keep what operators have named from running in a browser."""
+class _Inert:
+    """Puts headers on answers that keep what operators have named from running in a browser."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_inert(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_INERT)
             await send(message)
 
-        await application(scope, receive, send_inert)
-
-    return answer
+        await self._app(scope, receive, send_inert)
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
