@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 import yaml
 from openai import APIError, BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 
+from tests.e2e.sdk_runs import run_sdk_checks
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
 
@@ -93,24 +91,7 @@ def native(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.parametrize("version", ["3", "2"])
 def test_openai_sdk(scripted: Tollway, version: str) -> None:
-    environ = dict(os.environ)
-    if version != "3":
-        older = Path(sys.prefix) / f"openai-{version}"
-        if not older.exists():
-            pytest.skip(f"the openai SDK {version}.x is not installed (make test does it)")
-        environ["PYTHONPATH"] = str(older)
-    key = scripted.admin("POST", "/keys", {"name": f"responses {version}"})["key"]
-    checks = Path(__file__).with_name("responses_sdk_checks.py")
-    done = subprocess.run(
-        [sys.executable, str(checks), f"{scripted.url}/v1", key],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr + scripted.log()
-    assert f"openai {version}." in done.stdout
+    run_sdk_checks(scripted, "responses_sdk_checks.py", version)
 
 
 @pytest.mark.negative(number=12)

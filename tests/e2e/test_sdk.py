@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
 
+from tests.e2e.sdk_runs import run_sdk_checks
 from tests.e2e.tollway import Tollway, serving
 
 SCRIPT = {
@@ -59,21 +55,4 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 @pytest.mark.parametrize("version", ["3", "2"])
 def test_openai_sdk(scripted: Tollway, version: str) -> None:
-    environ = dict(os.environ)
-    if version != "3":
-        older = Path(sys.prefix) / f"openai-{version}"
-        if not older.exists():
-            pytest.skip(f"the openai SDK {version}.x is not installed (make test does it)")
-        environ["PYTHONPATH"] = str(older)
-    key = scripted.admin("POST", "/keys", {"name": f"sdk {version}"})["key"]
-    checks = Path(__file__).with_name("sdk_checks.py")
-    done = subprocess.run(
-        [sys.executable, str(checks), f"{scripted.url}/v1", key],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr + scripted.log()
-    assert f"openai {version}." in done.stdout
+    run_sdk_checks(scripted, "sdk_checks.py", version)
