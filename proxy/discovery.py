@@ -17,7 +17,7 @@ from proxy import catalog
 from proxy.config import DEMONSTRATION, LOCAL_TIER, Config, Price, Provider, Target
 from proxy.errors import StartError
 from proxy.inventory import FoundModel, Inventory
-from proxy.targets import capabilities_of
+from proxy.target_maker import capabilities_of
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "0.0.0.0")  # noqa: S104 # recognised, not bound
 

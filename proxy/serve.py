@@ -43,7 +43,8 @@ from proxy.pricing import format_usd, parse_usd
 from proxy.revisions import Revision
 from proxy.swaps.core import Swap
 from proxy.swaps.moves import meaningless
-from proxy.targets import CurrentTable, TargetTable, build_table
+from proxy.target_table import build_table
+from proxy.targets import CurrentTable, TargetTable
 from proxy.yaml_file import YamlFile, read_text
 
 if TYPE_CHECKING:  # importing it too soon would choose how prometheus-client counts

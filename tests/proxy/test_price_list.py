@@ -16,7 +16,8 @@ from proxy.price_book import (
     Snapshot,
 )
 from proxy.price_snapshot import render
-from proxy.targets import Target, build_table
+from proxy.target_table import build_table
+from proxy.targets import Target
 from proxy.yaml_file import YamlFile
 
 NANO = 10**9

@@ -14,7 +14,8 @@ from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.model_host.protocol import ModelState
 from proxy.price_book import PriceBook
 from proxy.target_entry import Performance, TargetEntry, entry_of
-from proxy.targets import Target, TargetTable, build_table
+from proxy.target_table import build_table
+from proxy.targets import Target, TargetTable
 from proxy.yaml_file import YamlFile
 
 CONFIG = """

@@ -11,14 +11,9 @@ from proxy.errors import InvalidRequest
 from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.price_book import PriceBook
 from proxy.pricing import Price, Tier, parse_usd
-from proxy.targets import (
-    CurrentTable,
-    Target,
-    TargetTable,
-    VirtualModel,
-    build_table,
-    capabilities_by_name,
-)
+from proxy.target_maker import capabilities_by_name
+from proxy.target_table import build_table
+from proxy.targets import CurrentTable, Target, TargetTable, VirtualModel
 from proxy.wire import moderations
 from proxy.yaml_file import YamlFile
 

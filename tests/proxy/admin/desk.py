@@ -29,7 +29,8 @@ from proxy.ledger.protocol import AdminOp, AdminReply, Settlement, Usage
 from proxy.price_book import PriceBook
 from proxy.reloading import Outcome, Wanted
 from proxy.swaps.moves import Moves
-from proxy.targets import Target, build_table
+from proxy.target_table import build_table
+from proxy.targets import Target
 from proxy.telemetry import Metrics
 from proxy.yaml_file import YamlFile
 from tests.proxy.ledger.making import an_attempt

@@ -16,7 +16,8 @@ from proxy.inventory import FoundModel, FoundProvider, Inventory
 from proxy.model_host import hosted, memory
 from proxy.model_host.core import Group
 from proxy.price_book import PriceBook
-from proxy.targets import TargetTable, build_table
+from proxy.target_table import build_table
+from proxy.targets import TargetTable
 from proxy.yaml_file import YamlFile
 
 MB = 2**20

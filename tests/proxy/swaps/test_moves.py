@@ -19,7 +19,8 @@ from proxy.swaps import core
 from proxy.swaps import moves as module
 from proxy.swaps.core import Plan, Swap
 from proxy.swaps.moves import Aim, Moves, OldBehindNew, meaningless
-from proxy.targets import Target, TargetTable, VirtualModel, build_table
+from proxy.target_table import build_table
+from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.wire import chat
 from proxy.yaml_file import YamlFile
 
