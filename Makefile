@@ -16,7 +16,7 @@ serve: $(VENV)/.serving ## set up and serve on http://127.0.0.1:4000
 	$(BIN)/tollway serve
 
 test: $(STAMP) ## set up and run the whole test suite
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --durations 15
 
 check: lint types imports
 
