@@ -128,14 +128,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arrival.go_on(self._received_at)
         while data and not self._is_deaf:
             data = self._parse(data)
-        if self._arrival is not None and not self._holds_client_up():
+        if self._arrival is not None:
             self._arrival.wait(time.perf_counter())
-
-    def _holds_client_up(self) -> bool:
-        """Whether a client can send no more until somebody reads the body."""
-        return self.flow.read_paused or (
-            self._reads_body and self.cycle is not None and self.cycle.waiting_for_100_continue
-        )
 
     def _parse(self, data: bytes) -> bytes:
         """Parse data; what it returns is to be parsed next."""
