@@ -82,7 +82,7 @@ def test_an_idle_worker_is_small(used: Tollway) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
 def test_workers_share_what_was_there_before_them(used: Tollway) -> None:
-    """A collector that looked at all of it would have written to it: then half is a worker's own."""
+    """A collector that looked at it would have written to it: half would be a worker's own."""
     (worker,) = used.workers()
     memory = worker.memory_full_info()
     assert memory.uss <= memory.rss * 0.45
