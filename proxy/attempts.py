@@ -44,6 +44,7 @@ from proxy.routing import Decision
 from proxy.swaps.core import Swap
 from proxy.targets import Target, TargetTable
 from proxy.telemetry import Metrics
+from proxy.upstream_time import UpstreamTime
 from proxy.wire import usage as wire_usage
 from proxy.wire.dialect import Facts, Request, Stream
 
@@ -77,6 +78,7 @@ class Shared:
     is_let_in: bool = False
     tried: set[str] = field(default_factory=set)
     """The targets that were asked beside others."""
+    upstream: UpstreamTime = field(default_factory=UpstreamTime)
     _numbers: int = 0
 
     def take_number(self) -> int:
@@ -103,7 +105,6 @@ class Job:
     """The targets there were when it came."""
     due: Due
     shared: Shared = field(default_factory=Shared)
-    upstream_s: float = 0.0
     remaining_nanousd: int | None = None
     last: Tried | None = None
     has_waited: bool = False

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from adapters.base import AdapterError, Answer, Deadlines, UpstreamTimeout
 from proxy.errors import InvalidRequest
-from proxy.http import ARRIVED, Exchange
+from proxy.http import Exchange
 
 HEADER = b"x-tollway-deadline-ms"
 
@@ -94,7 +94,7 @@ def read(exchange: Exchange, *, in_parts: bool) -> Due:
 
     An SDK's own timeout is for a whole answer, or for the beginning of one in parts.
     """
-    due = Due(exchange.scope.get(ARRIVED, exchange.began_at), in_parts=in_parts)
+    due = Due(exchange.arrival.at, in_parts=in_parts)
     headers = exchange.headers
     text = headers.get(HEADER)
     if text is not None:

@@ -347,7 +347,7 @@ class Engine:
             if step.is_retry:
                 self._metrics.retries.labels(step.target.provider).inc()
                 self._attempts.settle_last(job)
-                job.upstream_s += step.delay_s  # it is for the provider's sake
+                job.shared.upstream.add(step.delay_s)  # it is for the provider's sake
                 await asyncio.sleep(step.delay_s)
             if job.due.is_over():
                 raise from_upstream(job.due.error())
@@ -413,19 +413,21 @@ class Engine:
         """One attempt, settled when this returns or raises."""
         try:
             sent, call = _call(job, tried, waits=waits, fresh=step.fresh)
+            job.shared.upstream.begin(tried.id, time.perf_counter())
             async with Within(tried.limit, step.key.adapter.open(call)) as answer:
                 tried.answer_headers = answer.headers
                 tried.dropped = (*sent.dropped, *answer.dropped)
                 tried.status = 200
                 await respond(job, tried, sent, answer)
         except AdapterError as error:
-            job.upstream_s += time.perf_counter() - tried.dispatched_at
             self._attempts.settle_failed(job, tried, error)
             raise
         except BaseException as error:
             if tried.settlement is None:
                 self._attempts.settle_estimated(job, tried, *_cut_short(error), output_bytes=0)
             raise
+        finally:
+            job.shared.upstream.end(tried.id, time.perf_counter())
 
     # --- replies ---------------------------------------------------------------------------
 
@@ -439,6 +441,7 @@ class Engine:
 
     def _take_whole(self, job: Job, tried: Tried, sent: Sent, body: bytes) -> Whole:
         """Settle a whole answer; what the client gets of it. Raises like `Request.read_whole`."""
+        job.shared.upstream.end(tried.id, time.perf_counter())
         facts, whole = job.request.read_whole(
             sent.endpoint,
             body,
@@ -448,7 +451,6 @@ class Engine:
         tried.told, tried.usage = facts, facts.usage  # billed, readable or not
         if whole is None:
             raise MalformedAnswer("the provider's answer is not what was asked for")
-        job.upstream_s += time.perf_counter() - tried.dispatched_at
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
         return whole
 
@@ -463,8 +465,9 @@ class Engine:
         if not piece:
             raise MalformedAnswer("the provider's answer is empty")
         tried.limit.has_begun()
-        tried.first_token_s = time.perf_counter() - tried.dispatched_at
-        job.upstream_s += tried.first_token_s
+        came_at = time.perf_counter()
+        job.shared.upstream.end(tried.id, came_at)
+        tried.first_token_s = came_at - tried.dispatched_at
         tried.trial.answers()
         facts, _ = job.request.read_whole(
             sent.endpoint, b"", self._identity(job, tried), reads_cost=False
@@ -568,10 +571,10 @@ class Engine:
             answer, stream, opening = passage.before.resumed(answer, tried.target)
         tried.told = stream
 
-        def on_first() -> None:
+        def on_first(came_at: float) -> None:
             tried.limit.has_begun()
-            tried.first_token_s = time.perf_counter() - tried.dispatched_at
-            job.upstream_s += tried.first_token_s
+            job.shared.upstream.end(tried.id, came_at)
+            tried.first_token_s = came_at - tried.dispatched_at
             tried.trial.answers()
 
         meter = tried.meter
@@ -630,9 +633,13 @@ class Engine:
 
     def _headers(self, job: Job, *, chosen: bool = True) -> HeaderList:
         """Reply headers; without those of a target while another may still be chosen."""
-        overhead_s = max(0.0, time.perf_counter() - job.exchange.began_at - job.upstream_s)
+        headers = reply_headers(job, chosen=chosen)
+        arrival, now = job.exchange.arrival, time.perf_counter()
+        ours_s = now - arrival.at - arrival.client_s - job.shared.upstream.until(now)
+        overhead_s = max(0.0, ours_s)  # a timer may have been early
         self._metrics.overhead.observe(overhead_s)
-        return reply_headers(job, overhead_s, chosen=chosen)
+        headers.append((b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)))
+        return headers
 
     def _write_log(self, job: Job) -> None:
         tried = job.last
@@ -650,7 +657,7 @@ class Engine:
                 cost_nanousd=settlement.cost_nanousd,
                 estimated=settlement.estimated,
                 remaining_nanousd=job.left_nanousd,
-                total_s=time.perf_counter() - job.exchange.began_at,
+                total_s=time.perf_counter() - job.exchange.arrival.at,
                 outcome=settlement.outcome,
                 key=tried.key,
             )

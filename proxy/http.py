@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from proxy.arrival import ARRIVAL, Arrival
 from proxy.errors import (
     ApiError,
     BodyTooLarge,
@@ -33,9 +34,6 @@ _WBITS = 32 + zlib.MAX_WBITS
 REFUSAL = "tollway.refusal"
 """Where a scope has the `ApiError` with which the server wants a request answered, or None."""
 
-ARRIVED = "tollway.arrived"
-"""Where a scope has the `time.perf_counter` at which its request came, before any queue of ours."""
-
 
 def new_request_id() -> str:
     """A request's name in headers, logs and the ledger.
@@ -55,8 +53,8 @@ class Exchange:
     __slots__ = (
         "_receive",
         "_send",
+        "arrival",
         "before_end",
-        "began_at",
         "ended",
         "failures",
         "headers",
@@ -75,7 +73,7 @@ class Exchange:
         self._send = send
         # A repeated header keeps its last value; none of those we read is there twice.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.began_at = time.perf_counter()
+        self.arrival: Arrival = scope.get(ARRIVAL) or Arrival(time.perf_counter())
         self.request_id = new_request_id()
         self.reply_headers: HeaderList = [(b"x-request-id", self.request_id.encode())]
         self.started = False

@@ -8,6 +8,7 @@ error status; from then on it is one error event, and no `[DONE]`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -153,7 +154,7 @@ async def relay(
     stream: Stream,
     reply: Reply,
     *,
-    on_first: Callable[[], None],
+    on_first: Callable[[float], None],
     on_progress: Callable[[], None],
     meter: Meter | None = None,
     silent_s: float,
@@ -161,7 +162,8 @@ async def relay(
 ) -> None:
     """Relay a stream up to its last event, which the caller sends when the attempt is settled.
 
-    `on_first` is called when the first payload is about to leave, `on_progress` now and then.
+    `on_first` is called when the first payload is about to leave, with the `time.perf_counter` at
+    which it had come, `on_progress` now and then.
     Events that say nothing may come for `silent_s`. `opening` leaves before the first payload.
     Raises `AdapterError`s, and `Capped` by the `meter`; returns only after a whole stream.
     """
@@ -169,11 +171,14 @@ async def relay(
     batches = 0
     said = 0
     silent_since: float | None = None
+    came_at = 0.0
     while payloads := await answer.payloads():
+        if not reply.has_payload:
+            came_at = time.perf_counter()
         events, failure = stream.feed_all(payloads)
         if stream.has_payload:
             if not reply.has_payload:
-                on_first()
+                on_first(came_at)
                 events = waiting + events
             if events:
                 await reply.send(events)

@@ -18,12 +18,11 @@ _SOUND = ("audio/", "video/", "application/octet-stream", "binary/octet-stream",
 _LONGEST_LIST = 2000
 
 
-def reply_headers(job: Job, overhead_s: float, *, chosen: bool) -> HeaderList:
+def reply_headers(job: Job, *, chosen: bool) -> HeaderList:
     """What a client is told of its request, and of its target once that is `chosen`."""
     headers = [
         (b"x-tollway-request-id", job.request_id.encode()),
         (b"x-tollway-attempts", b"%d" % job.shared.attempts),
-        (b"x-tollway-overhead-ms", b"%.2f" % (overhead_s * 1e3)),
     ]
     if job.route.policy:
         headers.append((b"x-tollway-policy", job.route.policy.encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import shlex
@@ -259,6 +260,10 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     )
     listener = bind(server.host, server.port)
     supervisor = Supervisor(plan, listener, source)
+    # What exists now lives as long as the server. A collector that looked at it would write to it,
+    # and so give every child a copy of its own of what they share.
+    gc.collect()
+    gc.freeze()
     supervisor.start_ledger()
     try:
         _remove_old_metrics(data, metrics)

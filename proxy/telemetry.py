@@ -176,7 +176,7 @@ class Metrics:
         )
         self.overhead = Histogram(
             "tollway_overhead_seconds",
-            "Time to the reply's first byte less the time spent waiting for the provider.",
+            "Time to the reply's first byte, less that of the provider and of the client.",
             registry=own,
             buckets=_OVERHEAD,
         )

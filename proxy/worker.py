@@ -80,10 +80,7 @@ def run(
     A byte is written to `ready` when requests are accepted. `lifeline` is the read end of a pipe
     that only the supervisor holds open; over `line` it tells of other revisions.
     """
-    # What exists now lives as long as the process: the collector need never look at it again,
-    # and its pages stay shared with the supervisor.
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what came since the supervisor did so lives as long as the process, too
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(plan, number, listener, ready, lifeline, line))
 

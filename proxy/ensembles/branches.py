@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -38,9 +37,7 @@ class Branch:
             last=None,
             unsent=None,
             cold=[],
-            upstream_s=0.0,
         )
-        self.began_at = time.perf_counter()
         self.error: ApiError | None = None
         """Why it did not answer."""
         self.task = asyncio.create_task(self._run())
@@ -73,7 +70,6 @@ class Branches:
         self._first_wins = first_wins
         self._try_each = try_each
         self._respond = respond
-        self._began_at = time.perf_counter()
         self._begun: list[Branch] = []
         self._running: list[Branch] = []
         self.winner: Branch | None = None
@@ -159,9 +155,6 @@ class Branches:
 
     def _take_over(self, branch: Branch) -> None:
         """Let the request have gone the way of this branch."""
-        # What it waited for before its turn is no overhead of ours.
-        branch.job.upstream_s += branch.began_at - self._began_at
-        self._job.upstream_s += branch.job.upstream_s
         self._job.take_over(branch.job)
 
 

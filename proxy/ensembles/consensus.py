@@ -35,7 +35,6 @@ async def agree(asking: Asking, job: Job, choices: Sequence[Choice], consensus: 
             await branches.ended(None)
             if consensus.judge is None and is_decided(_keys(by_job.values()), len(asked)):
                 break
-    job.upstream_s += max(branch.job.upstream_s for branch in begun)
     kept = [by_job[id(branch.job)] for branch in begun if id(branch.job) in by_job]
     if not kept and others:
         return await ask(asking, job, others)

@@ -60,7 +60,6 @@ async def ask(
         last=None,
         unsent=None,
         cold=[],
-        upstream_s=0.0,
     )
     kept: list[Kept] = []
 
@@ -70,7 +69,6 @@ async def ask(
     try:
         await asking.try_each(own, Route(policy=job.route.policy, choices=tuple(choices)), respond)
     finally:
-        job.upstream_s += own.upstream_s
         if request is None:
             job.take_over(own)
     return kept[-1]

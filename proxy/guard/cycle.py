@@ -6,11 +6,13 @@ closed, and that what becomes wrong while a body arrives is told to who reads it
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from proxy.arrival import Arrival
 from proxy.errors import ApiError
 
 
@@ -19,6 +21,7 @@ class Cycle(RequestResponseCycle):
 
     refusal: ApiError | None = None
     """Why the rest of the body will not be read, if so; `receive` hands it on."""
+    arrival: Arrival
     on_last: Callable[[], None]
     """Called when the last reply of the connection is written."""
     _left: int | None = None
@@ -26,6 +29,8 @@ class Cycle(RequestResponseCycle):
 
     async def receive(self) -> Any:
         """The next message, as ASGI has it; with `refusal` beside a disconnect of our own."""
+        if self.more_body and (self.flow.read_paused or self.waiting_for_100_continue):
+            self.arrival.wait(time.perf_counter())  # until here the client was held up
         message = await super().receive()
         if self.refusal is not None:
             return {"type": "http.disconnect", "refusal": self.refusal}

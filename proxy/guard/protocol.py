@@ -18,7 +18,7 @@ import urllib.parse
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn import Config
@@ -26,11 +26,12 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from proxy.arrival import ARRIVAL, Arrival
 from proxy.errors import ApiError, BodyTooSlow, InvalidRequest
 from proxy.guard import heads
 from proxy.guard.admission import Admission
 from proxy.guard.cycle import Cycle
-from proxy.http import ARRIVED, REFUSAL
+from proxy.http import REFUSAL
 
 # Requests that may wait on a connection for the ones before them.
 MOST_PIPELINED = 16
@@ -90,6 +91,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """The last reply is written."""
         self._reads_head = False
         self._reads_body = False
+        self._arrival: Arrival | None = None
+        """Of the request that is being read."""
+        self._received_at = 0.0
         self._answered: Cycle | None = None
         """The one that was started last; others may wait behind it."""
         self.url = b""
@@ -119,8 +123,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
+        self._received_at = time.perf_counter()
+        if self._arrival is not None:
+            self._arrival.go_on(self._received_at)
         while data and not self._is_deaf:
             data = self._parse(data)
+        if self._arrival is not None:
+            self._arrival.wait(time.perf_counter())
 
     def _parse(self, data: bytes) -> bytes:
         """Parse data; what it returns is to be parsed next."""
@@ -164,6 +173,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._reads_head = True
+        if self._arrival is None:  # else it is the same one, less its upgrade
+            self._arrival = Arrival(self._received_at)
         self._arrived_bytes = self._size
         self._deadline = min(self._deadline, self.loop.time() + self._patience.head_s)
 
@@ -217,6 +228,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of a request."""
+        self._arrival = None
         cycle = self.cycle
         if self._is_deaf or not self._reads_body or cycle is None:
             return
@@ -234,6 +246,7 @@ class GuardedProtocol(HttpToolsProtocol):
     ) -> Cycle:
         raw_path, _, query = self.url.partition(b"?")
         path = raw_path.decode("latin-1")
+        arrival = self._arrival or Arrival(self._received_at)
         scope: Any = {
             "type": "http",
             "asgi": _ASGI,
@@ -247,6 +260,7 @@ class GuardedProtocol(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
             "headers": self.headers,
+            ARRIVAL: arrival,
             REFUSAL: refusal,
         }
         self.cycle = cycle = Cycle(
@@ -265,6 +279,7 @@ class GuardedProtocol(HttpToolsProtocol):
             and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        cycle.arrival = arrival
         cycle.on_last = self._close_gently
         return cycle
 
@@ -272,7 +287,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._answered = cycle
         scope = cycle.scope
         if scope["method"] == "POST" and scope["path"].startswith("/v1/") and not scope[REFUSAL]:
-            scope[ARRIVED] = time.perf_counter()
             self._admission.enter(partial(self._answer, cycle, app), self.loop.time)
         else:
             self._run(cycle, app)
@@ -298,7 +312,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            cycle, app = self.pipeline.pop()
+            cast(Cycle, cycle).arrival.has_turn(time.perf_counter())
+            self._start_asgi_task(cycle, app)
         elif not self._reads_head:
             wait_s = LINGER_S if self._reads_body else self._patience.keep_alive_s
             self._deadline = self.loop.time() + wait_s

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from adapters.base import Deadlines, UpstreamTimeout
 from proxy import deadlines
+from proxy.arrival import ARRIVAL, Arrival
 from proxy.deadlines import Due, Limit
 from proxy.errors import InvalidRequest
-from proxy.http import ARRIVED, Exchange
+from proxy.http import Exchange
 
 NEVER_S = 600.0
 seconds = st.none() | st.floats(0.001, 1000)
@@ -29,7 +30,7 @@ def _exchange(arrived_at: float | None = None, **headers: str) -> Exchange:
     named = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
     scope: dict[str, Any] = {"type": "http", "method": "POST", "headers": named}
     if arrived_at is not None:
-        scope[ARRIVED] = arrived_at
+        scope[ARRIVAL] = Arrival(arrived_at)
     return Exchange(scope, nothing, nothing)
 
 

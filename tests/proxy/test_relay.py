@@ -76,7 +76,7 @@ def piece(said: str, finish: str | None = None) -> Any:
 
 def run(stream: Stream, payloads: list[Any]) -> None:
     """Relay with no patience: the second event in a row that says nothing is one too many."""
-    nothing = {"on_first": lambda: None, "on_progress": lambda: None}
+    nothing = {"on_first": lambda came_at: None, "on_progress": lambda: None}
     reply: Any = Client()
     asyncio.run(relay(Provider(payloads), stream, reply, silent_s=0, **nothing))
 

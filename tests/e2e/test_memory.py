@@ -1,0 +1,88 @@
+"""What an idle worker has in memory: nothing that only a few installations or commands need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.tollway import Tollway, provider, serving
+from tests.e2e.upstream import Upstream
+
+ROOT = Path(__file__).parents[2]
+MOST_BYTES = 60_000_000
+# Each takes megabytes, or a tenth of a second of the start; most are there only by an extra.
+HEAVY = frozenset(
+    [
+        "botocore",
+        "genai_prices",
+        "google",
+        "httpx2",
+        "jsonschema",
+        "llama_cpp",
+        "mlx",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "requests",
+        "safetensors",
+        "sqlite_utils",
+        "tokenizers",
+    ]
+)
+# Python runs it at every start: whatever is imported later is written down, with its process.
+TELL = """
+import os, sys
+told = os.open({told!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def tell(event, arguments):
+    if event == "import":
+        os.write(told, b"%d %b\\n" % (os.getpid(), arguments[0].encode()))
+sys.addaudithook(tell)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that gets the names of modules."""
+    return tmp_path_factory.mktemp("told") / "modules"
+
+
+@pytest.fixture(scope="module")
+def used(
+    upstream: Upstream, tmp_path_factory: pytest.TempPathFactory, told: Path
+) -> Iterator[Tollway]:
+    """A server that has answered some requests, so that what is made once is there."""
+    (told.parent / "sitecustomize.py").write_text(TELL.format(told=str(told)))
+    config = provider(upstream.base_url, "m1", "m2")
+    path = f"{told.parent}:{ROOT}"
+    with serving(tmp_path_factory.mktemp("used"), config, PYTHONPATH=path) as tollway:
+        for stream in (False, True) * 20:
+            assert tollway.chat("auto", stream=stream).status_code == 200
+        yield tollway
+
+
+def test_what_few_need_is_imported_only_when_it_is_needed(used: Tollway, told: Path) -> None:
+    (worker,) = used.workers()
+    by_process = [line.split(" ") for line in told.read_text().splitlines()]
+    modules = {name for pid, name in by_process if int(pid) in (used.pid, worker.pid)}
+    assert {"proxy.worker", "proxy.engine", "uvicorn"} <= modules
+    assert not {name for name in modules if name.partition(".")[0] in HEAVY}
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or sys.version_info[:2] != (3, 11),
+    reason="other systems count, and other Pythons take, differently",
+)
+def test_an_idle_worker_is_small(used: Tollway) -> None:
+    (worker,) = used.workers()
+    assert worker.memory_info().rss <= MOST_BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
+def test_workers_share_what_was_there_before_them(used: Tollway) -> None:
+    """A collector that looked at it would have written to it: half would be a worker's own."""
+    (worker,) = used.workers()
+    memory = worker.memory_full_info()
+    assert memory.uss <= memory.rss * 0.45
