@@ -64,7 +64,7 @@ class Case:
 
 
 # Room for so many that the provider's 50 ms, and not the machine, decide how many are answered.
-_SLOTS = Room(most=20)
+_SLOTS = Room(most=10)
 # Of an instant provider: the machine decides. With the default queue nobody would be turned away.
 _SHORT_QUEUE = Room(most=32, queue=32)
 
@@ -189,6 +189,7 @@ def _peak(case: Case, subject: Tollway, workload: Workload, seconds: float) -> O
         request=_request(subject, workload),
         seconds=seconds,
         callers=case.room.most * (1 if case.comes_back else 2),
+        keeps_connections=case.keeps_connections,
     )
 
 
