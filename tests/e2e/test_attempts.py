@@ -238,6 +238,34 @@ def test_time_in_our_own_queue_is_spent(upstream: Upstream, tmp_path: Path) -> N
         assert len(upstream.calls) == len(tollway.rows(1)) == 1
 
 
+def test_money_that_others_hold_is_not_waited_for_beyond_the_deadline(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    goes_on = asyncio.Event()
+
+    async def held(call: Call, line: Line) -> None:
+        await goes_on.wait()
+        await answer_ok(call, line)
+
+    upstream.scripts["m1"] = held
+    config = configured(upstream)
+    config["budgets"] = [{"scope": "global", "limit_usd": 0.003, "window": "lifetime"}]
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(tollway.chat, "up/m1", max_tokens=1000)
+        upstream.wait_for_calls(1)
+        headers = {"x-tollway-deadline-ms": "500"}
+        late = tollway.chat("up/m1", max_tokens=1000, headers=headers)
+        upstream.in_loop(goes_on.set)
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "upstream_timeout")
+        assert "0.5 s (x-tollway-deadline-ms)" in late.json()["error"]["message"]
+        assert holding.result().status_code == 200
+        assert tollway.chat("up/m1", max_tokens=1000).status_code == 200
+        assert len(upstream.calls) == 2
+        rows = tollway.rows()
+        assert sum(row["cost_nanousd"] > 0 for row in rows) == 2
+        assert not any(row["held_nanousd"] for row in rows)
+
+
 @pytest.mark.parametrize("text", ["0", "soon", "1.5", "-1"])
 def test_a_malformed_deadline_is_refused(tollway: Tollway, upstream: Upstream, text: str) -> None:
     reply = tollway.chat("up/m1", headers={"x-tollway-deadline-ms": text})
