@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
@@ -19,26 +18,28 @@ from typing import IO, Any, cast
 import msgspec
 
 from benchmarks.crowd import Order, Report
+from benchmarks.measure import Bench
 from benchmarks.results import percentile
 from benchmarks.subjects import ROOT, Tollway, tollway
 from benchmarks.workloads import Workload, overload_workloads
 
 TIMES_TOO_MANY = 5
+TURNS, TURN_S = 3, 4.0
+QUICK_S = 1.0
 # Settlements ride the next commit or a timer of 20 ms; they belong to the requests before them.
 _SETTLED_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:
-    """How many a server answers at the same time, and lets wait; None leaves it at its default."""
+    """How many a server answers at the same time, and lets wait."""
 
     most: int
-    queue: int | None = None
+    queue: int
 
     def settings(self) -> Mapping[str, int]:
         """As the configuration has it, under `server`."""
-        queue = {} if self.queue is None else {"queue": self.queue}
-        return {"max_concurrent": self.most, **queue}
+        return {"max_concurrent": self.most, "queue": self.queue}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +64,9 @@ class Case:
         return f"{self.model}, {who}, {'kept' if self.keeps_connections else 'new'} connections"
 
 
-# Room for so many that the provider's 50 ms, and not the machine, decide how many are answered.
-_SLOTS = Room(most=10)
+# Of a provider that takes 50 ms: it, and not the machine, decides how many are answered. A queue of
+# half a second, so that most are turned away as soon as they come.
+_SLOTS = Room(most=10, queue=100)
 # Of an instant provider: the machine decides. With the default queue nobody would be turned away.
 _SHORT_QUEUE = Room(most=32, queue=32)
 
@@ -76,6 +78,11 @@ CASES = (
     Case(model="instant", room=_SHORT_QUEUE, comes_back="when told"),
     Case(model="instant", room=_SHORT_QUEUE, comes_back="at once"),
     Case(model="instant", room=_SHORT_QUEUE, comes_back="at once", keeps_connections=False),
+)
+
+_BY_TURN = (
+    *("peak_per_s", "answered_per_s", "refused_per_s"),
+    *("goodput", "answer_cpu_ms", "refusal_cpu_us"),
 )
 
 
@@ -123,39 +130,28 @@ class Overload:
             "comes_back": case.comes_back,
             "keeps_connections": case.keeps_connections,
             **case.room.settings(),
-            **{
-                name: round(statistics.median(getattr(self, name)), 4)
-                for name in ("peak_per_s", "answered_per_s", "refused_per_s", "goodput")
-            },
-            **{
-                name: round(statistics.median(getattr(self, name)), 4)
-                for name in ("answer_cpu_ms", "refusal_cpu_us")
-            },
+            **{name: round(statistics.median(getattr(self, name)), 4) for name in _BY_TURN},
             "answered_ms": _percentiles(self.answered_ms),
             "refused_ms": _percentiles(self.refused_ms),
             "others": self.others,
         }
 
 
-def overload(
-    folder: Path,
-    upstream_port: int,
-    *,
-    seconds: float,
-    turns: int,
-    cases: Sequence[Case] = CASES,
-) -> list[Overload]:
+def overload(bench: Bench, *, quick: bool, cases: Sequence[Case] = CASES) -> list[Overload]:
     """Measure each case with a server of its own. Raises `RuntimeError`."""
+    found = []
     with _crowd() as crowd:
-        return [
-            _measure(folder / f"overload-{number}", upstream_port, crowd, case, seconds, turns)
-            for number, case in enumerate(cases)
-        ]
+        for number, case in enumerate(cases):
+            bench.progress(f"overload: {case.title}")
+            folder = bench.folder / f"overload-{number}"
+            found.append(_measure(folder, bench.upstream_port, crowd, case, quick=quick))
+    return found
 
 
 def _measure(
-    folder: Path, upstream_port: int, crowd: _Crowd, case: Case, seconds: float, turns: int
+    folder: Path, upstream_port: int, crowd: _Crowd, case: Case, *, quick: bool
 ) -> Overload:
+    turns, seconds = (1, QUICK_S) if quick else (TURNS, TURN_S)
     found = Overload(case=case)
     workload = overload_workloads()[case.model]
     settings = case.room.settings()
@@ -246,14 +242,3 @@ def _crowd() -> Iterator[_Crowd]:
             yield _Crowd(process)
         finally:
             process.terminate()
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    from benchmarks.subjects import upstream
-
-    with tempfile.TemporaryDirectory() as folder, upstream() as direct:
-        only = [c for c in CASES if not sys.argv[1:] or str(CASES.index(c)) in sys.argv[1:]]
-        for row in overload(Path(folder), direct.port, seconds=3, turns=1, cases=only):
-            print(row.case.title, json.dumps(row.as_json()))
