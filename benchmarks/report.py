@@ -226,14 +226,14 @@ def _show_streams(rows: Sequence[dict[str, Any]], console: Console) -> None:
 def _show_overload(cases: Sequence[dict[str, Any]], console: Console) -> None:
     table = _table(
         "Five times as many requests as can be answered; goodput: of what is answered at the peak",
-        *("provider", "what", "connections", "peak per s", "answered", "refused", "goodput"),
+        *("provider", "callers", "connections", "peak per s", "answered", "refused", "goodput"),
         *("answer ms p50", "p99", "refusal ms p50", "p99", "CPU ms", "CPU µs"),
     )
     for row in cases:
         comes_back = row["comes_back"]
         table.add_row(
             row["model"],
-            f"callers come back {comes_back}" if comes_back else "requests arrive",
+            f"come back {comes_back}" if comes_back else "arrive",
             "kept" if row["keeps_connections"] else "new",
             *(f"{row[f'{name}_per_s']:,.0f}" for name in ("peak", "answered", "refused")),
             f"{row['goodput']:.0%}",
@@ -281,6 +281,8 @@ def _table(title: str, *columns: str) -> Table:
         is_name = column in (
             "client",
             "provider",
+            "callers",
+            "connections",
             "workload",
             "load",
             "server",

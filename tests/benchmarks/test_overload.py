@@ -42,6 +42,7 @@ def test_turns_are_summed_up_by_their_median_and_what_went_wrong_is_counted() ->
     assert (shown["goodput"], shown["refused_ms"], shown["others"]) == (0.5, {}, {"lost": 6})
 
 
+@pytest.mark.resilience(row="overload")
 @pytest.mark.parametrize(
     ("comes_back", "keeps_connections"), [("", True), ("at once", False), ("when told", True)]
 )

@@ -131,6 +131,7 @@ def test_an_expired_deadline_is_a_504_and_nothing_goes_on(
     assert (row["target"], row["outcome"]) == ("up/m1", "timeout")
 
 
+@pytest.mark.resilience(row="deadlines")
 def test_upstreams_see_the_end_of_a_request_soon_after_its_deadline(
     tollway: Tollway, upstream: Upstream
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_target_is_not_to_blame_for_a_deadline_that_comes_after_its_usage(
     assert failures() == before
 
 
+@pytest.mark.resilience(row="deadlines")
 def test_a_reader_that_stalls_does_not_keep_the_upstream(
     tollway: Tollway, upstream: Upstream
 ) -> None:
@@ -238,6 +240,7 @@ def test_time_in_our_own_queue_is_spent(upstream: Upstream, tmp_path: Path) -> N
         assert len(upstream.calls) == len(tollway.rows(1)) == 1
 
 
+@pytest.mark.resilience(row="deadlines")
 def test_money_that_others_hold_is_not_waited_for_beyond_the_deadline(
     upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -397,6 +400,7 @@ def test_no_retry_begins_that_the_deadline_would_end(tollway: Tollway, upstream:
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.resilience(row="retries")
 @pytest.mark.parametrize("model", ["up/m1", "auto"])
 def test_a_dead_upstream_gets_little_more_than_the_requests(
     upstream: Upstream, tmp_path: Path, model: str

@@ -608,6 +608,7 @@ def test_an_idle_connection_is_kept_for_its_time(hasty: Tollway) -> None:
         assert client.is_closed()
 
 
+@pytest.mark.resilience(row="readers")
 def test_a_reader_that_stalls_is_given_up_with_little_waiting(
     hasty: Tollway, upstream: Upstream
 ) -> None:
@@ -655,6 +656,7 @@ def test_a_slow_reader_that_goes_on_reading_gets_it_all(hasty: Tollway, upstream
 STALLED = int(os.environ.get("TOLLWAY_STALLED_CLIENTS", "150"))
 
 
+@pytest.mark.resilience(row="readers")
 @pytest.mark.negative(number=24)
 def test_stalled_clients_harm_nobody(upstream: Upstream, tmp_path: Path) -> None:
     """Some stall in their head, some in their body, some in what they are sent, some say nothing.
@@ -704,6 +706,7 @@ def test_processes_dump_no_core_and_may_have_files(tollway: Tollway) -> None:
         assert soft == hard
 
 
+@pytest.mark.resilience(row="overload")
 def test_overload_waits_then_is_turned_away_before_the_body(
     upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -743,6 +746,7 @@ def test_overload_waits_then_is_turned_away_before_the_body(
         assert refused.reply().status == 200
 
 
+@pytest.mark.resilience(row="overload")
 def test_who_is_turned_away_and_asks_again_at_once_is_heard_later(
     upstream: Upstream, tmp_path: Path
 ) -> None:
