@@ -11,9 +11,9 @@ from typing import Any
 
 from proxy.errors import ApiError, Overloaded
 
-# Who asks again at once takes the time of those who are answered: a refusal costs a few per cent of
-# an answer, and as many as can be sent are more than that.
-MOST_REFUSALS_PER_S = 1_000
+# Who asks again at once takes the time of those who are answered: so many take a few per cent of a
+# worker's.
+MOST_REFUSALS_PER_S = 500
 LONGEST_REST_S = 1.0
 
 Start = Callable[[ApiError | None], None]
