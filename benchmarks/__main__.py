@@ -21,6 +21,7 @@ from benchmarks.generator import generator
 from benchmarks.ledger import ledger
 from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
+from benchmarks.overload import overload
 from benchmarks.policy import policy
 from benchmarks.results import percentile
 from benchmarks.streams import streams
@@ -44,8 +45,9 @@ _NAMES = (
     "policy",
     "fleet",
 )
-# Measured if they are asked for: they take minutes, and files that many machines do not allow.
-_LARGE = ("streams",)
+# Measured if they are asked for: they take minutes, and the first of them files that many machines
+# do not allow.
+_LARGE = ("streams", "overload")
 _DECISIONS = 20_000
 _FEW_DECISIONS = 500
 # A day of the fleet, at its rate.
@@ -140,6 +142,9 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["histories"] = [row.as_json() for row in histories(conversations=conversations)]
         if "streams" in names:
             results["streams"] = [row.as_json() for row in streams(folder, quick=options.quick)]
+        if "overload" in names:
+            rows = overload(bench, quick=options.quick)
+            results["overload"] = [row.as_json() for row in rows]
         if names & {*_WORKLOADS, "events"}:
             results |= _compare(bench, direct, names, console)
         results["others_cpu_share"] = round(others.share(), 3)

@@ -33,6 +33,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_memory(memory, console)
     if rows := results.get("streams"):
         _show_streams(rows, console)
+    if cases := results.get("overload"):
+        _show_overload(cases, console)
     disk = results["disk"]
     if ledger := results.get("ledger"):
         _show_ledger(ledger, disk["fdatasync_p50_us"], console)
@@ -221,6 +223,36 @@ def _show_streams(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
+def _show_overload(cases: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Five times as many requests as can be answered; goodput: of what is answered at the peak",
+        *("provider", "callers", "connections", "peak per s", "answered", "refused", "goodput"),
+        *("answer ms p50", "p99", "refusal ms p50", "p99", "CPU ms", "CPU µs"),
+    )
+    for row in cases:
+        comes_back = row["comes_back"]
+        table.add_row(
+            row["model"],
+            f"come back {comes_back}" if comes_back else "arrive",
+            "kept" if row["keeps_connections"] else "new",
+            *(f"{row[f'{name}_per_s']:,.0f}" for name in ("peak", "answered", "refused")),
+            f"{row['goodput']:.0%}",
+            *(_ms_of(row[name], share) for name, share in _SHARES),
+            f"{row['answer_cpu_ms']:.2f}",
+            f"{row['refusal_cpu_us']:.0f}",
+        )
+        for what, number in row["others"].items():
+            console.print(f"{number:,} of {row['model']}: {what}", markup=False)
+    console.print(table)
+
+
+_SHARES = tuple((name, share) for name in ("answered_ms", "refused_ms") for share in ("p50", "p99"))
+
+
+def _ms_of(percentiles: dict[str, float], share: str) -> str:
+    return f"{percentiles[share]:.1f}" if percentiles else ""
+
+
 def _show_ledger(loads: Sequence[dict[str, Any]], sync_p50_us: float, console: Console) -> None:
     table = _table(
         "Ledger: hold + settlement over five scopes, CPU ms per pair",
@@ -249,6 +281,8 @@ def _table(title: str, *columns: str) -> Table:
         is_name = column in (
             "client",
             "provider",
+            "callers",
+            "connections",
             "workload",
             "load",
             "server",

@@ -31,7 +31,7 @@ _CONFIG = """\
 server:
   access_log: {access_log}
   open_metrics: true
-providers:
+{server}providers:
 {providers}
 targets:
 {targets}
@@ -211,12 +211,16 @@ def tollway(
     access_log: bool,
     workloads: Mapping[str, Workload] | None = None,
     workers: int = 1,
+    server: Mapping[str, int] | None = None,
 ) -> Iterator[Tollway]:
     """A server with everything on: a key, a policy, hard budgets, fsync, metrics.
 
-    Its data folder is `folder/data`; its output goes to `folder/output`.
+    Its data folder is `folder/data`; its output goes to `folder/output`. `server` are more of the
+    settings there.
     """
-    config = write_config(folder, upstream_port, access_log=access_log, workloads=workloads)
+    config = write_config(
+        folder, upstream_port, access_log=access_log, workloads=workloads, server=server
+    )
     data = folder / "data"
     key = create_key(config, data)
     port = free_port()
@@ -233,6 +237,7 @@ def write_config(
     *,
     access_log: bool,
     workloads: Mapping[str, Workload] | None = None,
+    server: Mapping[str, int] | None = None,
 ) -> Path:
     """The `router.yaml` of a measured server, for all workloads or for these."""
     workloads = workloads or all_workloads()
@@ -267,6 +272,7 @@ def write_config(
     file.write_text(
         _CONFIG.format(
             access_log=str(access_log).lower(),
+            server="".join(f"  {name}: {value}\n" for name, value in (server or {}).items()),
             providers="".join(providers),
             targets="".join(targets),
             models="".join(models),

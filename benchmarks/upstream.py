@@ -14,7 +14,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.workloads import Answer, all_workloads, dialect_workloads
+from benchmarks.workloads import Answer, all_workloads, dialect_workloads, overload_workloads
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 # In the body, or in the path as Gemini has it.
@@ -65,7 +65,7 @@ class Upstream(asyncio.Protocol):
 
 
 async def _serve() -> None:
-    workloads = {**all_workloads(), **dialect_workloads()}
+    workloads = {**all_workloads(), **dialect_workloads(), **overload_workloads()}
     answers = {model.encode(): workload.answer for model, workload in workloads.items()}
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Upstream(answers), "127.0.0.1", 0, backlog=1024)

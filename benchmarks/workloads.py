@@ -22,12 +22,15 @@ LONG_CHUNKS = 520
 PACE_S = 0.003
 # Events that arrive together where nothing paces them, as they do when everybody is busy.
 JOINED = 5
+# What a provider takes that has much to say.
+SLOW_S = 0.05
 # Nobody waits this long: the stream stays open until its client goes.
 HELD_OPEN_S = 3600.0
 
 # As long as providers' keys are: it is looked for in answers, and short ones are found slowly.
 PROVIDER_KEY = "sk-upstream-0A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8S9t"
 
+_WORDS_OF_100_KB = 17_000
 _INPUTS = 16
 _DIMENSIONS = 1536
 
@@ -116,8 +119,22 @@ def dialect_workloads() -> Mapping[str, Workload]:
     return {workload.model: workload for workload in workloads}
 
 
-def _chat(model: str, *, answer: Answer, stream: bool = False) -> Workload:
-    path, body = question("chat", model, _words(60, seed=1), stream=stream)
+@functools.cache
+def overload_workloads() -> Mapping[str, Workload]:
+    """What is asked of a server that has too much to do, by the model."""
+    instant = _answered("openai")
+    # Of nothing that is written there is nothing to see but the time until the rest.
+    slow = Answer(pieces=(b"", *instant.pieces), gap_s=SLOW_S)
+    workloads = (
+        _chat("instant", answer=instant),
+        _chat("slow", answer=slow),
+        _chat("slow-100k", answer=slow, words=_WORDS_OF_100_KB),
+    )
+    return {workload.model: workload for workload in workloads}
+
+
+def _chat(model: str, *, answer: Answer, stream: bool = False, words: int = 60) -> Workload:
+    path, body = question("chat", model, _words(words, seed=1), stream=stream)
     return Workload(model=model, path=path, body=json.dumps(body).encode(), answer=answer)
 
 

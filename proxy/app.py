@@ -67,8 +67,9 @@ class App:
         self._open.inc()
         try:
             if refusal is not None:
-                raise refusal
-            await self._find(path, exchange.scope["method"])(exchange)
+                await exchange.refuse(refusal)  # raised, it and what it refers to were a cycle
+            else:
+                await self._find(path, exchange.scope["method"])(exchange)
         except ApiError as error:
             await exchange.refuse(error)
         except ClientGone:

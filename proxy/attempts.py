@@ -28,7 +28,7 @@ from proxy.causes import is_stale
 from proxy.circuits import Circuits, Trial, Verdict
 from proxy.clock import Clock
 from proxy.deadlines import Due, Limit, is_of_request
-from proxy.errors import ApiError
+from proxy.errors import ApiError, from_upstream
 from proxy.figures import Figures
 from proxy.gates import Gates, Place
 from proxy.http import Exchange
@@ -331,7 +331,9 @@ class Attempts:
         )
         try:
             settles, job.unsent = job.unsent, None
-            reserved = await self._ledger.reserve(attempt, settles, may_wait=not job.has_waited)
+            reserved = await self._ledger.reserve(
+                attempt, settles, may_wait=not job.has_waited, within_s=job.due.left_s()
+            )
         except BudgetRefused as error:
             job.shared.take_back(number)
             job.has_waited |= error.refused.held
@@ -340,6 +342,8 @@ class Attempts:
             raise MoneyRefused(answer, error.refused, caller) from None
         except LedgerUnavailable as error:
             job.shared.take_back(number)
+            if job.due.is_over():
+                raise from_upstream(job.due.error()) from None
             raise ledger_down(error) from None
         job.shared.attempts += 1
         if not attempt.priced:

@@ -295,7 +295,7 @@ class _Revisions:
 
     def _found(self, inventory: Inventory) -> None:
         self._current.find(inventory)
-        self._checks.look_at(inventory)
+        self._look_after_targets()
 
     def close(self) -> None:
         """Begin nothing more."""

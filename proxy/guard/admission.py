@@ -11,6 +11,11 @@ from typing import Any
 
 from proxy.errors import ApiError, Overloaded
 
+# Who asks again at once takes the time of those who are answered: so many take a few per cent of a
+# worker's.
+MOST_REFUSALS_PER_S = 500
+LONGEST_REST_S = 1.0
+
 Start = Callable[[ApiError | None], None]
 """Has a request answered: by the application, or with a refusal."""
 
@@ -23,6 +28,8 @@ class Admission:
         """Whether the server goes, so that each reply is the last one on its connection."""
         self._running = 0
         self._waiting: deque[tuple[float, Start]] = deque()
+        self._rested_at = 0.0
+        """When the connections that rest now are heard again, the last of them."""
         self.resize(most=most, queue=queue, queue_s=queue_s)
 
     def resize(self, *, most: int, queue: int, queue_s: float) -> None:
@@ -51,6 +58,15 @@ class Admission:
         """Turn away those that have waited too long."""
         while self._waiting and self._waiting[0][0] <= now:
             self._waiting.popleft()[1](_overloaded())
+
+    def rest_s(self, now: float) -> float:
+        """How long a connection that was turned away is not heard, from now on.
+
+        So long that those who are come back one after the other, and not all at once.
+        """
+        rested_at = max(self._rested_at, now) + 1 / MOST_REFUSALS_PER_S
+        self._rested_at = min(rested_at, now + LONGEST_REST_S)
+        return self._rested_at - now
 
     def _let_in(self) -> None:
         while self._waiting and self._running < self._most:

@@ -94,6 +94,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arrival: Arrival | None = None
         """Of the request that is being read."""
         self._received_at = 0.0
+        self._is_turned_away = False
+        """The last request was."""
         self._answered: Cycle | None = None
         """The one that was started last; others may wait behind it."""
         self.url = b""
@@ -235,6 +237,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reads_body = False
         if cycle.response_complete:
             self._deadline = self.loop.time() + self._patience.keep_alive_s
+            if self._is_turned_away:
+                self._rest()
             return
         cycle.more_body = False
         cycle.message_event.set()
@@ -285,6 +289,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answered = cycle
+        self._is_turned_away = False
         scope = cycle.scope
         if scope["method"] == "POST" and scope["path"].startswith("/v1/") and not scope[REFUSAL]:
             self._admission.enter(partial(self._answer, cycle, app), self.loop.time)
@@ -295,9 +300,20 @@ class GuardedProtocol(HttpToolsProtocol):
         if refusal is None:
             self._run(cycle, app).add_done_callback(self._admission.leave)
             return
+        self._is_turned_away = True
         scope: Any = cycle.scope
         scope[REFUSAL] = refusal
         self._run(cycle, app)
+
+    def _rest(self) -> None:
+        """Read nothing for a moment, as many others are turned away, too."""
+        now = self.loop.time()
+        self.flow.pause_reading()
+        self.loop.call_at(now + self._admission.rest_s(now), self._read_on)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _run(self, cycle: Cycle, app: Any) -> asyncio.Task[None]:
         task = self.loop.create_task(cycle.run_asgi(app))
@@ -318,6 +334,8 @@ class GuardedProtocol(HttpToolsProtocol):
         elif not self._reads_head:
             wait_s = LINGER_S if self._reads_body else self._patience.keep_alive_s
             self._deadline = self.loop.time() + wait_s
+            if self._is_turned_away and not self._reads_body:
+                self._rest()
 
     def _refuse(self, error: ApiError) -> None:
         """Read no further: from here on it is unclear what a request is.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,14 +266,20 @@ class LedgerClient:
         return self._session << ATTEMPT_BITS | self._counter
 
     async def reserve(
-        self, attempt: Attempt, settles: Settlement | None = None, *, may_wait: bool = True
+        self,
+        attempt: Attempt,
+        settles: Settlement | None = None,
+        *,
+        may_wait: bool = True,
+        within_s: float = math.inf,
     ) -> Reserved:
         """Hold money for `attempt`, and settle the one it falls back from with it.
 
         When it returns, the hold is on the disk. Raises `BudgetRefused`, or `LedgerUnavailable`
-        where no answer came in time. Whatever it raises, cancellation included: no hold stays
-        behind, and `settles` is settled. A hold above `MAX_AMOUNT_NANOUSD` is asked for as that,
-        which no hard budget admits. Raises `ValueError` for text that is not Unicode.
+        where no answer came in time, which is `within_s` at most. Whatever it raises, cancellation
+        included: no hold stays behind, and `settles` is settled. A hold above `MAX_AMOUNT_NANOUSD`
+        is asked for as that, which no hard budget admits. Raises `ValueError` for text that is not
+        Unicode.
         """
         seq = self._next_seq()
         if settles is not None:
@@ -290,7 +297,7 @@ class LedgerClient:
             attempt=attempt,
             settles=settles,
             message=message,
-            until=self._loop.time() + self._patience.reserve_s,
+            until=self._loop.time() + max(0.0, min(within_s, self._patience.reserve_s)),
             future=self._loop.create_future(),
         )
         self._reserving[seq] = pending

@@ -131,6 +131,7 @@ def test_an_expired_deadline_is_a_504_and_nothing_goes_on(
     assert (row["target"], row["outcome"]) == ("up/m1", "timeout")
 
 
+@pytest.mark.resilience(row="deadlines")
 def test_upstreams_see_the_end_of_a_request_soon_after_its_deadline(
     tollway: Tollway, upstream: Upstream
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_target_is_not_to_blame_for_a_deadline_that_comes_after_its_usage(
     assert failures() == before
 
 
+@pytest.mark.resilience(row="deadlines")
 def test_a_reader_that_stalls_does_not_keep_the_upstream(
     tollway: Tollway, upstream: Upstream
 ) -> None:
@@ -236,6 +238,35 @@ def test_time_in_our_own_queue_is_spent(upstream: Upstream, tmp_path: Path) -> N
         late = waiting.reply()
         assert (late.status, late.error["code"]) == (504, "upstream_timeout")
         assert len(upstream.calls) == len(tollway.rows(1)) == 1
+
+
+@pytest.mark.resilience(row="deadlines")
+def test_money_that_others_hold_is_not_waited_for_beyond_the_deadline(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    goes_on = asyncio.Event()
+
+    async def held(call: Call, line: Line) -> None:
+        await goes_on.wait()
+        await answer_ok(call, line)
+
+    upstream.scripts["m1"] = held
+    config = configured(upstream)
+    config["budgets"] = [{"scope": "global", "limit_usd": 0.003, "window": "lifetime"}]
+    with serving(tmp_path, config) as tollway, ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(tollway.chat, "up/m1", max_tokens=1000)
+        upstream.wait_for_calls(1)
+        headers = {"x-tollway-deadline-ms": "500"}
+        late = tollway.chat("up/m1", max_tokens=1000, headers=headers)
+        upstream.in_loop(goes_on.set)
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "upstream_timeout")
+        assert "0.5 s (x-tollway-deadline-ms)" in late.json()["error"]["message"]
+        assert holding.result().status_code == 200
+        assert tollway.chat("up/m1", max_tokens=1000).status_code == 200
+        assert len(upstream.calls) == 2
+        rows = tollway.rows()
+        assert sum(row["cost_nanousd"] > 0 for row in rows) == 2
+        assert not any(row["held_nanousd"] for row in rows)
 
 
 @pytest.mark.parametrize("text", ["0", "soon", "1.5", "-1"])
@@ -369,6 +400,7 @@ def test_no_retry_begins_that_the_deadline_would_end(tollway: Tollway, upstream:
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.resilience(row="retries")
 @pytest.mark.parametrize("model", ["up/m1", "auto"])
 def test_a_dead_upstream_gets_little_more_than_the_requests(
     upstream: Upstream, tmp_path: Path, model: str

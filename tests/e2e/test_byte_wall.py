@@ -145,6 +145,7 @@ def positions(answer: bytes, mark: int) -> list[int]:
     return sorted(at for at in {*range(0, len(answer), STRIDE), *near} if at <= len(answer))
 
 
+@pytest.mark.resilience(row="breaks")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_no_part_of_a_stream_looks_like_a_whole_one(
@@ -170,6 +171,7 @@ def test_no_part_of_a_stream_looks_like_a_whole_one(
         assert b"[DONE]" in replies[-1].body
 
 
+@pytest.mark.resilience(row="breaks")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_no_part_of_a_whole_answer_is_passed_on(
@@ -190,6 +192,7 @@ def test_no_part_of_a_whole_answer_is_passed_on(
         assert replies[-1].status == 200
 
 
+@pytest.mark.resilience(row="breaks")
 @pytest.mark.parametrize("fault", ["end", "stall", "page"])
 @pytest.mark.parametrize("dialect", ["messages", "responses"])
 def test_other_dialects_keep_the_promise_too(
@@ -220,6 +223,7 @@ TOLD = [
 ]  # fmt: skip
 
 
+@pytest.mark.resilience(row="continuation")
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("fault", ["end", "reset"])
 def test_wherever_it_breaks_another_goes_on_without_a_gap(

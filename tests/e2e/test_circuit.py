@@ -99,6 +99,7 @@ def _metric(tollway: Tollway, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
 
 
+@pytest.mark.resilience(row="circuits")
 @pytest.mark.parametrize(
     ("outage", "stream"),
     [
@@ -171,6 +172,7 @@ def test_streams_that_break_in_the_middle_count(upstream: Upstream, running: Tol
     assert _models(upstream) == ["m1"] * 5 + ["m2"]
 
 
+@pytest.mark.resilience(row="circuits")
 def test_the_last_one_is_never_left_out(upstream: Upstream, running: Tollway) -> None:
     upstream.scripts["m1"] = upstream.scripts["m2"] = overloaded
     for model in ("one", "up/m1"):
@@ -188,6 +190,7 @@ def test_the_last_one_is_never_left_out(upstream: Upstream, running: Tollway) ->
     assert running.chat("two").headers["x-tollway-model"] == "up/m1"
 
 
+@pytest.mark.resilience(row="circuits")
 def test_what_is_not_its_fault_does_not_count(upstream: Upstream, running: Tollway) -> None:
     async def refuses(call: Call, line: Line) -> None:
         await line.json({"error": {"message": "no"}}, "404 Not Found")

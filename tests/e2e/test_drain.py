@@ -34,6 +34,7 @@ def is_refused(tollway: Tollway) -> bool:
     return False
 
 
+@pytest.mark.resilience(row="drain")
 def test_probes_hear_of_it_before_callers_do(upstream: Upstream, tmp_path: Path) -> None:
     ended = threading.Event()
 
@@ -71,6 +72,7 @@ def test_probes_hear_of_it_before_callers_do(upstream: Upstream, tmp_path: Path)
     assert {row["outcome"] for row in tollway.rows(2)} == {"ok"}
 
 
+@pytest.mark.resilience(row="drain")
 def test_a_stream_that_lasts_longer_ends_with_an_error(upstream: Upstream, tmp_path: Path) -> None:
     async def endless(call: Call, line: Line) -> None:
         await line.start_stream()

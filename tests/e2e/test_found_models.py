@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e import stand_ins
 from tests.e2e.test_llama_server import BINARY
-from tests.e2e.test_local_models import ENDLESS, Machine, streaming
+from tests.e2e.test_local_models import ENDLESS, Machine, metrics_of, streaming
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, serving
 from tests.models import make_gguf
 from tests.proxy.model_host.model_server import (
@@ -139,17 +139,22 @@ def test_a_file_that_is_dropped_into_the_folder_answers_until_it_goes(tmp_path: 
     assert {row["target"] for row in tollway.rows()} == {"local/Tiny-Q8"}
 
 
-def test_a_stream_goes_on_when_its_file_is_deleted(machine: Machine, tmp_path: Path) -> None:
-    # A file that can be found, and a stand-in for the program that would run it.
+def scripted(machine: Machine, tmp_path: Path, **script: Any) -> Path:
+    """A file that can be found, and a stand-in for the program that would run it."""
     make_gguf.canned(machine.folder / "a.gguf", [b"x"])
-    script = machine.folder / "scripted-llama-server"
-    (tmp_path / "script.json").write_text(json.dumps({"log": str(machine.log)}))
-    script.write_text(
+    program = machine.folder / "scripted-llama-server"
+    (tmp_path / "script.json").write_text(json.dumps({"log": str(machine.log), **script}))
+    program.write_text(
         f"#!{sys.executable}\nimport sys\n"
         f"sys.argv[sys.argv.index('--model') + 1] = {str(tmp_path / 'script.json')!r}\n"
         "from tests.proxy.model_host.stand_in import llama_server\nllama_server()\n"
     )
-    script.chmod(0o755)
+    program.chmod(0o755)
+    return program
+
+
+def test_a_stream_goes_on_when_its_file_is_deleted(machine: Machine, tmp_path: Path) -> None:
+    script = scripted(machine, tmp_path)
     with serving(tmp_path, local(machine.folder, script)) as tollway:
         with streaming(tollway, "local/a", ENDLESS) as lines:
             assert next(lines).startswith("data: ")
@@ -157,6 +162,29 @@ def test_a_stream_goes_on_when_its_file_is_deleted(machine: Machine, tmp_path: P
             until(lambda: "local/a" not in anywhere(tollway))
             assert [next(lines) for _ in range(200)]
         until(lambda: not machine.alive())
+
+
+def test_what_was_left_out_and_is_gone_is_not_shown_as_out(
+    machine: Machine, tmp_path: Path
+) -> None:
+    script = scripted(machine, tmp_path, ill=str(machine.folder))
+    config = local(machine.folder, script) | {"circuit": {"failures": 2, "out_s": 600}}
+    config["circuit"]["longest_s"] = 600
+    with serving(tmp_path, config) as tollway:
+        until(lambda: "local/a" in ids(tollway))
+
+        def shown_as_out() -> float:
+            shown = metrics_of(tollway)
+            return sum(shown[name] for name in shown if name.startswith("tollway_circuits_open{"))
+
+        def fails_until_it_is_out() -> bool:
+            assert tollway.chat("local/a").status_code >= 500
+            return shown_as_out() > 0
+
+        until(fails_until_it_is_out)
+        (machine.folder / "a.gguf").unlink()
+        until(lambda: "local/a" not in anywhere(tollway))
+        until(lambda: shown_as_out() == 0)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.guard import heads
+from proxy.guard.admission import MOST_REFUSALS_PER_S
 from tests.e2e.raw import Connection, chat, connect, post
 from tests.e2e.tollway import ADMIN_TOKEN, Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, chunk, completion, usage_chunk
@@ -606,6 +608,7 @@ def test_an_idle_connection_is_kept_for_its_time(hasty: Tollway) -> None:
         assert client.is_closed()
 
 
+@pytest.mark.resilience(row="readers")
 def test_a_reader_that_stalls_is_given_up_with_little_waiting(
     hasty: Tollway, upstream: Upstream
 ) -> None:
@@ -653,6 +656,7 @@ def test_a_slow_reader_that_goes_on_reading_gets_it_all(hasty: Tollway, upstream
 STALLED = int(os.environ.get("TOLLWAY_STALLED_CLIENTS", "150"))
 
 
+@pytest.mark.resilience(row="readers")
 @pytest.mark.negative(number=24)
 def test_stalled_clients_harm_nobody(upstream: Upstream, tmp_path: Path) -> None:
     """Some stall in their head, some in their body, some in what they are sent, some say nothing.
@@ -702,6 +706,7 @@ def test_processes_dump_no_core_and_may_have_files(tollway: Tollway) -> None:
         assert soft == hard
 
 
+@pytest.mark.resilience(row="overload")
 def test_overload_waits_then_is_turned_away_before_the_body(
     upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -739,6 +744,34 @@ def test_overload_waits_then_is_turned_away_before_the_body(
         assert [client.reply().status for client in (first, second, waiting)] == [200] * 3
         refused.send(post(chat()))
         assert refused.reply().status == 200
+
+
+@pytest.mark.resilience(row="overload")
+def test_who_is_turned_away_and_asks_again_at_once_is_heard_later(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    async def held(call: Call, line: Line) -> None:
+        await line.until_closed()
+
+    upstream.scripts["m1"] = held
+    config = provider(upstream.base_url, "m1")
+    config["server"] |= {"max_concurrent": 1, "queue": 0, "drain_s": 0.5}
+    callers, rounds = 20, 30
+    with contextlib.ExitStack() as stack:
+        tollway = stack.enter_context(serving(tmp_path, config))
+        first, *others = (stack.enter_context(connect(tollway)) for _ in range(1 + callers))
+        first.send(post(chat()))
+        upstream.wait_for_calls(1)
+        began_at = time.monotonic()
+        for _ in range(rounds):
+            for other in others:
+                other.send(post(chat("x" * 1_000)))
+            assert {other.reply().status for other in others} == {503}
+        took_s = time.monotonic() - began_at
+        assert took_s > callers * (rounds - 2) / MOST_REFUSALS_PER_S
+        # Those that rest are let go like all others.
+        first.sock.close()
+        assert tollway.stop() == 0
 
 
 def _until_accepted(tollway: Tollway, number: int) -> None:

@@ -128,6 +128,7 @@ def test_without_leave_there_is_one_attempt(upstream: Upstream, hedging: Tollway
     assert [call.model for call in upstream.calls] == ["a"]
 
 
+@pytest.mark.resilience(row="hedging")
 def test_the_delay_is_the_targets_own_p95_and_the_share_is_kept(
     upstream: Upstream, hedging: Tollway
 ) -> None:
@@ -158,6 +159,7 @@ def test_the_delay_is_the_targets_own_p95_and_the_share_is_kept(
     assert len(hedges) <= 0.1 * (len(rows) - len(hedges))
 
 
+@pytest.mark.resilience(row="hedging")
 def test_the_money_of_second_attempts_is_a_share_of_what_was_spent(
     upstream: Upstream, hedging: Tollway
 ) -> None:

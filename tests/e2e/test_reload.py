@@ -99,6 +99,7 @@ def footprint(tollway: Tollway) -> dict[str, tuple[int, int]]:
     }
 
 
+@pytest.mark.resilience(row="reloads")
 def test_no_stream_is_cut_and_no_request_fails(upstream: Upstream, tmp_path: Path) -> None:
     streams = Streams(upstream)
     config = provider(upstream.base_url, "m1")

@@ -93,6 +93,7 @@ class Line(Shop):
         return waited
 
 
+@pytest.mark.resilience(row="room")
 @pytest.mark.parametrize("slower", [2, 5, 10])
 @pytest.mark.parametrize("clients", [10, 30])
 def test_hardly_anybody_waits_for_two_seconds_when_a_target_slows_down(
@@ -221,6 +222,7 @@ class Crowd:
         self._work = [each for each in self._work if each[2] > 0]
 
 
+@pytest.mark.resilience(row="room")
 def test_five_times_too_much_is_answered_as_well_as_can_be() -> None:
     """And of a server that slows down to an eighth the same, and nobody waits for two seconds."""
     peak_per_s = 32 / 0.2

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ApiError, Overloaded
-from proxy.guard.admission import Admission
+from proxy.guard.admission import LONGEST_REST_S, MOST_REFUSALS_PER_S, Admission
 
 _steps = st.lists(
     st.one_of(
@@ -64,3 +65,20 @@ def test_every_request_is_answered_once_and_in_order(
         assert all(now[0] - since < 2.0 for since in waiting_since.values())
     assert let_in == sorted(let_in)
     assert sorted([*let_in, *turned_away, *waiting_since]) == list(range(entered))
+
+
+@given(gaps_s=st.lists(st.floats(0, 0.01), min_size=1, max_size=100))
+def test_those_turned_away_are_heard_again_one_after_the_other(gaps_s: list[float]) -> None:
+    admission = Admission(most=1, queue=0, queue_s=2.0)
+    now, heard_at = 1e6, 0.0
+    for gap_s in gaps_s:
+        now += gap_s
+        before, heard_at = heard_at, now + admission.rest_s(now)
+        assert heard_at - max(now, before) == pytest.approx(1 / MOST_REFUSALS_PER_S, abs=1e-6)
+
+
+def test_nobody_who_is_turned_away_rests_for_long() -> None:
+    admission = Admission(most=1, queue=0, queue_s=2.0)
+    rests_s = [admission.rest_s(7.0) for _ in range(10 * MOST_REFUSALS_PER_S)]
+    assert max(rests_s) == pytest.approx(LONGEST_REST_S)
+    assert admission.rest_s(9.0) == pytest.approx(1 / MOST_REFUSALS_PER_S)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import sqlite3
 import time
@@ -331,16 +332,18 @@ def test_a_hold_whose_answer_was_lost_is_not_left_behind(
     run(main())
 
 
+@pytest.mark.parametrize(("reserve_s", "within_s"), [(0.1, math.inf), (600, 0.1), (600, -1)])
 def test_a_reserve_that_is_not_answered_in_time_leaves_nothing_held(
-    ledger: LedgerProcess,
+    ledger: LedgerProcess, reserve_s: float, within_s: float
 ) -> None:
     async def main() -> None:
-        async with connected(ledger, reserve_s=0.1) as client:
+        async with connected(ledger, reserve_s=reserve_s) as client:
             await budget_of(client, 100)
             first, second = attempt_of(client), attempt_of(client)
             await client.reserve(first)
+            settles = a_settlement(first.attempt, 7)
             with ledger.frozen(), pytest.raises(LedgerUnavailable, match="in time"):
-                await client.reserve(second, settles=a_settlement(first.attempt, 7))
+                await client.reserve(second, settles, within_s=within_s)
             await client.drained()
             assert await money(client) == (7, 0)
 
