@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.subjects import ROOT
+from benchmarks.verdicts import verdicts
 
 _PAGE = ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
@@ -28,6 +29,7 @@ def figures(results: dict[str, Any], source: str) -> str:
     return "\n\n".join(
         (
             _origin(results, source),
+            _promises(results),
             *_cpu(results["loads"]),
             _split(results["loads"]),
             _latency(results["loads"]),
@@ -49,6 +51,15 @@ def _origin(results: dict[str, Any], source: str) -> str:
         f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile. "
         f"Every value: [`{source}`](../{source})."
     )
+
+
+def _promises(results: dict[str, Any]) -> str:
+    rows = [
+        [verdict.name, verdict.target, verdict.measured, verdict.word, verdict.beside]
+        for verdict in verdicts(results)
+    ]
+    header = ["", "target", "measured", "verdict", "beside"]
+    return "What was promised, saturated unless it says otherwise:\n\n" + _table(header, rows)
 
 
 def _cpu(loads: Sequence[dict[str, Any]]) -> Iterator[str]:

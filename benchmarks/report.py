@@ -8,11 +8,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.verdict import Verdict
+from benchmarks.verdicts import verdicts
+
 _BASELINE = "direct"
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """Print what there is of the results."""
+    """Print what there is of the results, and first what it comes to."""
+    found = verdicts(results)
+    if any(verdict.is_met is not None for verdict in found):
+        _show_verdicts(found, console)
     if loads := results.get("loads"):
         _show_cpu(loads, console)
         _show_latency(loads, console)
@@ -41,6 +47,13 @@ def show(results: dict[str, Any], console: Console) -> None:
         f"p50 {disk['fdatasync_p50_us']:.0f} µs, p99 {disk['fdatasync_p99_us']:.0f} µs"
     )
     console.print(f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile")
+
+
+def _show_verdicts(found: Sequence[Verdict], console: Console) -> None:
+    table = _table("What was promised", "what", "target", "measured", "", "beside")
+    for verdict in found:
+        table.add_row(verdict.name, verdict.target, verdict.measured, verdict.word, verdict.beside)
+    console.print(table)
 
 
 def _show_policies(policies: Sequence[dict[str, Any]], console: Console) -> None:
@@ -255,6 +268,10 @@ def _table(title: str, *columns: str) -> Table:
             "arriving",
             "what",
             "process",
+            "target",
+            "measured",
+            "",
+            "beside",
         )
         table.add_column(column, justify="left" if is_name else "right")
     return table

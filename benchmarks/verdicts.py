@@ -1,0 +1,198 @@
+"""The table of promises: each figure with its target, what was measured, and whether that is met.
+
+It is made of the results as they are kept, so that any file of them has its table. What a run did
+not measure is said to be so, and never counts as met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.verdict import Verdict, at_most
+
+_SATURATED, _RATED = "saturated", "200/s"
+_OURS, _DIRECT = "Tollway", "direct"
+_FLOORS = ("bare relay", "nginx")
+
+_CPU_MS = {
+    "json": ("CPU of a JSON chat request", 0.35),
+    "stream": ("CPU of a 20-chunk stream", 0.50),
+    "embeddings": ("CPU of embeddings, 16 inputs", 0.40),
+}
+_RELAYED_US, _TRANSLATED_US = 6.0, 15.0
+_DELAY_MS, _DELAY_SYNCS, _DELAY_SPREAD = 0.5, 4, 5
+_START_S, _IMPORT_S = 1.0, 0.4
+_WORKER_MB, _STREAM_KB = 60, 45
+_KIB = 1024
+# How events arrive, and what that is called where dialects are measured.
+_ARRIVING = {"all at once": "at_once_us", "one by one": "paced_us"}
+# A dialect by its endpoint, and the provider that speaks it: events between them are relayed.
+_OWN_PROVIDER = {"chat": "openai", "messages": "anthropic"}
+
+
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
+    """All promises, in the order in which they were made."""
+    return [
+        *_cpu(results),
+        *_events(results),
+        *_large(results),
+        *_delay(results),
+        *_start(results),
+        *_memory(results),
+        *_scaling(results),
+    ]
+
+
+def _cpu(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    for workload, (name, limit) in _CPU_MS.items():
+        saturated = _loads(results, workload, _SATURATED)
+        ours = saturated.get(_OURS)
+        beside = [
+            f"{floor} {saturated[floor]['cpu_ms']:.2f}" for floor in _FLOORS if floor in saturated
+        ]
+        if rated := _loads(results, workload, _RATED).get(_OURS):
+            beside.append(f"{rated['cpu_ms']:.2f} at {_RATED}")
+        yield at_most(
+            name,
+            limit,
+            "ms",
+            {"": ours["cpu_ms"]} if ours else {},
+            digits=3,
+            beside=", ".join(beside),
+        )
+
+
+def _events(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    """By how they arrive: one by one, each wakes a process, and that has a price of its own."""
+    costs = {
+        (event["arriving"], event["subject"]): event["cpu_us"]
+        for event in results.get("events", ())
+    }
+    translated = [
+        row
+        for row in results.get("dialects", ())
+        if _OWN_PROVIDER.get(row["client"]) != row["provider"]
+    ]
+    floors = {
+        arriving: ", ".join(
+            f"{floor} {costs[arriving, floor]:.1f}"
+            for floor in _FLOORS
+            if (arriving, floor) in costs
+        )
+        for arriving in _ARRIVING
+    }
+    for arriving in _ARRIVING:
+        ours = costs.get((arriving, _OURS))
+        yield at_most(
+            f"CPU of an event, relayed, {arriving}",
+            _RELAYED_US,
+            "µs",
+            {} if ours is None else {"": ours},
+            digits=1,
+            beside=floors[arriving],
+        )
+    for arriving, key in _ARRIVING.items():
+        dearest = max(translated, key=lambda row: float(row[key]), default=None)
+        yield at_most(
+            f"CPU of an event, translated, {arriving}",
+            _TRANSLATED_US,
+            "µs",
+            {f"{dearest['client']} by {dearest['provider']}": dearest[key]} if dearest else {},
+            digits=1,
+            beside=floors[arriving],
+        )
+
+
+def _delay(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    added: dict[str, tuple[float, float]] = {}
+    for workload in _CPU_MS:
+        rated = _loads(results, workload, _RATED)
+        if _OURS in rated and _DIRECT in rated:
+            ours, direct = (rated[subject]["first_ms"] for subject in (_OURS, _DIRECT))
+            added[workload] = (ours["p50"] - direct["p50"], ours["p99"] - direct["p99"])
+    sync_ms = results["disk"]["fdatasync_p50_us"] / 1e3
+    limit_ms = _DELAY_MS + _DELAY_SYNCS * sync_ms
+    yield Verdict(
+        name=f"added delay at {_RATED}, p50",
+        target=(
+            f"at most {_DELAY_MS} ms + {_DELAY_SYNCS} x {sync_ms:.2f} ms (fdatasync) "
+            f"= {limit_ms:.2f} ms"
+        ),
+        measured=", ".join(f"{workload} {p50:.2f} ms" for workload, (p50, _) in added.items()),
+        is_met=all(p50 <= limit_ms for p50, _ in added.values()) if added else None,
+    )
+    yield Verdict(
+        name=f"added delay at {_RATED}, p99",
+        target=f"at most {_DELAY_SPREAD} x p50",
+        measured=", ".join(
+            f"{workload} {p99:.2f} ms ({_times(p99, p50)})"
+            for workload, (p50, p99) in added.items()
+        ),
+        is_met=(all(p99 <= _DELAY_SPREAD * p50 for p50, p99 in added.values()) if added else None),
+    )
+
+
+def _large(_results: Mapping[str, Any]) -> Iterator[Verdict]:
+    yield Verdict(name="5 MB body, memory", target="under 3 x the body")
+    yield Verdict(name="5 MB body, event loop blocked", target="at most 8 ms")
+
+
+def _start(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    start = results.get("start")
+    yield at_most(
+        "start to the first answer",
+        _START_S,
+        "s",
+        {name: start[f"{name}_s"] for name in ("configured", "unconfigured")} if start else {},
+        digits=2,
+    )
+    yield at_most(
+        "import of all that serves",
+        _IMPORT_S,
+        "s",
+        {"": start["import_s"]} if start else {},
+        digits=2,
+    )
+
+
+def _memory(results: Mapping[str, Any]) -> Iterator[Verdict]:
+    memory = results.get("memory")
+    yield at_most(
+        "resident memory of an idle worker",
+        _WORKER_MB,
+        "MB",
+        {"": memory["idle_kib"]["worker"]["rss"] * _KIB / 1e6} if memory else {},
+        digits=1,
+    )
+    yield at_most(
+        "memory of an open stream",
+        _STREAM_KB,
+        "KB",
+        {"": memory["kib_per_stream"] * _KIB / 1e3} if memory else {},
+        digits=1,
+        beside=f"{memory['open_streams']} at the same time" if memory else "",
+    )
+
+
+def _scaling(_results: Mapping[str, Any]) -> Iterator[Verdict]:
+    for what in (
+        "1 to 4 workers",
+        "10 to 10,000 keys",
+        "3 to 500 targets",
+        "an empty ledger to 10 million rows",
+    ):
+        yield Verdict(name=f"CPU from {what}", target="flat")
+
+
+def _loads(results: Mapping[str, Any], workload: str, load: str) -> dict[str, Mapping[str, Any]]:
+    """What was measured of one workload under one load, by the server."""
+    return {
+        found["subject"]: found
+        for found in results.get("loads", ())
+        if (found["workload"], found["load"]) == (workload, load)
+    }
+
+
+def _times(value: float, of: float) -> str:
+    return f"{value / of:.1f} x" if of > 0 else "of none"
