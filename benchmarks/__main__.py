@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import machine, measure, proc, report
+from benchmarks.features import features
 from benchmarks.fleet.day import fleet
 from benchmarks.fleet.histories import histories
 from benchmarks.generator import generator
@@ -24,7 +26,7 @@ from benchmarks.measure import Bench
 from benchmarks.policy import policy
 from benchmarks.results import percentile
 from benchmarks.streams import streams
-from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
+from benchmarks.subjects import ROOT, Direct, bare_relay, litellm, nginx, tollway, upstream
 from benchmarks.workloads import dialect_workloads
 
 # name: (workload when saturated, workload at a fixed rate)
@@ -43,6 +45,7 @@ _NAMES = (
     "local",
     "policy",
     "fleet",
+    "features",
 )
 # Measured if they are asked for: they take minutes, and files that many machines do not allow.
 _LARGE = ("streams",)
@@ -92,6 +95,14 @@ def _options() -> argparse.Namespace:
         help=", ".join((*_NAMES, *_LARGE)),
     )
     parser.add_argument("--model", type=Path, help="a GGUF file for 'local', instead of a tiny one")
+    installed = shutil.which("litellm")
+    parser.add_argument(
+        "--litellm",
+        type=Path,
+        metavar="PROGRAM",
+        default=Path(installed) if installed else None,
+        help="`bin/litellm` of a venv that has `litellm[proxy]`, to measure it too",
+    )
     parser.add_argument("--folder", type=Path, help="where the ledgers are written meanwhile")
     parser.add_argument("--output", type=Path, help="the JSON file to write")
     return parser.parse_args()
@@ -103,7 +114,7 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": machine.revision(),
         "machine": machine.describe(folder),
-        "versions": machine.versions(),
+        "versions": machine.versions(options.litellm),
         "quick": options.quick,
     }
     others = proc.Others()
@@ -140,8 +151,10 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["histories"] = [row.as_json() for row in histories(conversations=conversations)]
         if "streams" in names:
             results["streams"] = [row.as_json() for row in streams(folder, quick=options.quick)]
+        if "features" in names:
+            results["features"] = [c.as_json() for c in features(bench, quick=options.quick)]
         if names & {*_WORKLOADS, "events"}:
-            results |= _compare(bench, direct, names, console)
+            results |= _compare(bench, direct, names, options.litellm, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {
         f"fdatasync_p{share}_us": round(percentile(bench.fdatasync_us, share), 1)
@@ -160,7 +173,9 @@ def _dialects(bench: Bench) -> list[dict[str, Any]]:
     return found
 
 
-def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) -> dict[str, Any]:
+def _compare(
+    bench: Bench, direct: Direct, names: set[str], program: Path | None, console: Console
+) -> dict[str, Any]:
     """Measure Tollway and what it is compared with, in turns."""
     results: dict[str, Any] = {}
     port = direct.port
@@ -173,6 +188,9 @@ def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) ->
             console.print("nginx is not installed here: left out")
         else:
             relays.append(proxy)
+        slow = running.enter_context(litellm(bench.folder, port, program))
+        if slow is None:
+            console.print("LiteLLM is not installed here (--litellm names it): left out")
         loads = [
             load
             for name, (saturated, at_rate) in _WORKLOADS.items()
@@ -183,6 +201,7 @@ def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) ->
                 name,
                 saturated=saturated,
                 at_rate=at_rate,
+                too_slow=[] if slow is None else [slow],
             )
         ]
         if loads:

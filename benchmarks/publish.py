@@ -17,6 +17,7 @@ from benchmarks.verdicts import verdicts
 _PAGE = ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 _SERVERS = ("Tollway", "Tollway+log", "bare relay", "nginx")
+_SATURATED_ONLY = ("LiteLLM",)
 _WORKLOADS = {
     "json": "JSON chat answer, 1 KB",
     "stream": "20-chunk stream",
@@ -36,6 +37,7 @@ def figures(results: dict[str, Any], source: str) -> str:
             _rest(results),
             *_dialects(results.get("dialects", ())),
             *_ledger(results),
+            *_features(results.get("features", ())),
         )
     )
 
@@ -47,7 +49,7 @@ def _origin(results: dict[str, Any], source: str) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"Linux {machine['kernel']}, {machine['filesystem']}; Python {versions['python']}, "
         f"uvicorn {versions['uvicorn']}, uvloop {versions['uvloop']}, SQLite {versions['sqlite']}, "
-        f"nginx {versions.get('nginx', 'none')}. "
+        f"nginx {versions.get('nginx', 'none')}, LiteLLM {versions.get('litellm', 'none')}. "
         f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile. "
         f"Every value: [`{source}`](../{source})."
     )
@@ -66,12 +68,13 @@ def _cpu(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
     titles = {"saturated": "32 connections, always busy"}
     for name in dict.fromkeys(load["load"] for load in loads):
         found = _by_workload(loads, name)
+        servers = (*_SERVERS, *(_SATURATED_ONLY if name == "saturated" else ()))
         rows = [
-            [title, *(_number(found[key].get(server), "cpu_ms", 2) for server in _SERVERS)]
+            [title, *(_number(found[key].get(server), "cpu_ms", 2) for server in servers)]
             for key, title in _WORKLOADS.items()
         ]
         title = titles.get(name, f"{name.removesuffix('/s')} requests a second")
-        yield f"CPU milliseconds per request, {title}:\n\n" + _table(["", *_SERVERS], rows)
+        yield f"CPU milliseconds per request, {title}:\n\n" + _table(["", *servers], rows)
 
 
 def _split(loads: Sequence[dict[str, Any]]) -> str:
@@ -162,6 +165,26 @@ def _ledger(results: dict[str, Any]) -> tuple[str, str]:
     header = ["load", "pairs a second", "ledger", "client", "hold p50 ms", "in fdatasyncs"]
     title = "The ledger by itself, hold and settlement over five scopes, CPU milliseconds per pair:"
     return title, _table(header, rows)
+
+
+def _features(costs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not costs:
+        return
+    rows = [
+        [
+            cost["name"],
+            f"{cost['more_us']:+.0f} µs",
+            f"{min(cost['more_us_turns']):+.0f} to {max(cost['more_us_turns']):+.0f}",
+            f"{cost['more_steps']:+,}",
+        ]
+        for cost in costs
+    ]
+    without = {cost["workload"]: f"{cost['off_steps']:,}" for cost in costs}
+    title = (
+        "What turning a feature on adds to a request, saturated, and in steps of the interpreter "
+        f"(a JSON answer has {without['json']}, in worker and ledger together):"
+    )
+    yield f"{title}\n\n{_table(['', 'CPU', 'turns', 'steps'], rows)}"
 
 
 def _by_workload(

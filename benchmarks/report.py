@@ -26,6 +26,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_events(events, console)
     if dialects := results.get("dialects"):
         _show_dialects(dialects, console)
+    if costs := results.get("features"):
+        _show_features(costs, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -171,6 +173,24 @@ def _show_dialects(dialects: Sequence[dict[str, Any]], console: Console) -> None
         costs = (f"{row[name]:.3f}" for name in ("json_ms", "stream_ms"))
         events = (f"{row[name]:.1f}" for name in ("paced_us", "at_once_us"))
         table.add_row(row["client"], row["provider"], *costs, *events)
+    console.print(table)
+
+
+def _show_features(costs: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Features: what each adds to a request, saturated",
+        *("what", "workload", "without µs", "CPU µs", "turns", "without steps", "steps"),
+    )
+    for cost in costs:
+        table.add_row(
+            cost["name"],
+            cost["workload"],
+            f"{cost['off_us']:.0f}",
+            f"{cost['more_us']:+.0f}",
+            f"{min(cost['more_us_turns']):+.0f} to {max(cost['more_us_turns']):+.0f}",
+            f"{cost['off_steps']:,}",
+            f"{cost['more_steps']:+,}",
+        )
     console.print(table)
 
 

@@ -13,7 +13,7 @@ from benchmarks.verdict import Verdict, at_most
 
 _SATURATED, _RATED = "saturated", "200/s"
 _OURS, _DIRECT = "Tollway", "direct"
-_FLOORS = ("bare relay", "nginx")
+_OTHERS = ("bare relay", "nginx", "LiteLLM")
 
 _CPU_MS = {
     "json": ("CPU of a JSON chat request", 0.35),
@@ -49,7 +49,7 @@ def _cpu(results: Mapping[str, Any]) -> Iterator[Verdict]:
         saturated = _loads(results, workload, _SATURATED)
         ours = saturated.get(_OURS)
         beside = [
-            f"{floor} {saturated[floor]['cpu_ms']:.2f}" for floor in _FLOORS if floor in saturated
+            f"{other} {saturated[other]['cpu_ms']:.2f}" for other in _OTHERS if other in saturated
         ]
         if rated := _loads(results, workload, _RATED).get(_OURS):
             beside.append(f"{rated['cpu_ms']:.2f} at {_RATED}")
@@ -74,11 +74,11 @@ def _events(results: Mapping[str, Any]) -> Iterator[Verdict]:
         for row in results.get("dialects", ())
         if _OWN_PROVIDER.get(row["client"]) != row["provider"]
     ]
-    floors = {
+    others = {
         arriving: ", ".join(
-            f"{floor} {costs[arriving, floor]:.1f}"
-            for floor in _FLOORS
-            if (arriving, floor) in costs
+            f"{other} {costs[arriving, other]:.1f}"
+            for other in _OTHERS
+            if (arriving, other) in costs
         )
         for arriving in _ARRIVING
     }
@@ -90,7 +90,7 @@ def _events(results: Mapping[str, Any]) -> Iterator[Verdict]:
             "µs",
             {} if ours is None else {"": ours},
             digits=1,
-            beside=floors[arriving],
+            beside=others[arriving],
         )
     for arriving, key in _ARRIVING.items():
         dearest = max(translated, key=lambda row: float(row[key]), default=None)
@@ -100,7 +100,7 @@ def _events(results: Mapping[str, Any]) -> Iterator[Verdict]:
             "µs",
             {f"{dearest['client']} by {dearest['provider']}": dearest[key]} if dearest else {},
             digits=1,
-            beside=floors[arriving],
+            beside=others[arriving],
         )
 
 
