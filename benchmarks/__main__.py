@@ -9,13 +9,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import machine, measure, proc, report
+from benchmarks import machine, measure, proc, profile, report
 from benchmarks.features import features
 from benchmarks.fleet.day import fleet
 from benchmarks.fleet.histories import histories
@@ -46,6 +47,7 @@ _NAMES = (
     "policy",
     "fleet",
     "features",
+    "profile",
 )
 # Measured if they are asked for: they take minutes, and files that many machines do not allow.
 _LARGE = ("streams",)
@@ -73,15 +75,23 @@ def _main() -> int:
             return 1
     results["took_s"] = round(time.monotonic() - began_at)
     report.show(results, console)
-    output = options.output
-    if output is None and not options.quick and not options.only:
-        day = results["date"][:10]
-        output = ROOT / "benchmarks" / "results" / f"{day}-{machine.slug(results['machine'])}.json"
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"\n{output}")
+    for file, text in _to_keep(results, options):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        console.print(f"\n{file}")
     return 0
+
+
+def _to_keep(results: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """The files to write: the results, unless they are a part, and the profile beside them."""
+    if options.quick and options.output is None:
+        return
+    name = f"{results['date'][:10]}-{machine.slug(results['machine'])}.json"
+    output = options.output or ROOT / "benchmarks" / "results" / name
+    if options.output is not None or not options.only:
+        yield output, json.dumps(results, indent=1) + "\n"
+    if "profile" in results:
+        yield output.with_suffix(profile.SUFFIX), profile.as_text(results)
 
 
 def _options() -> argparse.Namespace:
@@ -153,6 +163,8 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["streams"] = [row.as_json() for row in streams(folder, quick=options.quick)]
         if "features" in names:
             results["features"] = [c.as_json() for c in features(bench, quick=options.quick)]
+        if "profile" in names:
+            results |= _profile(bench, options.quick, console)
         if names & {*_WORKLOADS, "events"}:
             results |= _compare(bench, direct, names, options.litellm, console)
         results["others_cpu_share"] = round(others.share(), 3)
@@ -161,6 +173,19 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         for share in (50, 99)
     }
     return results
+
+
+def _profile(bench: Bench, quick: bool, console: Console) -> dict[str, Any]:
+    """Where the time goes; nothing where that cannot be looked at."""
+    py_spy = profile.program()
+    if py_spy is None:
+        console.print("py-spy is not installed here: no profile")
+        return {}
+    try:
+        return {"profile": [row.as_json() for row in profile.profile(bench, py_spy, quick=quick)]}
+    except profile.CannotLook as error:
+        console.print(f"py-spy cannot look at processes here: {error}", markup=False)
+        return {}
 
 
 def _dialects(bench: Bench) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.profile import SUFFIX
 from benchmarks.subjects import ROOT
 from benchmarks.verdicts import verdicts
 
@@ -51,8 +52,14 @@ def _origin(results: dict[str, Any], source: str) -> str:
         f"uvicorn {versions['uvicorn']}, uvloop {versions['uvloop']}, SQLite {versions['sqlite']}, "
         f"nginx {versions.get('nginx', 'none')}, LiteLLM {versions.get('litellm', 'none')}. "
         f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile. "
-        f"Every value: [`{source}`](../{source})."
+        f"Every value: [`{source}`](../{source}){_profile(source)}."
     )
+
+
+def _profile(source: str) -> str:
+    """Where the time went, if that was looked at."""
+    path = Path(source).with_suffix(SUFFIX).as_posix()
+    return f", and where the time went: [`{path}`](../{path})" if (ROOT / path).exists() else ""
 
 
 def _promises(results: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from benchmarks.verdict import Verdict
 from benchmarks.verdicts import verdicts
 
 _BASELINE = "direct"
+# Of a profile, on the screen; its file has more.
+_FUNCTIONS = 5
 
 
 def show(results: dict[str, Any], console: Console) -> None:
@@ -28,6 +31,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_dialects(dialects, console)
     if costs := results.get("features"):
         _show_features(costs, console)
+    if profiles := results.get("profile"):
+        _show_profiles(profiles, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -191,6 +196,14 @@ def _show_features(costs: Sequence[dict[str, Any]], console: Console) -> None:
             f"{cost['off_steps']:,}",
             f"{cost['more_steps']:+,}",
         )
+    console.print(table)
+
+
+def _show_profiles(profiles: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table("Where the time goes: shares of samples", "workload", "process", "what", "own")
+    for row in profiles:
+        for function, share in islice(row["own"].items(), _FUNCTIONS):
+            table.add_row(row["workload"], row["process"], function, f"{share:.1%}")
     console.print(table)
 
 
