@@ -2,7 +2,7 @@
 
 py-spy looks at the running processes from outside, so the product is as it always is but for the
 moments in which it is stopped to be looked at. What is written in C counts for the Python function
-that called it: the loop's own work, sockets and timers, for `Runner.run`. What waits is not counted.
+that called it: the loop's own work, sockets and timers, for `Runner.run`. What waits counts not.
 """
 
 from __future__ import annotations
