@@ -36,9 +36,9 @@ def figures(results: dict[str, Any], source: str) -> str:
             _split(results["loads"]),
             _latency(results["loads"]),
             _rest(results),
+            *_features(results.get("features", ())),
             *_dialects(results.get("dialects", ())),
             *_ledger(results),
-            *_features(results.get("features", ())),
         )
     )
 

@@ -29,10 +29,6 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_events(events, console)
     if dialects := results.get("dialects"):
         _show_dialects(dialects, console)
-    if costs := results.get("features"):
-        _show_features(costs, console)
-    if profiles := results.get("profile"):
-        _show_profiles(profiles, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -40,6 +36,10 @@ def show(results: dict[str, Any], console: Console) -> None:
     if fleet := results.get("fleet"):
         _show_fleet(fleet, console)
         _show_histories(results["histories"], console)
+    if costs := results.get("features"):
+        _show_features(costs, console)
+    if profiles := results.get("profile"):
+        _show_profiles(profiles, console)
     if start := results.get("start"):
         _show_start(start, console)
     if memory := results.get("memory"):
@@ -181,6 +181,21 @@ def _show_dialects(dialects: Sequence[dict[str, Any]], console: Console) -> None
     console.print(table)
 
 
+def _show_local(local: dict[str, Any], console: Console) -> None:
+    table = _table(
+        f"A token of {local['model']} ({local['bytes'] / 2**20:.1f} MiB), µs",
+        *("by", "CPU", "time", "CPU, more than bare"),
+    )
+    bare = local["bare"]
+    for name in ("bare", "child", "tollway"):
+        each = local[name]
+        more = f"{each['cpu_us'] / bare['cpu_us'] - 1:+.0%}"
+        table.add_row(name, f"{each['cpu_us']:.1f}", f"{each['wall_us']:.1f}", more)
+    console.print(table)
+    first = (f"{name} {local[f'{name}_ms']:.0f} ms" for name in ("cold", "warm", "spilled"))
+    console.print(f"first token: {', '.join(first)}")
+
+
 def _show_features(costs: Sequence[dict[str, Any]], console: Console) -> None:
     table = _table(
         "Features: what each adds to a request, saturated",
@@ -205,21 +220,6 @@ def _show_profiles(profiles: Sequence[dict[str, Any]], console: Console) -> None
         for function, share in islice(row["own"].items(), _FUNCTIONS):
             table.add_row(row["workload"], row["process"], function, f"{share:.1%}")
     console.print(table)
-
-
-def _show_local(local: dict[str, Any], console: Console) -> None:
-    table = _table(
-        f"A token of {local['model']} ({local['bytes'] / 2**20:.1f} MiB), µs",
-        *("by", "CPU", "time", "CPU, more than bare"),
-    )
-    bare = local["bare"]
-    for name in ("bare", "child", "tollway"):
-        each = local[name]
-        more = f"{each['cpu_us'] / bare['cpu_us'] - 1:+.0%}"
-        table.add_row(name, f"{each['cpu_us']:.1f}", f"{each['wall_us']:.1f}", more)
-    console.print(table)
-    first = (f"{name} {local[f'{name}_ms']:.0f} ms" for name in ("cold", "warm", "spilled"))
-    console.print(f"first token: {', '.join(first)}")
 
 
 def _show_start(start: dict[str, Any], console: Console) -> None:
