@@ -306,5 +306,5 @@ def _table(title: str, *columns: str) -> Table:
             "",
             "beside",
         )
-        table.add_column(column, justify="left" if is_name else "right")
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold")
     return table

@@ -149,8 +149,6 @@ class _Table:
         said = self.words.get(word)
         if said is not None:
             return said
-        if word[: self._shortest] not in self._beginnings:
-            return ()
         for size in self.lengths:
             if size > len(word):
                 break
@@ -158,6 +156,16 @@ class _Table:
             if said is not None:
                 return said
         return ()
+
+    def scores(self, words: Iterable[str]) -> dict[str, float]:
+        """What words say for each name, together."""
+        scores: dict[str, float] = {}
+        known, beginnings, shortest = self.words, self._beginnings, self._shortest
+        for word in words:
+            if word in known or word[:shortest] in beginnings:
+                for name, weight in self.of(word):
+                    scores[name] = scores.get(name, 0.0) + weight
+        return scores
 
 
 class _Words:
@@ -184,10 +192,7 @@ class _Words:
         return scores
 
     def _looked_up(self, table: _Table) -> Mapping[str, float]:
-        scores: dict[str, float] = {}
-        for word in self.words:
-            for name, weight in table.of(word):
-                scores[name] = scores.get(name, 0.0) + weight
+        scores = table.scores(self.words)
         if self.is_unspaced:
             for word, name, weight in table.anywhere:
                 if word in self.text:
