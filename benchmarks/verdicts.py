@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.verdict import Verdict, at_most
 
 _SATURATED, _RATED = "saturated", "200/s"
-_OURS, _DIRECT = "Tollway", "direct"
+_OURS, _DIRECT, _OVER_TLS = "Tollway", "direct", "TLS"
 _OTHERS = ("bare relay", "nginx", "LiteLLM")
 
 _CPU_MS = {
@@ -29,7 +29,8 @@ _BODIES, _BLOCKED_MS = 3, 8.0
 # More than this is no noise. What grows, by its name in the results; its largest size there.
 _FLAT = 1.1
 _DIRECTIONS = {
-    "workers": ("1 to 4 workers", "4"),
+    "workers, 32 connections in all": ("1 to 4 workers, 32 connections in all", "4"),
+    "workers, 32 connections each": ("1 to 4 workers, 32 connections each", "4"),
     "keys": ("10 to 10,000 keys", "10,000"),
     "targets": ("3 to 500 targets", "500"),
     "targets of one route, cheapest": ("3 to 500 targets of one route, cheapest", "500"),
@@ -64,6 +65,8 @@ def _cpu(results: Mapping[str, Any]) -> Iterator[Verdict]:
         ]
         if rated := _loads(results, workload, _RATED).get(_OURS):
             beside.append(f"{rated['cpu_ms']:.2f} at {_RATED}")
+        if secured := _loads(results.get("tls", {}), workload, _SATURATED).get(_OVER_TLS):
+            beside.append(f"{secured['cpu_ms']:.2f} over TLS")
         yield at_most(
             name,
             limit,
@@ -78,7 +81,7 @@ def _events(results: Mapping[str, Any]) -> Iterator[Verdict]:
     """By how they arrive: one by one, each wakes a process, and that has a price of its own."""
     costs = {
         (event["arriving"], event["subject"]): event["cpu_us"]
-        for event in results.get("events", ())
+        for event in (*results.get("events", ()), *results.get("tls", {}).get("events", ()))
     }
     translated = [
         row
@@ -88,7 +91,7 @@ def _events(results: Mapping[str, Any]) -> Iterator[Verdict]:
     others = {
         arriving: ", ".join(
             f"{other} {costs[arriving, other]:.1f}"
-            for other in _OTHERS
+            for other in (*_OTHERS, _OVER_TLS)
             if (arriving, other) in costs
         )
         for arriving in _ARRIVING

@@ -56,7 +56,8 @@ _GOOD: Results = {
     "scaling": [
         {"direction": direction, "size": size, "times": times}
         for direction, largest in (
-            ("workers", "4"),
+            ("workers, 32 connections in all", "4"),
+            ("workers, 32 connections each", "4"),
             ("keys", "10,000"),
             ("targets", "500"),
             ("targets of one route, cheapest", "500"),
@@ -162,7 +163,10 @@ def _set_event(arriving: str, cpu_us: float) -> Callable[[Results], None]:
             "event loop blocked by a 5 MB body",
             lambda results: results["large"][0].update(turn_ms=8.1),
         ),
-        ("CPU from 1 to 4 workers", lambda results: results["scaling"][1].update(times=1.11)),
+        (
+            "CPU from 1 to 4 workers, 32 connections in all",
+            lambda results: results["scaling"][1].update(times=1.11),
+        ),
     ],
 )
 def test_one_figure_beyond_its_target_misses_one_promise(
@@ -194,3 +198,17 @@ def test_promises_come_first_on_the_screen_and_in_the_docs() -> None:
         assert "0.463 ms" in text[promises : text.index("\n", promises)]
         assert "missed" in text[promises : text.index("\n", promises)]
         assert promises < text.index(next_table)
+
+
+def test_the_same_over_tls_stands_beside_it() -> None:
+    secured = {
+        "loads": [
+            {"workload": "json", "load": "saturated", "subject": subject, "cpu_ms": cpu_ms}
+            for subject, cpu_ms in (("plain HTTP", 0.31), ("TLS", 0.45))
+        ],
+        "events": [{"arriving": "one by one", "subject": "TLS", "cpu_us": 21.0}],
+    }
+    beside = {verdict.name: verdict.beside for verdict in verdicts({**_GOOD, "tls": secured})}
+    assert beside["CPU of a JSON chat request"].endswith("0.45 over TLS")
+    assert beside["CPU of an event, relayed, one by one"] == "bare relay 1.0, TLS 21.0"
+    assert _words({**_GOOD, "tls": secured}) == _words(_GOOD)
