@@ -37,7 +37,7 @@ _LOOP = "Runner.run (asyncio/runners.py:"
 _WAITING = "_worker (concurrent/futures/thread.py:"
 
 
-class CannotLook(RuntimeError):
+class CannotLook(Exception):
     """The system does not let py-spy look at processes, with what it said."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,22 +52,26 @@ def test_a_profile_is_kept_as_text() -> None:
     assert " 25.0%  parse (b.py:2)" in text
 
 
-def test_a_server_is_looked_at_while_it_answers(tmp_path: Path) -> None:
-    py_spy = profile.program()
-    if py_spy is None:
-        pytest.skip("py-spy is not installed here")
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
     with upstream() as provider, generator() as load:
-        bench = Bench(
+        yield Bench(
             generator=load,
             effort=measure.QUICK,
             folder=tmp_path,
             upstream_port=provider.port,
             progress=lambda _: None,
         )
-        try:
-            found = profile.profile(bench, py_spy, quick=True)
-        except profile.CannotLook as error:
-            pytest.skip(f"py-spy cannot look at processes here: {error}")
+
+
+def test_a_server_is_looked_at_while_it_answers(bench: Bench) -> None:
+    py_spy = profile.program()
+    if py_spy is None:
+        pytest.skip("py-spy is not installed here")
+    try:
+        found = profile.profile(bench, py_spy, quick=True)
+    except profile.CannotLook as error:
+        pytest.skip(f"py-spy cannot look at processes here: {error}")
     assert {(row.workload, row.process) for row in found} == {
         (workload, process) for workload in profile.WORKLOADS for process in ("worker", "ledger")
     }
@@ -73,3 +79,11 @@ def test_a_server_is_looked_at_while_it_answers(tmp_path: Path) -> None:
         if row.process == "worker":
             assert row.samples > 0
             assert any("proxy/" in function for function in row.total)
+
+
+def test_where_processes_may_not_be_looked_at_it_is_said_why(bench: Bench) -> None:
+    program = bench.folder / "py-spy"
+    program.write_text(f"#!{sys.executable}\nraise SystemExit('Permission Denied')\n")
+    program.chmod(0o755)
+    with pytest.raises(profile.CannotLook, match="Permission Denied"):
+        profile.profile(bench, program, quick=True)
