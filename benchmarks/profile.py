@@ -22,7 +22,12 @@ from benchmarks.measure import Bench
 from benchmarks.subjects import Tollway, tollway
 
 SUFFIX = ".profile.txt"
-WORKLOADS = {"json": "json", "stream": "stream-20", "embeddings": "embeddings"}
+WORKLOADS = {
+    "json": "json",
+    "stream": "stream-20",
+    "embeddings": "embeddings",
+    "events, one by one": "stream-520-paced",
+}
 
 _PROCESSES = ("worker", "ledger")
 _SAMPLES_PER_S = 200

@@ -13,6 +13,8 @@ from benchmarks.verdict import Verdict
 from benchmarks.verdicts import verdicts
 
 _BASELINE = "direct"
+# Shares of the machine, from 0 to 1, that other programs may take before figures are doubtful.
+_BUSY = 0.1
 # Of a profile, on the screen; its file has more.
 _FUNCTIONS = 5
 
@@ -22,6 +24,10 @@ def show(results: dict[str, Any], console: Console) -> None:
     found = verdicts(results)
     if any(verdict.is_met is not None for verdict in found):
         _show_verdicts(found, console)
+        if results["others_cpu_share"] > _BUSY:
+            console.print(
+                "(The machine is busy with other things: its times are not to be relied on)"
+            )
     if loads := results.get("loads"):
         _show_cpu(loads, console)
         _show_latency(loads, console)

@@ -198,6 +198,16 @@ def test_promises_come_first_on_the_screen_and_in_the_docs() -> None:
         assert "0.463 ms" in text[promises : text.index("\n", promises)]
         assert "missed" in text[promises : text.index("\n", promises)]
         assert promises < text.index(next_table)
+    assert "busy with other things" not in shown  # 8 % were others'
+
+
+def test_a_busy_machine_is_said_with_the_verdicts() -> None:
+    machine = {"filesystem": "ext4"}
+    results = {**_GOOD, "disk": {"fdatasync_p50_us": 200.0, "fdatasync_p99_us": 900.0}}
+    screen = io.StringIO()
+    only = {"start": results["start"], "disk": results["disk"], "machine": machine}
+    report.show({**only, "others_cpu_share": 0.8}, Console(file=screen, width=200))
+    assert "busy with other things" in screen.getvalue()
 
 
 def test_the_same_over_tls_stands_beside_it() -> None:
