@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import machine, measure, proc, report
+from benchmarks import machine, measure, proc, profile, report
+from benchmarks.features import features
 from benchmarks.fleet.day import fleet
 from benchmarks.fleet.histories import histories
 from benchmarks.generator import generator
@@ -25,7 +28,7 @@ from benchmarks.overload import overload
 from benchmarks.policy import policy
 from benchmarks.results import percentile
 from benchmarks.streams import streams
-from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
+from benchmarks.subjects import ROOT, Direct, bare_relay, litellm, nginx, tollway, upstream
 from benchmarks.workloads import dialect_workloads
 
 # name: (workload when saturated, workload at a fixed rate)
@@ -44,6 +47,8 @@ _NAMES = (
     "local",
     "policy",
     "fleet",
+    "features",
+    "profile",
 )
 # Measured if they are asked for: they take minutes, and the first of them files that many machines
 # do not allow.
@@ -72,15 +77,23 @@ def _main() -> int:
             return 1
     results["took_s"] = round(time.monotonic() - began_at)
     report.show(results, console)
-    output = options.output
-    if output is None and not options.quick and not options.only:
-        day = results["date"][:10]
-        output = ROOT / "benchmarks" / "results" / f"{day}-{machine.slug(results['machine'])}.json"
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(results, indent=1) + "\n")
-        console.print(f"\n{output}")
+    for file, text in _to_keep(results, options):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        console.print(f"\n{file}")
     return 0
+
+
+def _to_keep(results: dict[str, Any], options: argparse.Namespace) -> Iterator[tuple[Path, str]]:
+    """The files to write: the results, unless they are a part, and the profile beside them."""
+    if options.quick and options.output is None:
+        return
+    name = f"{results['date'][:10]}-{machine.slug(results['machine'])}.json"
+    output = options.output or ROOT / "benchmarks" / "results" / name
+    if options.output is not None or not options.only:
+        yield output, json.dumps(results, indent=1) + "\n"
+    if "profile" in results:
+        yield output.with_suffix(profile.SUFFIX), profile.as_text(results)
 
 
 def _options() -> argparse.Namespace:
@@ -94,6 +107,14 @@ def _options() -> argparse.Namespace:
         help=", ".join((*_NAMES, *_LARGE)),
     )
     parser.add_argument("--model", type=Path, help="a GGUF file for 'local', instead of a tiny one")
+    installed = shutil.which("litellm")
+    parser.add_argument(
+        "--litellm",
+        type=Path,
+        metavar="PROGRAM",
+        default=Path(installed) if installed else None,
+        help="`bin/litellm` of a venv that has `litellm[proxy]`, to measure it too",
+    )
     parser.add_argument("--folder", type=Path, help="where the ledgers are written meanwhile")
     parser.add_argument("--output", type=Path, help="the JSON file to write")
     return parser.parse_args()
@@ -105,7 +126,7 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": machine.revision(),
         "machine": machine.describe(folder),
-        "versions": machine.versions(),
+        "versions": machine.versions(options.litellm),
         "quick": options.quick,
     }
     others = proc.Others()
@@ -145,14 +166,31 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         if "overload" in names:
             rows = overload(bench, quick=options.quick)
             results["overload"] = [row.as_json() for row in rows]
+        if "features" in names:
+            results["features"] = [c.as_json() for c in features(bench, quick=options.quick)]
+        if "profile" in names:
+            results |= _profile(bench, options.quick, console)
         if names & {*_WORKLOADS, "events"}:
-            results |= _compare(bench, direct, names, console)
+            results |= _compare(bench, direct, names, options.litellm, console)
         results["others_cpu_share"] = round(others.share(), 3)
     results["disk"] = {
         f"fdatasync_p{share}_us": round(percentile(bench.fdatasync_us, share), 1)
         for share in (50, 99)
     }
     return results
+
+
+def _profile(bench: Bench, quick: bool, console: Console) -> dict[str, Any]:
+    """Where the time goes; nothing where that cannot be looked at."""
+    py_spy = profile.program()
+    if py_spy is None:
+        console.print("py-spy is not installed here: no profile")
+        return {}
+    try:
+        return {"profile": [row.as_json() for row in profile.profile(bench, py_spy, quick=quick)]}
+    except profile.CannotLook as error:
+        console.print(f"py-spy cannot look at processes here: {error}", markup=False)
+        return {}
 
 
 def _dialects(bench: Bench) -> list[dict[str, Any]]:
@@ -165,7 +203,9 @@ def _dialects(bench: Bench) -> list[dict[str, Any]]:
     return found
 
 
-def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) -> dict[str, Any]:
+def _compare(
+    bench: Bench, direct: Direct, names: set[str], program: Path | None, console: Console
+) -> dict[str, Any]:
     """Measure Tollway and what it is compared with, in turns."""
     results: dict[str, Any] = {}
     port = direct.port
@@ -178,6 +218,9 @@ def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) ->
             console.print("nginx is not installed here: left out")
         else:
             relays.append(proxy)
+        slow = running.enter_context(litellm(bench.folder, port, program))
+        if slow is None:
+            console.print("LiteLLM is not installed here (--litellm names it): left out")
         loads = [
             load
             for name, (saturated, at_rate) in _WORKLOADS.items()
@@ -188,6 +231,7 @@ def _compare(bench: Bench, direct: Direct, names: set[str], console: Console) ->
                 name,
                 saturated=saturated,
                 at_rate=at_rate,
+                too_slow=[] if slow is None else [slow],
             )
         ]
         if loads:

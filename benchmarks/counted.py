@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +29,7 @@ def _count(folder: Path) -> None:
             steps[0] += 1
         return trace
 
+    threading.settrace(trace)  # type: ignore[arg-type] # as below; of threads that begin later
     sys.settrace(trace)  # type: ignore[arg-type] # it is its own local one
 
 

@@ -31,14 +31,18 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """What takes part."""
+def versions(litellm: Path | None) -> dict[str, str]:
+    """What takes part; `litellm` is the program, if there is one."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     found |= {name: metadata.version(name) for name in _PACKAGES}
     program = nginx_program()
     if program is not None:
         said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False)
         found["nginx"] = said.stderr.strip().rpartition("/")[2]
+    if litellm is not None and (python := litellm.with_name("python")).exists():
+        ask = "from importlib import metadata; print(metadata.version('litellm'))"
+        said = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+        found["litellm"] = said.stdout.strip()
     return found
 
 

@@ -31,7 +31,7 @@ from benchmarks.subjects import (
     wait_for_answer,
     write_config,
 )
-from benchmarks.workloads import CHUNKS, LONG_CHUNKS, all_workloads, dialect_workloads
+from benchmarks.workloads import CHUNKS, LONG_CHUNKS, Workload, all_workloads, dialect_workloads
 
 CONNECTIONS = 32
 REQUESTS_PER_S = 200
@@ -73,7 +73,7 @@ class Bench:
     def turn(
         self,
         subject: Subject,
-        model: str,
+        model: str | Workload,
         mode: Literal["saturate", "rate"],
         *,
         seconds: float,
@@ -118,9 +118,18 @@ class Bench:
 
 
 def workload(
-    bench: Bench, subjects: Sequence[Subject], name: str, *, saturated: str, at_rate: str
+    bench: Bench,
+    subjects: Sequence[Subject],
+    name: str,
+    *,
+    saturated: str,
+    at_rate: str,
+    too_slow: Sequence[Subject] = (),
 ) -> list[Load]:
-    """CPU per request and latency of one workload: saturated, and at a fixed rate."""
+    """CPU per request and latency of one workload: saturated, and at a fixed rate.
+
+    Those who are `too_slow` for that rate are saturated alone.
+    """
     effort = bench.effort
     loads: dict[tuple[str, str], Load] = {}
 
@@ -135,7 +144,7 @@ def workload(
 
     for _ in range(effort.turns):
         bench.sync_disk()
-        for subject in subjects:
+        for subject in (*subjects, *too_slow):
             add("saturated", subject, saturated, "saturate", effort.saturated_s)
         for subject in subjects:
             add(f"{REQUESTS_PER_S}/s", subject, at_rate, "rate", effort.rate_s)
@@ -252,7 +261,7 @@ def check_records(bench: Bench, subject: Tollway) -> None:
 
 def _order(
     subject: Subject,
-    model: str,
+    model: str | Workload,
     mode: Literal["saturate", "rate", "hold"],
     connections: int,
     *,
@@ -260,7 +269,7 @@ def _order(
     per_s: float = 0.0,
     warm_s: float,
 ) -> Order:
-    workload = all_workloads().get(model) or dialect_workloads()[model]
+    workload = model if isinstance(model, Workload) else _workload(model)
     return Order(
         port=subject.port,
         request=workload.request(f"127.0.0.1:{subject.port}", subject.key),
@@ -271,3 +280,7 @@ def _order(
         per_s=per_s,
         warm_s=warm_s,
     )
+
+
+def _workload(model: str) -> Workload:
+    return all_workloads().get(model) or dialect_workloads()[model]

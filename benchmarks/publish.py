@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.profile import SUFFIX
 from benchmarks.subjects import ROOT
+from benchmarks.verdicts import verdicts
 
 _PAGE = ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 _SERVERS = ("Tollway", "Tollway+log", "bare relay", "nginx")
+_SATURATED_ONLY = ("LiteLLM",)
 _WORKLOADS = {
     "json": "JSON chat answer, 1 KB",
     "stream": "20-chunk stream",
@@ -28,10 +31,12 @@ def figures(results: dict[str, Any], source: str) -> str:
     return "\n\n".join(
         (
             _origin(results, source),
+            _promises(results),
             *_cpu(results["loads"]),
             _split(results["loads"]),
             _latency(results["loads"]),
             _rest(results),
+            *_features(results.get("features", ())),
             *_dialects(results.get("dialects", ())),
             *_ledger(results),
         )
@@ -45,22 +50,38 @@ def _origin(results: dict[str, Any], source: str) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"Linux {machine['kernel']}, {machine['filesystem']}; Python {versions['python']}, "
         f"uvicorn {versions['uvicorn']}, uvloop {versions['uvloop']}, SQLite {versions['sqlite']}, "
-        f"nginx {versions.get('nginx', 'none')}. "
+        f"nginx {versions.get('nginx', 'none')}, LiteLLM {versions.get('litellm', 'none')}. "
         f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile. "
-        f"Every value: [`{source}`](../{source})."
+        f"Every value: [`{source}`](../{source}){_profile(source)}."
     )
+
+
+def _profile(source: str) -> str:
+    """Where the time went, if that was looked at."""
+    path = Path(source).with_suffix(SUFFIX).as_posix()
+    return f", and where the time went: [`{path}`](../{path})" if (ROOT / path).exists() else ""
+
+
+def _promises(results: dict[str, Any]) -> str:
+    rows = [
+        [verdict.name, verdict.target, verdict.measured, verdict.word, verdict.beside]
+        for verdict in verdicts(results)
+    ]
+    header = ["", "target", "measured", "verdict", "beside"]
+    return "What was promised, saturated unless it says otherwise:\n\n" + _table(header, rows)
 
 
 def _cpu(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
     titles = {"saturated": "32 connections, always busy"}
     for name in dict.fromkeys(load["load"] for load in loads):
         found = _by_workload(loads, name)
+        servers = (*_SERVERS, *(_SATURATED_ONLY if name == "saturated" else ()))
         rows = [
-            [title, *(_number(found[key].get(server), "cpu_ms", 2) for server in _SERVERS)]
+            [title, *(_number(found[key].get(server), "cpu_ms", 2) for server in servers)]
             for key, title in _WORKLOADS.items()
         ]
         title = titles.get(name, f"{name.removesuffix('/s')} requests a second")
-        yield f"CPU milliseconds per request, {title}:\n\n" + _table(["", *_SERVERS], rows)
+        yield f"CPU milliseconds per request, {title}:\n\n" + _table(["", *servers], rows)
 
 
 def _split(loads: Sequence[dict[str, Any]]) -> str:
@@ -151,6 +172,26 @@ def _ledger(results: dict[str, Any]) -> tuple[str, str]:
     header = ["load", "pairs a second", "ledger", "client", "hold p50 ms", "in fdatasyncs"]
     title = "The ledger by itself, hold and settlement over five scopes, CPU milliseconds per pair:"
     return title, _table(header, rows)
+
+
+def _features(costs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if not costs:
+        return
+    rows = [
+        [
+            cost["name"],
+            f"{cost['more_us']:+.0f} µs",
+            f"{min(cost['more_us_turns']):+.0f} to {max(cost['more_us_turns']):+.0f}",
+            f"{cost['more_steps']:+,}",
+        ]
+        for cost in costs
+    ]
+    without = {cost["workload"]: f"{cost['off_steps']:,}" for cost in costs}
+    title = (
+        "What turning a feature on adds to a request, saturated, and in steps of the interpreter "
+        f"(a JSON answer has {without['json']}, in worker and ledger together):"
+    )
+    yield f"{title}\n\n{_table(['', 'CPU', 'turns', 'steps'], rows)}"
 
 
 def _by_workload(

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.verdict import Verdict
+from benchmarks.verdicts import verdicts
+
 _BASELINE = "direct"
+# Shares of the machine, from 0 to 1, that other programs may take before figures are doubtful.
+_BUSY = 0.1
+# Of a profile, on the screen; its file has more.
+_FUNCTIONS = 5
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """Print what there is of the results."""
+    """Print what there is of the results, and first what it comes to."""
+    found = verdicts(results)
+    if any(verdict.is_met is not None for verdict in found):
+        _show_verdicts(found, console)
+        if results["others_cpu_share"] > _BUSY:
+            console.print(
+                "(The machine is busy with other things: its times are not to be relied on)"
+            )
     if loads := results.get("loads"):
         _show_cpu(loads, console)
         _show_latency(loads, console)
@@ -27,6 +42,10 @@ def show(results: dict[str, Any], console: Console) -> None:
     if fleet := results.get("fleet"):
         _show_fleet(fleet, console)
         _show_histories(results["histories"], console)
+    if costs := results.get("features"):
+        _show_features(costs, console)
+    if profiles := results.get("profile"):
+        _show_profiles(profiles, console)
     if start := results.get("start"):
         _show_start(start, console)
     if memory := results.get("memory"):
@@ -43,6 +62,13 @@ def show(results: dict[str, Any], console: Console) -> None:
         f"p50 {disk['fdatasync_p50_us']:.0f} µs, p99 {disk['fdatasync_p99_us']:.0f} µs"
     )
     console.print(f"Other programs took {results['others_cpu_share']:.0%} of the machine meanwhile")
+
+
+def _show_verdicts(found: Sequence[Verdict], console: Console) -> None:
+    table = _table("What was promised", "what", "target", "measured", "", "beside")
+    for verdict in found:
+        table.add_row(verdict.name, verdict.target, verdict.measured, verdict.word, verdict.beside)
+    console.print(table)
 
 
 def _show_policies(policies: Sequence[dict[str, Any]], console: Console) -> None:
@@ -178,6 +204,32 @@ def _show_local(local: dict[str, Any], console: Console) -> None:
     console.print(f"first token: {', '.join(first)}")
 
 
+def _show_features(costs: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Features: what each adds to a request, saturated",
+        *("what", "workload", "without µs", "CPU µs", "turns", "without steps", "steps"),
+    )
+    for cost in costs:
+        table.add_row(
+            cost["name"],
+            cost["workload"],
+            f"{cost['off_us']:.0f}",
+            f"{cost['more_us']:+.0f}",
+            f"{min(cost['more_us_turns']):+.0f} to {max(cost['more_us_turns']):+.0f}",
+            f"{cost['off_steps']:,}",
+            f"{cost['more_steps']:+,}",
+        )
+    console.print(table)
+
+
+def _show_profiles(profiles: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table("Where the time goes: shares of samples", "workload", "process", "what", "own")
+    for row in profiles:
+        for function, share in islice(row["own"].items(), _FUNCTIONS):
+            table.add_row(row["workload"], row["process"], function, f"{share:.1%}")
+    console.print(table)
+
+
 def _show_start(start: dict[str, Any], console: Console) -> None:
     table = _table("Start", "what", "s")
     table.add_row("configured: to the first chat answer", f"{start['configured_s']:.2f}")
@@ -289,6 +341,10 @@ def _table(title: str, *columns: str) -> Table:
             "arriving",
             "what",
             "process",
+            "target",
+            "measured",
+            "",
+            "beside",
         )
-        table.add_column(column, justify="left" if is_name else "right")
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold")
     return table

@@ -35,23 +35,35 @@ def steps(folder: Path, names: Sequence[str]) -> Mapping[str, int]:
 
     What a worker does from time to time is not the request's, and only ever adds to it.
     """
+    with upstream() as provider:
+        config = write_config(folder, provider.port, access_log=False)
+        data = folder / "data"
+        key = create_key(config, data)
+        return steps_of(config, data, key, [all_workloads()[name] for name in names])
+
+
+def steps_of(
+    config: Path,
+    data: Path,
+    key: str,
+    workloads: Sequence[Workload],
+    *,
+    roles: Sequence[str] = ("worker",),
+) -> Mapping[str, int]:
+    """The same of a server with this configuration, of the processes that have these roles."""
+    folder = config.parent
     counts = folder / "counts"
     counts.mkdir(parents=True)
     command = [sys.executable, "-m", "benchmarks.counted", str(counts)]
-    with upstream() as provider:
-        config = write_config(folder, provider.port, access_log=False)
-        data, port = folder / "data", free_port()
-        key = create_key(config, data)
-        output = folder / "output"
-        with serve(data, port, output, config=config, command=command) as process:
-            wait_for_answer(process, port, key)
-            subject = Tollway(name="counted", port=port, pid=process.pid, key=key, data=data)
-            worker = next(pid for pid, role in subject.roles().items() if role == "worker")
-            count = counts / str(worker)
-            return {name: _fewest(subject, all_workloads()[name], count) for name in names}
+    port = free_port()
+    with serve(data, port, folder / "output", config=config, command=command) as process:
+        wait_for_answer(process, port, key)
+        subject = Tollway(name="counted", port=port, pid=process.pid, key=key, data=data)
+        found = [counts / str(pid) for pid, role in subject.roles().items() if role in roles]
+        return {workload.model: _fewest(subject, workload, found) for workload in workloads}
 
 
-def _fewest(subject: Tollway, workload: Workload, count: Path) -> int:
+def _fewest(subject: Tollway, workload: Workload, counts: Sequence[Path]) -> int:
     """Rounds of one request after the other, all over one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", subject.port)
     headers = {"content-type": "application/json", "authorization": f"Bearer {subject.key}"}
@@ -67,18 +79,19 @@ def _fewest(subject: Tollway, workload: Workload, count: Path) -> int:
     ask()  # what is made once
     taken = []
     for _ in range(_ROUNDS):
-        before = _at_rest(count)
+        before = _at_rest(counts)
         ask()
-        taken.append((_at_rest(count) - before) // _REQUESTS)
+        taken.append((_at_rest(counts) - before) // _REQUESTS)
     connection.close()
     return min(taken)
 
 
-def _at_rest(count: Path) -> int:
-    """The count once it stands still: settlements come after answers."""
+def _at_rest(counts: Sequence[Path]) -> int:
+    """The sum of the counts once it stands still: settlements come after answers."""
     seen = -1
     for _ in range(_MOST_WAITS):
-        before, seen = seen, int.from_bytes(count.read_bytes(), sys.byteorder)
+        before = seen
+        seen = sum(int.from_bytes(count.read_bytes(), sys.byteorder) for count in counts)
         if seen == before:
             break
         time.sleep(_QUIET_S)

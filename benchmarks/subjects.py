@@ -95,6 +95,25 @@ http {{
 }}
 """
 
+_LITELLM = """\
+model_list:
+{models}
+litellm_settings:
+  telemetry: false
+general_settings:
+  master_key: {key}
+"""
+_LITELLM_MODEL = """\
+  - model_name: {model}
+    litellm_params:
+      model: openai/{model}
+      api_base: http://127.0.0.1:{upstream_port}/v1
+      api_key: {provider_key}
+"""
+_LITELLM_KEY = "sk-bench"
+# Its imports take long.
+_LITELLM_START_S = 180.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -204,6 +223,32 @@ def nginx(folder: Path, upstream_port: int) -> Iterator[Subject | None]:
 
 
 @contextlib.contextmanager
+def litellm(folder: Path, upstream_port: int, program: Path | None) -> Iterator[Subject | None]:
+    """LiteLLM's proxy with a key and no database; None where there is no such program.
+
+    Everything of its own is as it comes, but that it asks for nothing from elsewhere.
+    """
+    if program is None or not program.exists():
+        yield None
+        return
+    port = free_port()
+    config = folder / "litellm.yaml"
+    models = "".join(
+        _LITELLM_MODEL.format(model=model, upstream_port=upstream_port, provider_key=PROVIDER_KEY)
+        for model in all_workloads()
+    )
+    config.write_text(_LITELLM.format(models=models, key=_LITELLM_KEY))
+    command = [str(program), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    environ = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    with (
+        (folder / "litellm-output").open("wb") as output,
+        _process(command, stdout=output, stderr=output, environ=environ) as process,
+    ):
+        wait_for_answer(process, port, _LITELLM_KEY, within_s=_LITELLM_START_S)
+        yield Subject(name="LiteLLM", port=port, pid=process.pid, key=_LITELLM_KEY)
+
+
+@contextlib.contextmanager
 def tollway(
     folder: Path,
     upstream_port: int,
@@ -281,11 +326,10 @@ def write_config(
     return file
 
 
-def create_key(config: Path, data: Path) -> str:
-    """A key with a hard budget of its own."""
-    printed = _tollway(
-        "keys", "create", "bench", "--budget", "1000000", "--config", str(config), data=data
-    )
+def create_key(config: Path, data: Path, *options: str) -> str:
+    """A key with a hard budget of its own, and what further options give it."""
+    command = ("keys", "create", "bench", "--budget", "1000000", "--config", str(config))
+    printed = _tollway(*command, *options, data=data)
     found = _KEY.search(printed)
     if found is None:
         raise RuntimeError(f"'tollway keys create' printed no key: {printed!r}")
@@ -328,10 +372,11 @@ def wait_for_answer(
     port: int,
     key: str = "none",
     workload: Workload | None = None,
+    within_s: float = _START_S,
 ) -> float:
     """Ask until a workload, the JSON one, is answered; `time.monotonic()` of that moment."""
     workload = workload or all_workloads()["json"]
-    return wait_for(process, port, "POST", workload.path, workload.body, key)
+    return wait_for(process, port, "POST", workload.path, workload.body, key, within_s)
 
 
 def wait_for(
@@ -341,18 +386,19 @@ def wait_for(
     path: str,
     body: bytes | None = None,
     key: str = "none",
+    within_s: float = _START_S,
 ) -> float:
     """Ask until the answer is 200; returns `time.monotonic()` of that moment.
 
     Raises `RuntimeError` where the process ends, or answers anything else for too long.
     """
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-    give_up_at = time.monotonic() + _START_S
+    give_up_at = time.monotonic() + within_s
     said = "nothing listens"
     while time.monotonic() < give_up_at:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended with exit code {process.returncode}")
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=within_s)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()

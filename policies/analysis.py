@@ -140,6 +140,9 @@ class _Table:
                 else:
                     self.words.setdefault(word, []).append((name, weight))
         self.lengths = sorted({len(stem) for stem in self.stems})
+        # As long as the shortest stem: nearly every word is known by it to have none.
+        self._shortest = self.lengths[0] if self.lengths else 0
+        self._beginnings = {stem[: self._shortest] for stem in self.stems}
 
     def of(self, word: str) -> Sequence[tuple[str, float]]:
         """What one word says."""
@@ -153,6 +156,16 @@ class _Table:
             if said is not None:
                 return said
         return ()
+
+    def scores(self, words: Iterable[str]) -> dict[str, float]:
+        """What words say for each name, together."""
+        scores: dict[str, float] = {}
+        known, beginnings, shortest = self.words, self._beginnings, self._shortest
+        for word in words:
+            if word in known or word[:shortest] in beginnings:
+                for name, weight in self.of(word):
+                    scores[name] = scores.get(name, 0.0) + weight
+        return scores
 
 
 class _Words:
@@ -169,13 +182,17 @@ class _Words:
             any(mark in self.text for mark in _CODE) or _code_line(self.text) is not None
         )
         self.wants_one_word = any(phrase in self.order for phrase in _ONE_WORD)
+        self._scores: dict[_Table, Mapping[str, float]] = {}
 
-    def scores(self, table: _Table) -> dict[str, float]:
-        """What the words say for each name of a table, together."""
-        scores: dict[str, float] = {}
-        for word in self.words:
-            for name, weight in table.of(word):
-                scores[name] = scores.get(name, 0.0) + weight
+    def scores(self, table: _Table) -> Mapping[str, float]:
+        """What the words say for each name of a table, together; looked up once."""
+        scores = self._scores.get(table)
+        if scores is None:
+            scores = self._scores[table] = self._looked_up(table)
+        return scores
+
+    def _looked_up(self, table: _Table) -> Mapping[str, float]:
+        scores = table.scores(self.words)
         if self.is_unspaced:
             for word, name, weight in table.anywhere:
                 if word in self.text:
@@ -224,7 +241,7 @@ def _task(needs: frozenset[Capability], words: _Words) -> Task:
         return "speech"
     if needs & {"vision", "images"}:
         return "vision"
-    scores = words.scores(_TASKS)
+    scores = dict(words.scores(_TASKS))
 
     def add(task: Task, points: float) -> None:
         scores[task] = scores.get(task, 0.0) + points
@@ -312,7 +329,7 @@ def _language(words: _Words) -> str:
         for name, share in shares.items():
             if share * 3 > letters:
                 return name
-    common = words.scores(_LANGUAGES)
+    common = dict(words.scores(_LANGUAGES))
     if not text.isascii():
         for name, letters_of in vocabulary.LETTERS.items():
             if any(letter in text for letter in letters_of):

@@ -176,13 +176,13 @@ PHRASES: tuple[tuple[Task, float, str], ...] = (
     (
         "summarisation",
         2.3,
-        r"\btl;?dr|\bboil .{0,40} down|\bin (?:one|two|three|four|five|a few|\d+) (?:short )?"
-        r"(?:sentences?|bullets?|bullet points|lines|words)\b|\bmake (?:this|it) (?:shorter|concise)"
-        r"|\b(?:shorten|condense|cut) (?:this|it|the)\b|\bin (?:zwei|drei|vier|fünf) sätzen\b"
-        r"|\ben (?:une|deux|trois|quatre|cinq|\d+) phrases\b|\bwhat (?:is|are|was|were) the (?:main|key)"
-        r"|\b(?:brief|short|quick|high-level) (?:overview|summary|recap)|\boverview of\b"
-        r"|\bwichtigsten punkte\b|\bpoints (?:clés|essentiels)\b|\bpuntos (?:clave|principales)\b"
-        r"|\baction items\b|\bmain (?:points|ideas|takeaways|arguments)\b|三句话|一句话|主要内容|短くして",
+        r"\b(?:tl;?dr|boil .{0,40} down|in (?:one|two|three|four|five|a few|\d+) (?:short )?"
+        r"(?:sentences?|bullets?|bullet points|lines|words)\b|make (?:this|it) (?:shorter|concise)"
+        r"|(?:shorten|condense|cut) (?:this|it|the)\b|in (?:zwei|drei|vier|fünf) sätzen\b"
+        r"|en (?:une|deux|trois|quatre|cinq|\d+) phrases\b|what (?:is|are|was|were) the (?:main|key)"
+        r"|(?:brief|short|quick|high-level) (?:overview|summary|recap)|overview of\b"
+        r"|wichtigsten punkte\b|points (?:clés|essentiels)\b|puntos (?:clave|principales)\b"
+        r"|action items\b|main (?:points|ideas|takeaways|arguments)\b)|三句话|一句话|主要内容|短くして",
     ),
     (
         "creative",
