@@ -35,7 +35,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 _FILES = ("counter", "gauge_livesum", "gauge_livemin", "histogram")
 _FILE_BYTES = 64 << 10
 _TARGET_BYTES = 12 << 10
-_OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
+_OVERHEAD = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2.5, 5)
 
 
 def reserve_space(targets: int) -> None:

@@ -175,8 +175,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self._reads_head = True
-        if self._arrival is None:  # else it is the same one, less its upgrade
-            self._arrival = Arrival(self._received_at)
+        self._arrival = Arrival(self._received_at)
         self._arrived_bytes = self._size
         self._deadline = min(self._deadline, self.loop.time() + self._patience.head_s)
 
