@@ -23,6 +23,7 @@ from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
 from benchmarks.policy import policy
 from benchmarks.results import percentile
+from benchmarks.scaling import QUICK_ROWS, ROWS, directions, scaling
 from benchmarks.streams import streams
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
 from benchmarks.workloads import dialect_workloads
@@ -37,6 +38,7 @@ _NAMES = (
     *_WORKLOADS,
     "events",
     "dialects",
+    "scaling",
     "start",
     "memory",
     "ledger",
@@ -123,6 +125,9 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["start"] = measure.start(bench).as_json()
         if "ledger" in names:
             results["ledger"] = [load.as_json() for load in ledger(bench)]
+        if "scaling" in names:
+            rows = QUICK_ROWS if options.quick else ROWS
+            results["scaling"] = scaling(bench, directions(rows))
         if "dialects" in names:
             results["dialects"] = _dialects(bench)
         if "local" in names:

@@ -78,8 +78,12 @@ class Bench:
         *,
         seconds: float,
         warm_s: float = 0.1,
+        keys: Sequence[str] = (),
     ) -> tuple[Report, Mapping[str, int]]:
-        """One run of one workload; returns the CPU time by process in ns too."""
+        """One run of one workload; returns the CPU time by process in ns too.
+
+        The requests are of `keys` in turn, where there are any, else of the subject's own key.
+        """
         self.generator.prepare(
             _order(
                 subject,
@@ -89,6 +93,7 @@ class Bench:
                 seconds=seconds,
                 per_s=REQUESTS_PER_S,
                 warm_s=warm_s,
+                keys=keys,
             )
         )
         time.sleep(_SETTLED_S)
@@ -259,11 +264,16 @@ def _order(
     seconds: float = 0.0,
     per_s: float = 0.0,
     warm_s: float,
+    keys: Sequence[str] = (),
 ) -> Order:
     workload = all_workloads().get(model) or dialect_workloads()[model]
+    request, *others = (
+        workload.request(f"127.0.0.1:{subject.port}", key) for key in keys or [subject.key]
+    )
     return Order(
         port=subject.port,
-        request=workload.request(f"127.0.0.1:{subject.port}", subject.key),
+        request=request,
+        others=others,
         end=workload.end,
         mode=mode,
         connections=connections,

@@ -34,6 +34,7 @@ def figures(results: dict[str, Any], source: str) -> str:
             _rest(results),
             *_dialects(results.get("dialects", ())),
             *_ledger(results),
+            *_scaling(results.get("scaling", ())),
         )
     )
 
@@ -131,6 +132,26 @@ def _dialects(dialects: Sequence[dict[str, Any]]) -> Iterator[str]:
     ]
     header = ["", "JSON answer", "20-chunk stream", "an event alone", "an event among others"]
     title = "CPU where the client's dialect and the provider's differ, and where they do not:"
+    yield f"{title}\n\n{_table(header, rows)}"
+
+
+def _scaling(scaled: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """One line for each size of a server."""
+    if not scaled:
+        return
+    rows = [
+        [
+            row["direction"],
+            row["size"],
+            f"{row['cpu_ms']:.2f}",
+            f"{row['times']:.2f}",
+            *(f"{row['cpu_ms_by_process'][role]:.3f}" for role in ("worker", "ledger")),
+            f"{row['start_s']:.2f}",
+        ]
+        for row in scaled
+    ]
+    header = ["what grows", "size", "CPU ms", "times the smallest", "worker", "ledger", "start s"]
+    title = "CPU milliseconds per JSON chat request by the size of the server, saturated:"
     yield f"{title}\n\n{_table(header, rows)}"
 
 

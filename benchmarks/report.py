@@ -20,6 +20,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_events(events, console)
     if dialects := results.get("dialects"):
         _show_dialects(dialects, console)
+    if scaled := results.get("scaling"):
+        _show_scaling(scaled, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -158,6 +160,24 @@ def _show_dialects(dialects: Sequence[dict[str, Any]], console: Console) -> None
         costs = (f"{row[name]:.3f}" for name in ("json_ms", "stream_ms"))
         events = (f"{row[name]:.1f}" for name in ("paced_us", "at_once_us"))
         table.add_row(row["client"], row["provider"], *costs, *events)
+    console.print(table)
+
+
+def _show_scaling(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Scaling: CPU ms per JSON chat request, saturated",
+        *("what", "size", "CPU", "times", "worker", "ledger", "first answer s"),
+    )
+    for row in rows:
+        by_process = (row["cpu_ms_by_process"].get(role) for role in ("worker", "ledger"))
+        table.add_row(
+            row["direction"],
+            row["size"],
+            f"{row['cpu_ms']:.3f}",
+            f"{row['times']:.2f}",
+            *map(_ms, by_process),
+            f"{row['start_s']:.2f}",
+        )
     console.print(table)
 
 

@@ -17,8 +17,8 @@ import uvloop
 from benchmarks.workloads import Answer, all_workloads, dialect_workloads
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
-# In the body, or in the path as Gemini has it.
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"]+)"')
+# In the body, or in the path as Gemini has it. What is behind a colon tells targets apart.
+_MODEL = re.compile(rb'"model"\s*:\s*"([^":]+)')
 _MODEL_IN_PATH = re.compile(rb"POST [^ ]*/models/([^:]+):")
 
 
