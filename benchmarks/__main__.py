@@ -18,6 +18,7 @@ from benchmarks import machine, measure, proc, report
 from benchmarks.fleet.day import fleet
 from benchmarks.fleet.histories import histories
 from benchmarks.generator import generator
+from benchmarks.large import large
 from benchmarks.ledger import ledger
 from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
@@ -39,6 +40,7 @@ _NAMES = (
     "events",
     "dialects",
     "scaling",
+    "large",
     "start",
     "memory",
     "ledger",
@@ -128,6 +130,8 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         if "scaling" in names:
             rows = QUICK_ROWS if options.quick else ROWS
             results["scaling"] = scaling(bench, directions(rows))
+        if "large" in names:
+            results["large"] = large(bench)
         if "dialects" in names:
             results["dialects"] = _dialects(bench)
         if "local" in names:

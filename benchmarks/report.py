@@ -22,6 +22,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_dialects(dialects, console)
     if scaled := results.get("scaling"):
         _show_scaling(scaled, console)
+    if large := results.get("large"):
+        _show_large(large, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -178,6 +180,17 @@ def _show_scaling(rows: Sequence[dict[str, Any]], console: Console) -> None:
             *map(_ms, by_process),
             f"{row['start_s']:.2f}",
         )
+    console.print(table)
+
+
+def _show_large(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        f"A chat of {rows[0]['body_bytes'] / 1e6:.1f} MB",
+        *("what", "at once", "peak memory, bodies", "longest turn CPU ms", "ms", "CPU ms each"),
+    )
+    for row in rows:
+        figures = (row[name] for name in ("peak_bodies", "turn_cpu_ms", "turn_ms", "cpu_ms"))
+        table.add_row(row["text"], str(row["at_once"]), *(f"{figure:.1f}" for figure in figures))
     console.print(table)
 
 
