@@ -11,7 +11,6 @@ import json
 import random
 import statistics
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ _IMAGES = 4
 _TEXTS = {"ASCII": "What do these show?", "beyond ASCII": "Was zeigen diese Bilder? 🖼"}
 _AT_ONCE = (1, 8)
 _MODEL = "json"
-_SETTLED_S = 0.3
 
 
 @dataclass(kw_only=True)
@@ -42,8 +40,6 @@ class Large:
     body_bytes: int
     peak_kib: list[int] = field(default_factory=list)
     """Of the worker, beyond what it has idle."""
-    cpu_ms: list[float] = field(default_factory=list)
-    """Per request, of all processes."""
     turn_cpu_ms: list[float] = field(default_factory=list)
     """The longest turn of the worker's event loop."""
     turn_ms: list[float] = field(default_factory=list)
@@ -53,7 +49,6 @@ class Large:
         bodies = self.body_bytes * self.at_once
         return {
             **asdict(self),
-            "cpu_ms": round(statistics.median(self.cpu_ms), 2),
             "peak_bodies": round(max(self.peak_kib) * 1024 / bodies, 2),
             "turn_cpu_ms": round(statistics.median(self.turn_cpu_ms), 2),
             "turn_ms": round(statistics.median(self.turn_ms), 2),
@@ -62,12 +57,12 @@ class Large:
 
 def large(bench: Bench) -> list[dict[str, Any]]:
     """Measure each kind of body and each number at once. Raises `RuntimeError`."""
-    found = []
+    found: list[dict[str, Any]] = []
     for text in _TEXTS:
         for at_once in _AT_ONCE:
             bench.progress(f"large bodies, {text}: {at_once} at once")
             folder = bench.folder / f"large-{len(found)}"
-            found.append(_measure(bench, folder, text, at_once).as_json())
+            found.append(measured(bench, folder, text, at_once).as_json())
     return found
 
 
@@ -89,7 +84,8 @@ def body(text: str, *, size: int = BODY_BYTES) -> bytes:
     return json.dumps(asked, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _measure(bench: Bench, folder: Path, text: str, at_once: int) -> Large:
+def measured(bench: Bench, folder: Path, text: str, at_once: int) -> Large:
+    """A server that is asked so many at once, turn by turn. Raises `RuntimeError`."""
     turns = folder / "turns"
     turns.mkdir(parents=True)
     config = folder / "router.yaml"
@@ -135,13 +131,9 @@ def _take_turn(
         )
     )
     watched.forget()
-    before = subject.cpu_ns()
     report = bench.generator.run()
-    time.sleep(_SETTLED_S)
-    spent_ns = sum(subject.cpu_ns().values()) - sum(before.values())
     bench.generator.close()
     bench.sent[subject.name] += report.requests
-    found.cpu_ms.append(spent_ns / report.requests / 1e6)
     found.turn_cpu_ms.append(watched.cpu_ns / 1e6)
     found.turn_ms.append(watched.time_ns / 1e6)
 

@@ -35,6 +35,7 @@ def figures(results: dict[str, Any], source: str) -> str:
             *_dialects(results.get("dialects", ())),
             *_ledger(results),
             *_scaling(results.get("scaling", ())),
+            *_large(results.get("large", ())),
         )
     )
 
@@ -152,6 +153,24 @@ def _scaling(scaled: Sequence[dict[str, Any]]) -> Iterator[str]:
     ]
     header = ["what grows", "size", "CPU ms", "times the smallest", "worker", "ledger", "start s"]
     title = "CPU milliseconds per JSON chat request by the size of the server, saturated:"
+    yield f"{title}\n\n{_table(header, rows)}"
+
+
+def _large(large: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """One line for each kind of body and each number of them at once."""
+    if not large:
+        return
+    rows = [
+        [
+            f"{row['text']}, {row['at_once']} at once",
+            f"{row['peak_bodies']:.1f}",
+            f"{row['turn_cpu_ms']:.1f}",
+            f"{row['turn_ms']:.1f}",
+        ]
+        for row in large
+    ]
+    header = ["", "peak memory, in bodies", "longest turn, CPU ms", "longest turn, ms"]
+    title = f"A chat of {large[0]['body_bytes'] / 1e6:.0f} MB, images in base64:"
     yield f"{title}\n\n{_table(header, rows)}"
 
 

@@ -186,10 +186,10 @@ def _show_scaling(rows: Sequence[dict[str, Any]], console: Console) -> None:
 def _show_large(rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = _table(
         f"A chat of {rows[0]['body_bytes'] / 1e6:.1f} MB",
-        *("what", "at once", "peak memory, bodies", "longest turn CPU ms", "ms", "CPU ms each"),
+        *("what", "at once", "peak memory, bodies", "longest turn, CPU ms", "ms"),
     )
     for row in rows:
-        figures = (row[name] for name in ("peak_bodies", "turn_cpu_ms", "turn_ms", "cpu_ms"))
+        figures = (row[name] for name in ("peak_bodies", "turn_cpu_ms", "turn_ms"))
         table.add_row(row["text"], str(row["at_once"]), *(f"{figure:.1f}" for figure in figures))
     console.print(table)
 
