@@ -27,6 +27,8 @@ from benchmarks.results import percentile
 from benchmarks.scaling import QUICK_ROWS, ROWS, directions, scaling
 from benchmarks.streams import streams
 from benchmarks.subjects import ROOT, Direct, bare_relay, nginx, tollway, upstream
+from benchmarks.tls import is_possible as has_tls
+from benchmarks.tls import tls
 from benchmarks.workloads import dialect_workloads
 
 # name: (workload when saturated, workload at a fixed rate)
@@ -41,6 +43,7 @@ _NAMES = (
     "dialects",
     "scaling",
     "large",
+    "tls",
     "start",
     "memory",
     "ledger",
@@ -132,6 +135,11 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["scaling"] = scaling(bench, directions(rows))
         if "large" in names:
             results["large"] = large(bench)
+        if "tls" in names:
+            if has_tls():
+                results["tls"] = tls(bench)
+            else:
+                console.print("openssl is not installed here: upstreams over TLS are left out")
         if "dialects" in names:
             results["dialects"] = _dialects(bench)
         if "local" in names:

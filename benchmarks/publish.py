@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.subjects import ROOT
+from benchmarks.tls import OVER_TLS, PLAIN, side_by_side
 
 _PAGE = ROOT / "docs" / "performance.md"
 _BEGIN, _END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
@@ -36,6 +37,7 @@ def figures(results: dict[str, Any], source: str) -> str:
             *_ledger(results),
             *_scaling(results.get("scaling", ())),
             *_large(results.get("large", ())),
+            *_tls(results.get("tls")),
         )
     )
 
@@ -172,6 +174,18 @@ def _large(large: Sequence[dict[str, Any]]) -> Iterator[str]:
     header = ["", "peak memory, in bodies", "longest turn, CPU ms", "longest turn, ms"]
     title = f"A chat of {large[0]['body_bytes'] / 1e6:.0f} MB, images in base64:"
     yield f"{title}\n\n{_table(header, rows)}"
+
+
+def _tls(tls: dict[str, Any] | None) -> Iterator[str]:
+    """One line for each load."""
+    if tls is None:
+        return
+    rows = [
+        [what, f"{plain:.2f} {unit}", f"{secured:.2f} {unit}"]
+        for what, unit, plain, secured in side_by_side(tls)
+    ]
+    title = "CPU by how the upstream speaks:"
+    yield f"{title}\n\n{_table(['', PLAIN, OVER_TLS], rows)}"
 
 
 def _ledger(results: dict[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.tls import OVER_TLS, PLAIN, side_by_side
+
 _BASELINE = "direct"
 
 
@@ -24,6 +26,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_scaling(scaled, console)
     if large := results.get("large"):
         _show_large(large, console)
+    if tls := results.get("tls"):
+        _show_tls(tls, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -191,6 +195,13 @@ def _show_large(rows: Sequence[dict[str, Any]], console: Console) -> None:
     for row in rows:
         figures = (row[name] for name in ("peak_bodies", "turn_cpu_ms", "turn_ms"))
         table.add_row(row["text"], str(row["at_once"]), *(f"{figure:.1f}" for figure in figures))
+    console.print(table)
+
+
+def _show_tls(tls: dict[str, Any], console: Console) -> None:
+    table = _table("CPU by how the upstream speaks", "what", "unit", PLAIN, OVER_TLS, "more")
+    for what, unit, plain, secured in side_by_side(tls):
+        table.add_row(what, unit, f"{plain:.3f}", f"{secured:.3f}", f"{secured - plain:+.3f}")
     console.print(table)
 
 
