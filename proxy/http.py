@@ -116,7 +116,15 @@ class Exchange:
         encoding = self.headers.get(b"content-encoding")
         if encoding is None or encoding.strip().lower() in (b"", b"identity"):
             return body
-        return _decompress(body, encoding.strip().lower(), limit)
+        encoding = encoding.strip().lower()
+        if len(body) <= _INFLATED_AT_ONCE_BYTES:
+            body = _decompress(body, encoding, limit)
+        else:
+            body = await asyncio.to_thread(_decompress, body, encoding, limit)
+        if len(body) >= LARGE_BYTES:
+            self.is_large = True
+            await self.turn()
+        return body
 
     async def _read_rest(self, first: bytes, limit: int) -> bytes:
         parts, size, more = [first], len(first), True

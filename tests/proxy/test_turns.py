@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 from collections import Counter
 from typing import Any
 
@@ -89,3 +91,24 @@ def test_a_body_is_whole_however_it_is_read(pieces: int, is_large: bool, turns: 
     exchange = _exchange(pieces, None if turns is None else Turns())
     assert asyncio.run(exchange.read_body(1 << 30)) == _PIECE * pieces
     assert exchange.is_large is is_large
+
+
+def test_others_go_on_while_a_compressed_body_is_inflated() -> None:
+    sent = gzip.compress(os.urandom(LARGE_BYTES))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": sent, "more_body": False}
+
+    async def run() -> int:
+        headers = [(b"content-encoding", b"gzip")]
+        exchange = Exchange(
+            {"type": "http", "method": "POST", "headers": headers}, receive, _nothing
+        )
+        loop = Loop()
+        before = loop.turn
+        assert len(await exchange.read_body(1 << 30)) == LARGE_BYTES
+        assert exchange.is_large
+        loop.close()
+        return loop.turn - before
+
+    assert asyncio.run(run()) > 0
