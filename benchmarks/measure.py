@@ -79,6 +79,7 @@ class Bench:
         seconds: float,
         warm_s: float = 0.1,
         keys: Sequence[str] = (),
+        connections: int = CONNECTIONS,
     ) -> tuple[Report, Mapping[str, int]]:
         """One run of one workload; returns the CPU time by process in ns too.
 
@@ -89,7 +90,7 @@ class Bench:
                 subject,
                 model,
                 mode,
-                CONNECTIONS,
+                connections,
                 seconds=seconds,
                 per_s=REQUESTS_PER_S,
                 warm_s=warm_s,

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks import filled
-from benchmarks.measure import Bench
+from benchmarks.measure import CONNECTIONS, Bench
 from benchmarks.subjects import Tollway, free_port, serve, wait_for_answer
 from benchmarks.workloads import PROVIDER_KEY
 
@@ -38,6 +38,8 @@ class Size:
     others: int = 0
     rows: int = 0
     policy: str = "cheapest"
+    connections: int = CONNECTIONS
+    """That always have a request under way, by all clients together."""
 
 
 Directions = Mapping[str, Mapping[str, Size]]
@@ -50,7 +52,16 @@ def directions(rows: int) -> Directions:
     """Everything that is promised to cost no more where there is more of it."""
     weighted = replace(SMALLEST, policy="weighted")
     return {
-        "workers": {"1": SMALLEST, "2": Size(workers=2), "4": Size(workers=4)},
+        f"workers, {CONNECTIONS} connections in all": {
+            "1": SMALLEST,
+            "2": Size(workers=2),
+            "4": Size(workers=4),
+        },
+        f"workers, {CONNECTIONS} connections each": {
+            "1": SMALLEST,
+            "2": Size(workers=2, connections=2 * CONNECTIONS),
+            "4": Size(workers=4, connections=4 * CONNECTIONS),
+        },
         "keys": {"10": SMALLEST, "1,000": Size(keys=1_000), "10,000": Size(keys=10_000)},
         "targets": {"3": SMALLEST, "50": Size(others=47), "500": Size(others=497)},
         "targets of one route, cheapest": {
@@ -118,7 +129,7 @@ def scaling(bench: Bench, wanted: Directions) -> list[dict[str, Any]]:
         for _ in range(bench.effort.turns):
             for size, server in servers.items():
                 bench.progress(f"scaling: {size}")
-                _take_turn(bench, server, found[size])
+                _take_turn(bench, size, server, found[size])
         for server in servers.values():
             _check_records(bench, server)
     rows = []
@@ -134,9 +145,14 @@ def _all(wanted: Directions) -> Collection[Size]:
     return dict.fromkeys(size for sizes in wanted.values() for size in sizes.values())
 
 
-def _take_turn(bench: Bench, server: _Server, scaled: Scaled) -> None:
+def _take_turn(bench: Bench, size: Size, server: _Server, scaled: Scaled) -> None:
     report, spent_ns = bench.turn(
-        server.subject, _MODEL, "saturate", seconds=bench.effort.saturated_s, keys=server.keys
+        server.subject,
+        _MODEL,
+        "saturate",
+        seconds=bench.effort.saturated_s,
+        keys=server.keys,
+        connections=size.connections,
     )
     scaled.cpu_ms.append(sum(spent_ns.values()) / report.requests / 1e6)
     for role, spent in spent_ns.items():

@@ -48,7 +48,7 @@ def test_every_direction_begins_with_its_smallest_server() -> None:
     for sizes in found.values():
         first, *rest = sizes.values()
         assert first not in rest
-        grown = {"workers", "keys", "targets", "others", "rows"}
+        grown = {"workers", "keys", "targets", "others", "rows"}  # connections go with workers
         assert all(
             sum(getattr(size, name) != getattr(first, name) for name in grown) == 1 for size in rest
         )
