@@ -21,14 +21,18 @@ from benchmarks.features import features
 from benchmarks.fleet.day import fleet
 from benchmarks.fleet.histories import histories
 from benchmarks.generator import generator
+from benchmarks.large import large
 from benchmarks.ledger import ledger
 from benchmarks.local import is_possible, local
 from benchmarks.measure import Bench
 from benchmarks.overload import overload
 from benchmarks.policy import policy
 from benchmarks.results import percentile
+from benchmarks.scaling import QUICK_ROWS, ROWS, directions, scaling
 from benchmarks.streams import streams
 from benchmarks.subjects import ROOT, Direct, bare_relay, litellm, nginx, tollway, upstream
+from benchmarks.tls import is_possible as has_tls
+from benchmarks.tls import tls
 from benchmarks.workloads import dialect_workloads
 
 # name: (workload when saturated, workload at a fixed rate)
@@ -41,6 +45,9 @@ _NAMES = (
     *_WORKLOADS,
     "events",
     "dialects",
+    "scaling",
+    "large",
+    "tls",
     "start",
     "memory",
     "ledger",
@@ -146,6 +153,16 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
             results["start"] = measure.start(bench).as_json()
         if "ledger" in names:
             results["ledger"] = [load.as_json() for load in ledger(bench)]
+        if "scaling" in names:
+            rows = QUICK_ROWS if options.quick else ROWS
+            results["scaling"] = scaling(bench, directions(rows))
+        if "large" in names:
+            results["large"] = large(bench)
+        if "tls" in names:
+            if has_tls():
+                results["tls"] = tls(bench)
+            else:
+                console.print("openssl is not installed here: upstreams over TLS are left out")
         if "dialects" in names:
             results["dialects"] = _dialects(bench)
         if "local" in names:
@@ -164,8 +181,7 @@ def _measure(folder: Path, options: argparse.Namespace, console: Console) -> dic
         if "streams" in names:
             results["streams"] = [row.as_json() for row in streams(folder, quick=options.quick)]
         if "overload" in names:
-            rows = overload(bench, quick=options.quick)
-            results["overload"] = [row.as_json() for row in rows]
+            results["overload"] = [o.as_json() for o in overload(bench, quick=options.quick)]
         if "features" in names:
             results["features"] = [c.as_json() for c in features(bench, quick=options.quick)]
         if "profile" in names:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 import re
 import sys
 import time
+from collections.abc import Iterator
 from typing import Literal, cast
 
 import msgspec
@@ -28,11 +30,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     `saturate` keeps every connection busy for `seconds`. `rate` sends `per_s` requests a second,
     arriving by chance as independent callers do, however long the answers take. `hold` begins one
-    streamed request on every connection and leaves it open.
+    streamed request on every connection and leaves it open. `others` are sent in turn with the
+    request.
     """
 
     port: int
     request: bytes
+    others: list[bytes] = []
     end: bytes
     mode: Literal["saturate", "rate", "hold"]
     connections: int
@@ -64,6 +68,7 @@ class Run:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._loop = asyncio.get_running_loop()
+        self._requests = itertools.cycle([order.request, *order.others])
         self._clients: list[Client] = []
         self._idle: list[Client] = []
         self._opening: set[asyncio.Task[Client]] = set()
@@ -189,7 +194,7 @@ class Run:
 
     async def _connect(self) -> Client:
         _, client = await self._loop.create_connection(
-            lambda: Client(self, self._order.request, self._order.end),
+            lambda: Client(self, self._requests, self._order.end),
             "127.0.0.1",
             self._order.port,
         )
@@ -198,14 +203,14 @@ class Run:
 
 
 class Client(asyncio.Protocol):
-    """One connection that sends the same request again and again."""
+    """One connection that sends one request after the other."""
 
     __slots__ = (
         "_end",
         "_first_at",
         "_has_head",
         "_left",
-        "_request",
+        "_requests",
         "_run",
         "_sent_at",
         "_tail",
@@ -214,9 +219,9 @@ class Client(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, run: Run, request: bytes, end: bytes) -> None:
+    def __init__(self, run: Run, requests: Iterator[bytes], end: bytes) -> None:
         self._run = run
-        self._request = request
+        self._requests = requests
         self._end = end
         self._sent_at = self._first_at = 0.0
         self._has_head = False
@@ -224,12 +229,12 @@ class Client(asyncio.Protocol):
         self._tail = b""
 
     def send(self) -> None:
-        """Send the request."""
+        """Send the next request."""
         self._has_head = False
         self._first_at = 0.0
         self._tail = b""
         self._sent_at = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def close(self) -> None:
         """Close the connection at once."""

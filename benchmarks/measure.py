@@ -78,17 +78,23 @@ class Bench:
         *,
         seconds: float,
         warm_s: float = 0.1,
+        keys: Sequence[str] = (),
+        connections: int = CONNECTIONS,
     ) -> tuple[Report, Mapping[str, int]]:
-        """One run of one workload; returns the CPU time by process in ns too."""
+        """One run of one workload; returns the CPU time by process in ns too.
+
+        The requests are of `keys` in turn, where there are any, else of the subject's own key.
+        """
         self.generator.prepare(
             _order(
                 subject,
                 model,
                 mode,
-                CONNECTIONS,
+                connections,
                 seconds=seconds,
                 per_s=REQUESTS_PER_S,
                 warm_s=warm_s,
+                keys=keys,
             )
         )
         time.sleep(_SETTLED_S)
@@ -268,11 +274,16 @@ def _order(
     seconds: float = 0.0,
     per_s: float = 0.0,
     warm_s: float,
+    keys: Sequence[str] = (),
 ) -> Order:
     workload = model if isinstance(model, Workload) else _workload(model)
+    request, *others = (
+        workload.request(f"127.0.0.1:{subject.port}", key) for key in keys or [subject.key]
+    )
     return Order(
         port=subject.port,
-        request=workload.request(f"127.0.0.1:{subject.port}", subject.key),
+        request=request,
+        others=others,
         end=workload.end,
         mode=mode,
         connections=connections,

@@ -86,6 +86,18 @@ def memory_kib(pid: int) -> dict[str, int]:
     return sizes
 
 
+def forget_peak(pid: int) -> int:
+    """Begin anew with what the process has now; returns that, in KiB."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return peak_kib(pid)
+
+
+def peak_kib(pid: int) -> int:
+    """The most memory that the process has had since `forget_peak`."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(first_line_value(status, "VmHWM").split()[0])
+
+
 def filesystem_of(path: Path) -> str:
     """The type of the filesystem that holds `path`."""
     best = ("", "unknown")

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.profile import SUFFIX
 from benchmarks.subjects import ROOT
+from benchmarks.tls import OVER_TLS, PLAIN, side_by_side
 from benchmarks.verdicts import verdicts
 
 _PAGE = ROOT / "docs" / "performance.md"
@@ -39,6 +40,9 @@ def figures(results: dict[str, Any], source: str) -> str:
             *_features(results.get("features", ())),
             *_dialects(results.get("dialects", ())),
             *_ledger(results),
+            *_scaling(results.get("scaling", ())),
+            *_large(results.get("large", ())),
+            *_tls(results.get("tls")),
         )
     )
 
@@ -153,6 +157,56 @@ def _dialects(dialects: Sequence[dict[str, Any]]) -> Iterator[str]:
     header = ["", "JSON answer", "20-chunk stream", "an event alone", "an event among others"]
     title = "CPU where the client's dialect and the provider's differ, and where they do not:"
     yield f"{title}\n\n{_table(header, rows)}"
+
+
+def _scaling(scaled: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """One line for each size of a server."""
+    if not scaled:
+        return
+    rows = [
+        [
+            row["direction"],
+            row["size"],
+            f"{row['cpu_ms']:.2f}",
+            f"{row['times']:.2f}",
+            *(f"{row['cpu_ms_by_process'][role]:.3f}" for role in ("worker", "ledger")),
+            f"{row['start_s']:.2f}",
+        ]
+        for row in scaled
+    ]
+    header = ["what grows", "size", "CPU ms", "times the smallest", "worker", "ledger", "start s"]
+    title = "CPU milliseconds per JSON chat request by the size of the server, saturated:"
+    yield f"{title}\n\n{_table(header, rows)}"
+
+
+def _large(large: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """One line for each kind of body and each number of them at once."""
+    if not large:
+        return
+    rows = [
+        [
+            f"{row['text']}, {row['at_once']} at once",
+            f"{row['peak_bodies']:.1f}",
+            f"{row['turn_cpu_ms']:.1f}",
+            f"{row['turn_ms']:.1f}",
+        ]
+        for row in large
+    ]
+    header = ["", "peak memory, in bodies", "longest turn, CPU ms", "longest turn, ms"]
+    title = f"A chat of {large[0]['body_bytes'] / 1e6:.0f} MB, images in base64:"
+    yield f"{title}\n\n{_table(header, rows)}"
+
+
+def _tls(tls: dict[str, Any] | None) -> Iterator[str]:
+    """One line for each load."""
+    if tls is None:
+        return
+    rows = [
+        [what, f"{plain:.2f} {unit}", f"{secured:.2f} {unit}"]
+        for what, unit, plain, secured in side_by_side(tls)
+    ]
+    title = "CPU by how the upstream speaks:"
+    yield f"{title}\n\n{_table(['', PLAIN, OVER_TLS], rows)}"
 
 
 def _ledger(results: dict[str, Any]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.tls import OVER_TLS, PLAIN, side_by_side
 from benchmarks.verdict import Verdict
 from benchmarks.verdicts import verdicts
 
@@ -35,6 +36,12 @@ def show(results: dict[str, Any], console: Console) -> None:
         _show_events(events, console)
     if dialects := results.get("dialects"):
         _show_dialects(dialects, console)
+    if scaled := results.get("scaling"):
+        _show_scaling(scaled, console)
+    if large := results.get("large"):
+        _show_large(large, console)
+    if tls := results.get("tls"):
+        _show_tls(tls, console)
     if local := results.get("local"):
         _show_local(local, console)
     if policies := results.get("policy"):
@@ -186,6 +193,42 @@ def _show_dialects(dialects: Sequence[dict[str, Any]], console: Console) -> None
         costs = (f"{row[name]:.3f}" for name in ("json_ms", "stream_ms"))
         events = (f"{row[name]:.1f}" for name in ("paced_us", "at_once_us"))
         table.add_row(row["client"], row["provider"], *costs, *events)
+    console.print(table)
+
+
+def _show_scaling(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        "Scaling: CPU ms per JSON chat request, saturated",
+        *("what", "size", "CPU", "times", "worker", "ledger", "first answer s"),
+    )
+    for row in rows:
+        by_process = (row["cpu_ms_by_process"].get(role) for role in ("worker", "ledger"))
+        table.add_row(
+            row["direction"],
+            row["size"],
+            f"{row['cpu_ms']:.3f}",
+            f"{row['times']:.2f}",
+            *map(_ms, by_process),
+            f"{row['start_s']:.2f}",
+        )
+    console.print(table)
+
+
+def _show_large(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    table = _table(
+        f"A chat of {rows[0]['body_bytes'] / 1e6:.1f} MB",
+        *("what", "at once", "peak memory, bodies", "longest turn, CPU ms", "ms"),
+    )
+    for row in rows:
+        figures = (row[name] for name in ("peak_bodies", "turn_cpu_ms", "turn_ms"))
+        table.add_row(row["text"], str(row["at_once"]), *(f"{figure:.1f}" for figure in figures))
+    console.print(table)
+
+
+def _show_tls(tls: dict[str, Any], console: Console) -> None:
+    table = _table("CPU by how the upstream speaks", "what", "unit", PLAIN, OVER_TLS, "more")
+    for what, unit, plain, secured in side_by_side(tls):
+        table.add_row(what, unit, f"{plain:.3f}", f"{secured:.3f}", f"{secured - plain:+.3f}")
     console.print(table)
 
 

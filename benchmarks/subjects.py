@@ -176,9 +176,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def upstream() -> Iterator[Direct]:
-    """The upstream, as long as the context lasts."""
-    command = [sys.executable, "-m", "benchmarks.upstream"]
+def upstream(certificate: Path | None = None) -> Iterator[Direct]:
+    """The upstream, as long as the context lasts; over TLS where it has a certificate."""
+    command = [sys.executable, "-m", "benchmarks.upstream", *map(str, filter(None, [certificate]))]
     with _process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())

@@ -1,7 +1,8 @@
 """The provider that everything measured talks to: answers that were made beforehand.
 
 It runs in a process of its own and does next to nothing per request, because its share of the
-machine is missing from what is measured. It prints its port and serves until it is killed.
+machine is missing from what is measured. It prints its port and serves until it is killed; over
+TLS, where its argument is a file with a key and a certificate.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import ssl
+import sys
 from collections.abc import Mapping
 from typing import cast
 
@@ -17,8 +20,8 @@ import uvloop
 from benchmarks.workloads import Answer, all_workloads, dialect_workloads, overload_workloads
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
-# In the body, or in the path as Gemini has it.
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"]+)"')
+# In the body, or in the path as Gemini has it. What is behind a colon tells targets apart.
+_MODEL = re.compile(rb'"model"\s*:\s*"([^":]+)')
 _MODEL_IN_PATH = re.compile(rb"POST [^ ]*/models/([^:]+):")
 
 
@@ -64,15 +67,21 @@ class Upstream(asyncio.Protocol):
             self._loop.call_soon(self._write, answer, index)
 
 
-async def _serve() -> None:
+async def _serve(certificate: str | None) -> None:
     workloads = {**all_workloads(), **dialect_workloads(), **overload_workloads()}
     answers = {model.encode(): workload.answer for model, workload in workloads.items()}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Upstream(answers), "127.0.0.1", 0, backlog=1024)
+    context = None
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+    server = await loop.create_server(
+        lambda: Upstream(answers), "127.0.0.1", 0, backlog=1024, ssl=context
+    )
     gc.freeze()
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(_serve(sys.argv[1] if sys.argv[1:] else None))

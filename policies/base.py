@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 from policies.strategies import Strategy
 from policies.weights import Weights
 
@@ -114,8 +116,7 @@ class Analysis:
     latency_sensitivity: Latency
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks of a target.
 
     `input_tokens` is the routing estimate (UTF-8 bytes / 4), never used for money; `fewest_tokens`
@@ -208,8 +209,7 @@ class Candidate:
         return known
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """A target on a route, and why it stands where it stands.
 
     `score` is what it was ordered by, where that is one number, and `scores` its criteria.
@@ -221,8 +221,7 @@ class Choice:
     scores: Mapping[str, float] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     """A target that was left out, and why. `code` is a stable word for logs and tests."""
 
     target: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -57,4 +56,4 @@ class Cascading:
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates in the order in which they are to be asked."""
         choices = self._order.decide(question, candidates)
-        return tuple(replace(choice, reason=self.name) for choice in choices)
+        return tuple(msgspec.structs.replace(choice, reason=self.name) for choice in choices)

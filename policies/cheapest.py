@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from policies.base import Candidate, Choice, Question, Sense
 
@@ -18,7 +19,7 @@ class Cheapest:
         priced = [(candidate.cost_nanousd(question), candidate) for candidate in candidates]
         known = sorted(
             ((cost, candidate) for cost, candidate in priced if cost is not None),
-            key=lambda pair: pair[0],
+            key=itemgetter(0),
         )
         unknown = (candidate for cost, candidate in priced if cost is None)
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
 from typing import Annotated
 
 import msgspec
@@ -125,13 +126,12 @@ class Weighted:
             scales=self._options.scales,
             costs=[candidate.cost_nanousd(question) for candidate in candidates],
         )
-        score_of = {name: _CRITERIA[name](case) for name, _ in weights.shares}
+        names, shares = zip(*weights.shares, strict=True)
+        by_candidate = zip(*(_CRITERIA[name](case) for name in names), strict=True)
         scored: list[tuple[float, float, Mapping[str, float], Candidate]] = []
-        for place, (candidate, cost) in enumerate(zip(candidates, case.costs, strict=True)):
-            scores: dict[str, float] = {
-                name: round(score_of[name][place], 6) for name, _ in weights.shares
-            }
-            score = math.fsum(share * score_of[name][place] for name, share in weights.shares)
+        for candidate, cost, found in zip(candidates, case.costs, by_candidate, strict=True):
+            scores = {name: round(each, 6) for name, each in zip(names, found, strict=True)}
+            score = math.fsum(map(mul, shares, found))
             scored.append((math.inf if cost is None else cost, score, scores, candidate))
         return scored
 

@@ -17,6 +17,7 @@ from proxy.http import REFUSAL, ClientGone, Exchange, Receive, Scope, Send
 from proxy.models import ANTHROPIC_VERSION, Models
 from proxy.models import PREFIX as MODEL_PREFIX
 from proxy.telemetry import Metrics
+from proxy.turns import Turns
 from proxy.wire.messages.failures import ANTHROPIC_FAILURES
 
 Endpoint = Callable[[Exchange], Awaitable[None]]
@@ -42,6 +43,7 @@ class App:
         self._rest = rest
         self._rest_prefixes = rest_prefixes
         self._metrics = metrics
+        self._turns = Turns()
         self._open = metrics.open_requests
         self._counted: dict[tuple[str, int], Callable[[], None]] = {}
 
@@ -58,6 +60,7 @@ class App:
             await self._rest(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send)
+        exchange.turns = self._turns
         if is_anthropic(exchange, path):
             exchange.failures = ANTHROPIC_FAILURES
             exchange.reply_headers.append((b"request-id", exchange.request_id.encode()))
@@ -86,8 +89,10 @@ class App:
             await exchange.refuse(Internal("something went wrong here; the log says what"))
         finally:
             self._open.dec()
-            if exchange.on_end is not None:
-                exchange.on_end()
+            # What it holds, the body too, is let go of now, not when cycles are looked for.
+            on_end, exchange.on_end, exchange.before_end = exchange.on_end, None, None
+            if on_end is not None:
+                on_end()
             self._count(path if path in self._routes else "other", exchange.status)
 
     def _find(self, path: str, method: str) -> Endpoint:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from adapters.base import Answer
 from policies.base import Route
 from proxy.errors import ApiError
@@ -81,7 +83,7 @@ def rest_of(route: Route, broken: str, table: TargetTable) -> Route | None:
     names = [choice.target for choice in route.choices]
     rest = route.choices[names.index(broken) + 1 :] if broken in names else route.choices
     able = tuple(
-        replace(choice, reason=REASON)
+        msgspec.structs.replace(choice, reason=REASON)
         for choice in rest
         if (target := table.target(choice.target)) is not None and target.prefill is not None
     )

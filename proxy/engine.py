@@ -412,6 +412,8 @@ class Engine:
     ) -> None:
         """One attempt, settled when this returns or raises."""
         try:
+            if job.exchange.is_large:
+                await job.exchange.turn()
             sent, call = _call(job, tried, waits=waits, fresh=step.fresh)
             job.shared.upstream.begin(tried.id, time.perf_counter())
             async with Within(tried.limit, step.key.adapter.open(call)) as answer:

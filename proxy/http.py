@@ -16,6 +16,7 @@ from proxy.errors import (
     InvalidRequest,
     UnsupportedEncoding,
 )
+from proxy.turns import LARGE_BYTES, Turns
 from proxy.wire.dialect import OPENAI_FAILURES, Failures
 
 Scope = MutableMapping[str, Any]
@@ -59,12 +60,14 @@ class Exchange:
         "failures",
         "headers",
         "is_gone",
+        "is_large",
         "on_end",
         "reply_headers",
         "request_id",
         "scope",
         "started",
         "status",
+        "turns",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +84,10 @@ class Exchange:
         self.is_gone = False
         """The client left before the reply had ended, as far as that was noticed."""
         self.status = 0
+        self.is_large = False
+        """Whether what is done with its body is done a step at a time: see `turn`."""
+        self.turns: Turns | None = None
+        """Which the steps of large bodies take; None: they need not."""
         self.failures: Failures = OPENAI_FAILURES
         """How the client is told of what goes wrong: in its own dialect."""
         self.on_end: Callable[[], None] | None = None
@@ -107,7 +114,15 @@ class Exchange:
         encoding = self.headers.get(b"content-encoding")
         if encoding is None or encoding.strip().lower() in (b"", b"identity"):
             return body
-        return _decompress(body, encoding.strip().lower(), limit)
+        encoding = encoding.strip().lower()
+        if len(body) <= _INFLATED_AT_ONCE_BYTES:
+            body = _decompress(body, encoding, limit)
+        else:
+            body = await asyncio.to_thread(_decompress, body, encoding, limit)
+        if len(body) >= LARGE_BYTES:
+            self.is_large = True
+            await self.turn()
+        return body
 
     async def _read_rest(self, first: bytes, limit: int) -> bytes:
         parts, size, more = [first], len(first), True
@@ -118,7 +133,19 @@ class Exchange:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             more = message.get("more_body", False)
-        return b"".join(parts)
+        if size < LARGE_BYTES:
+            return b"".join(parts)
+        self.is_large = True
+        await self.turn()
+        body = b"".join(parts)
+        del parts, first
+        await self.turn()
+        return body
+
+    async def turn(self) -> None:
+        """Let others go first: what comes next takes long, because the body `is_large`."""
+        if self.turns is not None:
+            await self.turns.next()
 
     async def _next_message(self) -> Message:
         message = await self._receive()

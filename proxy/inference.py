@@ -29,4 +29,6 @@ class Inference:
         request = self._parse(await exchange.read_body(self._max_body), exchange.headers)
         if not caller.may_use(request.endpoint):
             raise EndpointForbidden(f"this API key may not use the endpoint {request.endpoint!r}")
+        if exchange.is_large:
+            await exchange.turn()
         await self._engine.serve(exchange, caller, request)

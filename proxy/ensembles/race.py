@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from policies.base import Choice
 from proxy.attempts import Job
@@ -72,7 +74,8 @@ async def hedge(
             elif not ended:
                 after_s = None
                 first = branches.running[0]
-                second = replace(waiting[0] if waiting else first.choice, reason="hedge")
+                choice = waiting[0] if waiting else first.choice
+                second = msgspec.structs.replace(choice, reason="hedge")
                 if hedged.may_begin(first, second):
                     branches.begin(second)
                     waiting = deque(each for each in waiting if each.target != second.target)

@@ -236,9 +236,10 @@ class ChatRequest:
         messages = self.body.decode(_turns).messages
         said = [message.content for message in messages if message.role == "user"]
         told = [message.content for message in messages if message.role in _INSTRUCTING]
+        text = _excerpt(said[-1]) if said else ""
         return Prompt(
-            text=_excerpt(said[-1]) if said else "",
-            opening=_excerpt(said[0]) if said else "",
+            text=text,
+            opening=_excerpt(said[0]) if len(said) > 1 else text,
             system=_excerpt(told[0]) if told else "",
             turns=len(messages),
         )

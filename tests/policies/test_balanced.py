@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +34,9 @@ def _first(options: dict[str, object], question: Question, found: list[Candidate
 
 
 def _counts(options: dict[str, object], found: list[Candidate], turns: int) -> Counter[str]:
-    return Counter(_first(options, replace(PLAIN, turn=turn), found) for turn in range(turns))
+    return Counter(
+        _first(options, msgspec.structs.replace(PLAIN, turn=turn), found) for turn in range(turns)
+    )
 
 
 def test_round_robin_gives_everyone_the_same() -> None:
@@ -80,10 +83,10 @@ def test_a_conversation_stays_and_moves_only_from_a_target_that_is_gone(
     conversation: int, broken: int, turn: int
 ) -> None:
     found = _equals(6)
-    asked = replace(PLAIN, conversation=conversation)
+    asked = msgspec.structs.replace(PLAIN, conversation=conversation)
     options: dict[str, object] = {"by": "round_robin", "sticky": True}
     home = _first(options, asked, found)
-    assert _first(options, replace(asked, turn=turn), found) == home
+    assert _first(options, msgspec.structs.replace(asked, turn=turn), found) == home
     # What is measured of it moves nobody; once it goes, whoever was not there stays.
     failing = [replace(c, reliability=0.1) if i == broken else c for i, c in enumerate(found)]
     assert _first(options, asked, failing) == home
@@ -95,7 +98,7 @@ def test_a_conversation_stays_and_moves_only_from_a_target_that_is_gone(
 
 def test_conversations_spread_over_all_targets() -> None:
     counts = Counter(
-        _first({"sticky": True}, replace(PLAIN, conversation=i * 2**40), _equals(4))
+        _first({"sticky": True}, msgspec.structs.replace(PLAIN, conversation=i * 2**40), _equals(4))
         for i in range(2000)
     )
     assert all(400 <= count <= 600 for count in counts.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -296,7 +297,10 @@ def test_an_answer_that_comes_whole_is_waited_for_to_its_end() -> None:
     policy = registry.make("weighted", {"weights": {"latency": 1}})
     whole = Question(needs=frozenset(), input_tokens=10, output_tokens=500)
     assert policy.decide(whole, [first, quick])[0].target == "quick"
-    assert policy.decide(replace(whole, stream=True), [first, quick])[0].target == "first"
+    assert (
+        policy.decide(msgspec.structs.replace(whole, stream=True), [first, quick])[0].target
+        == "first"
+    )
     # Where one's speed is not known, none counts.
     unknown = replace(quick, tokens_per_second=None)
     assert policy.decide(whole, [first, unknown])[0].target == "first"

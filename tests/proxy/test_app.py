@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import weakref
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -24,6 +27,10 @@ async def _fail(exchange: Exchange) -> None:
 async def _fail_late(exchange: Exchange) -> None:
     await exchange.start(200, b"text/plain", [])
     raise ZeroDivisionError("sk-canary")
+
+
+class Held:
+    """What a request has in memory."""
 
 
 def _app() -> App:
@@ -75,6 +82,37 @@ def test_a_fault_behind_the_status_ends_the_reply_without_an_end(
     (head,) = _ask(_app(), "/late")  # the server closes the connection on what is not complete
     assert head["status"] == 200
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/held", "/held/and/failed"])
+def test_what_a_request_held_is_let_go_of_when_it_has_ended(path: str) -> None:
+    """Not when the collector comes by: bodies of megabytes would pile up until then."""
+    held: list[weakref.ref[Held]] = []
+    ended: list[str] = []
+
+    async def hold(exchange: Exchange) -> None:
+        thing = Held()
+        held.append(weakref.ref(thing))
+
+        async def before_end() -> None:
+            assert thing is not exchange
+
+        exchange.on_end = partial(lambda *it: ended.append(path), exchange, thing)
+        exchange.before_end = before_end
+        if path == "/held":
+            await exchange.reply(200, b"")
+        else:
+            raise Overloaded("full")
+
+    app = _app()
+    app._routes = {path: {"POST": hold}}
+    gc.disable()
+    try:
+        assert _ask(app, path)
+        assert ended == [path]
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("path", ["/early", "/admin/v1/keys", "/v1/messages"])

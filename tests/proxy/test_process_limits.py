@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import resource
 import subprocess
 import sys
@@ -49,3 +50,33 @@ def test_a_system_that_names_no_limit_but_has_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     process_limits.prepare()
     assert chosen == [(10_240, resource.RLIM_INFINITY)]
+
+
+LARGE_BLOCKS = """
+from pathlib import Path
+from proxy import process_limits
+
+def resident_kib():
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
+
+process_limits.prepare()
+bytearray(6 << 20)  # the first to be freed is what glibc goes by
+before = resident_kib()
+large, small = [], []
+for _ in range(8):  # what stays is between what goes
+    large.append(b"x" * (5 << 20))
+    small.append(b"y" * (64 << 10))
+held = resident_kib()
+large.clear()
+print(held - before, resident_kib() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries know no mallopt")
+def test_the_memory_of_large_bodies_is_given_back() -> None:
+    code = [sys.executable, "-c", LARGE_BLOCKS]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    held_kib, kept_kib = map(int, done.stdout.split())
+    assert held_kib > 8 * 5 << 10
+    assert kept_kib < 5 << 10

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidRequest
+from proxy.wire import body as wire_body
 from proxy.wire.body import Body
 
 
@@ -68,13 +69,15 @@ _values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
     max_leaves=8,
 )
+# As they are refused in any other case, the names that money goes by stand for themselves.
+_keys = _texts.filter(lambda key: key.islower() or key.casefold() not in wire_body._ONE_CASE)
 _spaces = st.sampled_from(["", "", " ", "\n  ", "\t", "\r\n"])
 
 
 @st.composite
 def _layouts(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], list[bytes]]:
     """A body, its value, and its members' values as they are written."""
-    value = draw(st.dictionaries(_texts, _values, max_size=6))
+    value = draw(st.dictionaries(_keys, _values, max_size=6))
     members, written = [], []
     for key, item in value.items():
         ascii_only = draw(st.booleans()) or _is_lone(item)
@@ -88,6 +91,12 @@ def _layouts(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], list[bytes]]:
     inside = draw(_spaces) if not members else ""
     raw = f"{draw(_spaces)}{{{inside}{','.join(members)}}}{draw(_spaces)}"
     return raw.encode(), value, written
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done in pieces has many of them; a character of four bytes fits into one."""
+    monkeypatch.setattr(wire_body, "_PIECE_BYTES", 4)
 
 
 def _units(text: str) -> list[int]:
@@ -122,6 +131,35 @@ def test_an_unchanged_body_is_joined_to_the_same_members(
     assert list(_members(body).items()) == list(zip(keys, written, strict=True))
     joined = json.loads(body.join({}))
     assert list(joined.items()) == list(zip(keys, value.values(), strict=True))
+
+
+@pytest.mark.usefixtures("small_pieces")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text("ab", min_size=5), st.booleans())
+def test_a_large_value_counts_to_its_last_byte(text: str, is_other: bool) -> None:
+    value = f'"{text}"'.encode()
+    first = f'"{text[:-1]}~"'.encode() if is_other else value
+    with pytest.raises(InvalidRequest, match="twice"):
+        Body.parse(b'{ "x": %b, "x":%b}' % (first, value))
+    assert _members(Body.parse(b'{ "x": %b}' % value)) == {"x": value}
+
+
+@pytest.mark.usefixtures("small_pieces")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.text(max_size=6).map(lambda text: text.encode("utf-8", "replace"))
+        | st.binary(max_size=3)
+    ).map(b"".join)
+)
+def test_what_is_not_utf8_is_named_by_its_first_byte(text: bytes) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        with pytest.raises(InvalidRequest, match=rf"UTF-8 \(byte {error.start}\)"):
+            wire_body._check_utf8(text)
+    else:
+        wire_body._check_utf8(text)
 
 
 @given(_layouts(), st.data())
