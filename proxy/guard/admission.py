@@ -5,6 +5,7 @@ A request that is turned away costs little: its body has not been read, nothing 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,11 @@ from proxy.errors import ApiError, Overloaded
 
 # Who asks again at once takes the time of those who are answered: so many take a few per cent of a
 # worker's.
-MOST_REFUSALS_PER_S = 500
+MOST_REFUSALS_PER_S = 1_000
 LONGEST_REST_S = 1.0
+# Few refusals are no burden; and of many, those that are heard together cost less than one by one.
+UNTROUBLED_S = 0.1
+TOGETHER_S = 0.05
 
 Start = Callable[[ApiError | None], None]
 """Has a request answered: by the application, or with a refusal."""
@@ -29,7 +33,7 @@ class Admission:
         self._running = 0
         self._waiting: deque[tuple[float, Start]] = deque()
         self._rested_at = 0.0
-        """When the connections that rest now are heard again, the last of them."""
+        """When all would be heard again who were turned away, one after the other."""
         self.resize(most=most, queue=queue, queue_s=queue_s)
 
     def resize(self, *, most: int, queue: int, queue_s: float) -> None:
@@ -59,14 +63,16 @@ class Admission:
         while self._waiting and self._waiting[0][0] <= now:
             self._waiting.popleft()[1](_overloaded())
 
-    def rest_s(self, now: float) -> float:
-        """How long a connection that was turned away is not heard, from now on.
+    def heard_at(self, now: float) -> float:
+        """When a connection on which a request was turned away is to be heard again.
 
-        So long that those who are come back one after the other, and not all at once.
+        That is now, unless many were, and so late that `MOST_REFUSALS_PER_S` are.
         """
         rested_at = max(self._rested_at, now) + 1 / MOST_REFUSALS_PER_S
         self._rested_at = min(rested_at, now + LONGEST_REST_S)
-        return self._rested_at - now
+        if self._rested_at < now + UNTROUBLED_S:
+            return now
+        return math.ceil(self._rested_at / TOGETHER_S) * TOGETHER_S
 
     def _let_in(self) -> None:
         while self._waiting and self._running < self._most:

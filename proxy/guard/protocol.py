@@ -305,10 +305,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._run(cycle, app)
 
     def _rest(self) -> None:
-        """Read nothing for a moment, as many others are turned away, too."""
+        """Read nothing for a moment, where many are turned away."""
         now = self.loop.time()
-        self.flow.pause_reading()
-        self.loop.call_at(now + self._admission.rest_s(now), self._read_on)
+        heard_at = self._admission.heard_at(now)
+        if heard_at > now:
+            self.flow.pause_reading()
+            self.loop.call_at(heard_at, self._read_on)
 
     def _read_on(self) -> None:
         if not self.transport.is_closing():

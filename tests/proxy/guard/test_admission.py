@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ApiError, Overloaded
-from proxy.guard.admission import LONGEST_REST_S, MOST_REFUSALS_PER_S, Admission
+from proxy.guard.admission import (
+    LONGEST_REST_S,
+    MOST_REFUSALS_PER_S,
+    TOGETHER_S,
+    UNTROUBLED_S,
+    Admission,
+)
 
 _steps = st.lists(
     st.one_of(
@@ -67,18 +73,25 @@ def test_every_request_is_answered_once_and_in_order(
     assert sorted([*let_in, *turned_away, *waiting_since]) == list(range(entered))
 
 
-@given(gaps_s=st.lists(st.floats(0, 0.01), min_size=1, max_size=100))
-def test_those_turned_away_are_heard_again_one_after_the_other(gaps_s: list[float]) -> None:
+@given(crowds=st.lists(st.tuples(st.floats(0, 0.3), st.integers(50, 200)), min_size=1, max_size=5))
+def test_no_more_are_heard_than_may_be_turned_away_again(crowds: list[tuple[float, int]]) -> None:
     admission = Admission(most=1, queue=0, queue_s=2.0)
-    now, heard_at = 1e6, 0.0
-    for gap_s in gaps_s:
+    now = 1e6
+    heard_at: list[float] = []
+    for gap_s, count in crowds:
         now += gap_s
-        before, heard_at = heard_at, now + admission.rest_s(now)
-        assert heard_at - max(now, before) == pytest.approx(1 / MOST_REFUSALS_PER_S, abs=1e-6)
+        heard_at += [admission.heard_at(now) for _ in range(count)]
+        assert now <= heard_at[-1] <= now + LONGEST_REST_S + TOGETHER_S
+    # Between any two moments so many are heard, and those besides that may be at once.
+    at_once = UNTROUBLED_S + TOGETHER_S + 1e-6
+    ahead_s = [n / MOST_REFUSALS_PER_S - at for n, at in enumerate(sorted(heard_at))]
+    behind_s = list(itertools.accumulate(ahead_s, min))
+    assert all(ahead <= behind + at_once for ahead, behind in zip(ahead_s, behind_s, strict=True))
 
 
-def test_nobody_who_is_turned_away_rests_for_long() -> None:
+def test_few_who_are_turned_away_are_heard_at_once_and_nobody_rests_for_long() -> None:
     admission = Admission(most=1, queue=0, queue_s=2.0)
-    rests_s = [admission.rest_s(7.0) for _ in range(10 * MOST_REFUSALS_PER_S)]
-    assert max(rests_s) == pytest.approx(LONGEST_REST_S)
-    assert admission.rest_s(9.0) == pytest.approx(1 / MOST_REFUSALS_PER_S)
+    heard_at = [admission.heard_at(7.0) for _ in range(10 * MOST_REFUSALS_PER_S)]
+    assert heard_at[0] == 7.0
+    assert max(heard_at) <= 7.0 + LONGEST_REST_S + TOGETHER_S
+    assert admission.heard_at(9.0) == 9.0
