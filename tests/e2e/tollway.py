@@ -90,7 +90,7 @@ class Tollway:
     def children(self) -> list[psutil.Process]:
         """The ledger and the workers that are alive."""
         found = psutil.Process(self.pid).children()
-        return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in found if _lives(child)]
 
     def ledger(self) -> psutil.Process:
         """The child that owns the ledger's lock, once it does."""
@@ -218,3 +218,11 @@ def events(text: str) -> list[Any]:
     """The decoded events of a stream; `[DONE]` as the string."""
     payloads = [block[6:] for block in text.split("\n\n") if block.startswith("data: ")]
     return [payload if payload == "[DONE]" else json.loads(payload) for payload in payloads]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        status: str = process.status()
+    except psutil.NoSuchProcess:  # it went between two looks
+        return False
+    return status != psutil.STATUS_ZOMBIE
