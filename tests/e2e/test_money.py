@@ -16,6 +16,7 @@ import pytest
 from proxy.ledger.audit import audit
 from tests.e2e.tollway import Tollway, provider, serving
 from tests.e2e.upstream import Call, Line, Upstream, answer_ok, chunk, completion, usage_chunk
+from tests.waiting import until
 
 COST = 11 * 1_000 + 7 * 2_000  # nano-USD of one answer of our upstream
 
@@ -100,7 +101,7 @@ def test_nothing_is_lost_when_a_process_is_killed_under_load(
         assert victim == "worker" or outcomes["ok"] >= answered
         assert {row["cost_nanousd"] for row in rows if row["outcome"] == "ok"} == {COST}
         assert audit(tollway.data / "ledger.db") == []
-        assert tollway.chat().status_code == 200
+        until(lambda: tollway.chat().status_code == 200)  # both workers have found the new ledger
 
 
 async def _load_while_killing(tollway: Tollway, victim: str, kills: int) -> int:
