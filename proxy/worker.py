@@ -50,7 +50,6 @@ from proxy.swaps.preparing import Preparations
 from proxy.telemetry import Metrics, RequestLog, reserve_space
 from proxy.webhooks import Webhook, signing_key
 
-_YOUNG_OBJECTS = 10_000
 _logger = logging.getLogger("tollway")
 
 try:
@@ -81,9 +80,6 @@ def run(
     A byte is written to `ready` when requests are accepted. `lifeline` is the read end of a pipe
     that only the supervisor holds open; over `line` it tells of other revisions.
     """
-    # A request makes some hundreds of objects and no cycles: at 700, the collector would look at them
-    # after every second one, for a twentieth of the worker's time.
-    gc.set_threshold(_YOUNG_OBJECTS)
     gc.freeze()  # what came since the supervisor did so lives as long as the process, too
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(plan, number, listener, ready, lifeline, line))
