@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks import measure, proc
 from benchmarks.load import Order
 from benchmarks.measure import Bench
+from benchmarks.numbered import write_numbered
 from benchmarks.subjects import Tollway, create_key, free_port, serve, wait_for_answer
 from benchmarks.watched import Watched
-from benchmarks.workloads import PROVIDER_KEY
 
 BODY_BYTES = 5_000_000
 _IMAGES = 4
@@ -89,7 +87,8 @@ def measured(bench: Bench, folder: Path, text: str, at_once: int) -> Large:
     turns = folder / "turns"
     turns.mkdir(parents=True)
     config = folder / "router.yaml"
-    config.write_text(yaml.safe_dump(_config(bench.upstream_port), sort_keys=False))
+    capabilities = ("chat", "vision")
+    write_numbered(config, bench.upstream_port, model=_MODEL, routed=2, capabilities=capabilities)
     data, port = folder / "data", free_port()
     key = create_key(config, data)
     command = [sys.executable, "-m", "benchmarks.watched", str(turns)]
@@ -136,30 +135,3 @@ def _take_turn(
     bench.sent[subject.name] += report.requests
     found.turn_cpu_ms.append(watched.cpu_ns / 1e6)
     found.turn_ms.append(watched.time_ns / 1e6)
-
-
-def _config(upstream_port: int) -> dict[str, Any]:
-    """Everything is on: see `benchmarks.subjects`."""
-    names = [f"near/{_MODEL}:{number}" for number in range(2)]
-    return {
-        "server": {"access_log": False, "open_metrics": True},
-        "providers": {
-            "near": {
-                "adapter": "openai",
-                "base_url": f"http://127.0.0.1:{upstream_port}/v1",
-                "api_key": PROVIDER_KEY,
-            }
-        },
-        "targets": [
-            {
-                "target": name,
-                "price": {"input": 0.15 + number, "output": 0.6 + number},
-                "context_length": 128_000,
-                "max_output_tokens": 4_096,
-                "capabilities": ["chat", "vision"],
-            }
-            for number, name in enumerate(names)
-        ],
-        "models": {_MODEL: {"policy": "cheapest", "targets": names}},
-        "budgets": [{"scope": "global", "window": "month", "limit_usd": 1_000_000}],
-    }

@@ -5,22 +5,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import msgspec
 
 from benchmarks.crowd import Order, Report
 from benchmarks.measure import Bench
+from benchmarks.peer import Peer, peer
 from benchmarks.results import percentile
-from benchmarks.subjects import ROOT, Tollway, tollway
+from benchmarks.subjects import Tollway, tollway
 from benchmarks.workloads import Workload, overload_workloads
 
 TIMES_TOO_MANY = 5
@@ -140,7 +138,8 @@ class Overload:
 def overload(bench: Bench, *, quick: bool, cases: Sequence[Case] = CASES) -> list[Overload]:
     """Measure each case with a server of its own. Raises `RuntimeError`."""
     found = []
-    with _crowd() as crowd:
+    with peer("benchmarks.crowd") as process:
+        crowd = _Crowd(process)
         for number, case in enumerate(cases):
             bench.progress(f"overload: {case.title}")
             folder = bench.folder / f"overload-{number}"
@@ -216,29 +215,13 @@ def _percentiles(values: Sequence[float]) -> dict[str, float]:
 class _Crowd:
     """The process of the callers, seen from here."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._stdin = cast(IO[bytes], process.stdin)
-        self._stdout = cast(IO[bytes], process.stdout)
+    def __init__(self, process: Peer) -> None:
+        self._process = process
 
     def run(self, order: Order, subject: Tollway) -> tuple[Report, int]:
         """Carry out an order; returns the server's CPU time in ns, too. Raises `RuntimeError`."""
         before = sum(subject.cpu_ns().values())
-        self._stdin.write(msgspec.json.encode(order) + b"\n")
-        self._stdin.flush()
-        line = self._stdout.readline()
-        if not line:
-            raise RuntimeError("the callers' process ended")
+        self._process.say(msgspec.json.encode(order))
+        line = self._process.heard()
         time.sleep(_SETTLED_S)
         return msgspec.json.decode(line, type=Report), sum(subject.cpu_ns().values()) - before
-
-
-@contextlib.contextmanager
-def _crowd() -> Iterator[_Crowd]:
-    command = [sys.executable, "-m", "benchmarks.crowd"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            yield _Crowd(process)
-        finally:
-            process.terminate()

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks import filled
 from benchmarks.measure import CONNECTIONS, Bench
+from benchmarks.numbered import write_numbered
 from benchmarks.subjects import Tollway, free_port, serve, wait_for_answer
-from benchmarks.workloads import PROVIDER_KEY
 
 ROWS = 10_000_000
 QUICK_ROWS = 100_000
@@ -185,36 +183,16 @@ def _server(bench: Bench, folder: Path, size: Size) -> Iterator[_Server]:
     folder.mkdir(parents=True)
     keys = filled.fill(data, keys=size.keys, rows=size.rows)
     config = folder / "router.yaml"
-    config.write_text(yaml.safe_dump(_config(size, bench.upstream_port), sort_keys=False))
+    write_numbered(
+        config,
+        bench.upstream_port,
+        model=_MODEL,
+        routed=size.targets,
+        others=size.others,
+        policy=size.policy,
+    )
     port, began_at, clock = free_port(), time.time(), time.monotonic()
     with serve(data, port, folder / "output", config=config, workers=size.workers) as process:
         start_s = wait_for_answer(process, port, keys[0]) - clock
         subject = Tollway(name=str(size), port=port, pid=process.pid, key=keys[0], data=data)
         yield _Server(subject=subject, keys=keys, began_at=began_at, start_s=start_s)
-
-
-def _config(size: Size, upstream_port: int) -> dict[str, Any]:
-    """Every target at a price of its own; the upstream answers by what stands before the colon."""
-    names = [f"near/{_MODEL}:{number}" for number in range(size.targets + size.others)]
-    return {
-        "server": {"access_log": False, "open_metrics": True},
-        "providers": {
-            "near": {
-                "adapter": "openai",
-                "base_url": f"http://127.0.0.1:{upstream_port}/v1",
-                "api_key": PROVIDER_KEY,
-            }
-        },
-        "targets": [
-            {
-                "target": name,
-                "price": {"input": 0.15 + number / 1_000, "output": 0.6 + number / 250},
-                "context_length": 128_000,
-                "max_output_tokens": 4_096,
-                "capabilities": ["chat"],
-            }
-            for number, name in enumerate(names)
-        ],
-        "models": {_MODEL: {"policy": size.policy, "targets": names[: size.targets]}},
-        "budgets": [{"scope": "global", "window": "month", "limit_usd": 1_000_000}],
-    }

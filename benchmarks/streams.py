@@ -14,21 +14,20 @@ import gc
 import os
 import re
 import resource
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import msgspec
 import uvloop
 
+from benchmarks.peer import peer
 from benchmarks.results import percentile
-from benchmarks.subjects import ROOT, Tollway, tollway
+from benchmarks.subjects import Tollway, tollway
 from benchmarks.workloads import Answer, Workload
 
 COUNTS = (2_000, 10_000)
@@ -43,6 +42,7 @@ _GIVE_UP_S = 300.0
 # Beside the streams: libraries, logs, the ledger.
 _OTHER_FILES = 200
 
+_MODULE = "benchmarks.streams"
 _MODEL = "stream-open"
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _EVENT = (
@@ -96,24 +96,26 @@ def streams(folder: Path, *, quick: bool) -> list[Streams]:
 
 def _measure(folder: Path, count: int, *, quick: bool) -> Streams:
     load_average = os.getloadavg()[0]
-    with _process("provider") as provider:
-        port = int(_line_of(provider))
+    with peer(_MODULE, "provider") as provider:
+        port = int(provider.heard())
         workloads = {_MODEL: _workload()}
         with (
             tollway(
                 folder, port, access_log=False, workloads=workloads, workers=WORKERS
             ) as subject,
-            _process("clients", str(subject.port), str(count), subject.key) as clients,
+            peer(
+                "benchmarks.streams", "clients", str(subject.port), str(count), subject.key
+            ) as clients,
         ):
-            _say(provider, "begin")  # the one that asked whether all is ready has its answer
+            provider.say(b"begin")  # the one that asked whether all is ready has its answer
             idle_kib = _pss_kib(subject)
-            _say(clients, "begin")
-            opened = msgspec.json.decode(_line_of(clients))
+            clients.say(b"begin")
+            opened = msgspec.json.decode(clients.heard())
             by_worker = tuple(sorted(_sockets(subject)))
             time.sleep(QUICK_HOLD_S if quick else HOLD_S)
             held_kib = _pss_kib(subject)
-            _say(provider, "end")
-            report = msgspec.json.decode(_line_of(clients))
+            provider.say(b"end")
+            report = msgspec.json.decode(clients.heard())
     lags_ms = report["lags_ms"]
     return Streams(
         count=count,
@@ -151,31 +153,6 @@ def _sockets(subject: Tollway) -> Iterator[int]:
         if role == "worker":
             links = Path(f"/proc/{pid}/fd").iterdir()
             yield sum(link.readlink().name.startswith("socket:") for link in links) // 2
-
-
-@contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "benchmarks.streams", *arguments]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _say(process: subprocess.Popen[bytes], word: str) -> None:
-    stdin = cast(IO[bytes], process.stdin)
-    stdin.write(word.encode() + b"\n")
-    stdin.flush()
-
-
-def _line_of(process: subprocess.Popen[bytes]) -> bytes:
-    line = cast(IO[bytes], process.stdout).readline()
-    if not line:
-        raise RuntimeError(f"{process.args!r} ended")
-    return line
 
 
 # --- the provider --------------------------------------------------------------------------
