@@ -70,6 +70,8 @@ _MOST_ALIKE = 32
 _STRING = rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+'
 _string_rest = re.compile(rb'%b(?=")' % _STRING).match
 _is_string = re.compile(_STRING).fullmatch
+# In ASCII, not empty, with nothing escaped.
+_is_plain = re.compile(rb"[ !#-\[\]-\x7f]+").fullmatch
 _OPENINGS = {
     name: re.compile(rb'"%b"\s*:\s*"' % name.encode())
     for name in (*_TEXT_FIELDS, *CALL_KINDS.values(), "obfuscation")
@@ -182,6 +184,8 @@ class Stream:
 
         What came before a failure is not lost with it, however the network grouped the two.
         """
+        if len(payloads) == 1 and (alone := self._feed_alone(payloads[0])) is not None:
+            return alone, None
         events: list[bytes] = []
         at = 0
         try:
@@ -269,6 +273,30 @@ class Stream:
         if self._wants_usage:
             chunk["usage"] = None
         return event(_encode({**chunk, "tollway": note}))
+
+    def _feed_alone(self, payload: bytes) -> bytes | None:
+        """The event for a payload of the latest shape, with a plain text; None for any other.
+
+        Most come alone: for them this says in half the time what the way for many says.
+        """
+        if not self._templates:
+            return None
+        template = self._templates[0]
+        if not payload.startswith(template.prefix) or not payload.endswith(template.suffix):
+            return None
+        text = changing = payload[len(template.prefix) : -len(template.suffix)]
+        if template.middle is not None:
+            text, _, padding = changing.partition(template.middle)
+            if not _is_plain(padding):
+                return None
+        if not _is_plain(text):
+            return None
+        self._room = _MAX_TEMPLATES
+        self.output_events += 1
+        self.output_bytes += len(text)
+        if template.call is not None:
+            template.call.pieces.append(text)
+        return template.written([changing]) if template.write is None else template.write(text)
 
     def _apply(self, template: _Template, changing: list[bytes]) -> bytes:
         """The events for payloads of one shape."""
@@ -621,11 +649,11 @@ class _Template(msgspec.Struct, frozen=True, kw_only=True):
             return changing
         # What is between them, a space, neither ends an escape nor a character that was begun.
         strings = b" ".join(changing)
+        is_padded = True
         if self.middle is not None:
-            # An event without padding leaves its middle, where there should be one, to another.
-            fits = all(each.find(self.middle) > 0 for each in changing)
-            strings = strings.replace(self.middle, b" ", len(changing)) if fits else b'"'
-        if _is_string(strings) and (strings.isascii() or _is_utf8(strings)):
+            is_padded = all(each.find(self.middle) > 0 for each in changing)
+            strings = strings.replace(self.middle, b" ", len(changing))
+        if is_padded and _is_string(strings) and (strings.isascii() or _is_utf8(strings)):
             return changing
         return self.changing(payloads[: len(changing) // 2])
 
