@@ -464,8 +464,10 @@ class Stream:
             return None
         choice = chunk["choices"][0]
         delta = choice["delta"]
+        if choice["finish_reason"] is not None or choice.get("logprobs") or "role" in delta:
+            return None
         said = [name for name, value in delta.items() if value]
-        if choice["finish_reason"] is not None or choice.get("logprobs") or len(said) != 1:
+        if len(said) != 1:
             return None
         if said[0] in _TEXT_FIELDS and isinstance(delta[said[0]], str):
             return _Place(delta, said[0])
