@@ -139,6 +139,16 @@ class Chunks(EventReader):
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
         """See `adapters.http.over_http.Reader`."""
+        if payloads[-1] == _DONE:
+            self.is_done = True
+            payloads = payloads[:-1]
+        # Nearly all are long and without a name, which is told for all of them at once.
+        is_long = min(map(len, payloads), default=0) >= _SHORTEST_CHUNK
+        if is_long and NamedPayload not in map(type, payloads):
+            return payloads
+        return self._read_one_by_one(payloads)
+
+    def _read_one_by_one(self, payloads: list[bytes]) -> list[bytes]:
         ready: list[bytes] = []
         for payload in payloads:
             if isinstance(payload, NamedPayload):

@@ -199,6 +199,12 @@ class HttpAdapter(ABC):
         """
         return self._without_secrets(answer) if b'"error"' in answer else answer
 
+    def redact_all(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """The same for the payloads of a stream."""
+        if b'"error"' in b"".join(payloads):
+            return [self.redact(payload) for payload in payloads]
+        return payloads
+
     def redacted(self, error: UpstreamError) -> UpstreamError:
         """The error without our credentials, which JSON may have spelled in another way."""
         for name in ("message", "type", "code", "param"):
@@ -328,8 +334,7 @@ class _HttpAnswer:
             except UpstreamError as error:
                 raise self._adapter.redacted(error) from None
             if ready:
-                redact = self._adapter.redact
-                return [redact(payload) for payload in ready]
+                return self._adapter.redact_all(ready)
             silent_since = silent(silent_since, self._silent_s)
         return ()
 

@@ -696,6 +696,53 @@ def test_what_is_no_chunk_is_malformed(payload: bytes, before: list[Any]) -> Non
     assert b"lost" not in events
 
 
+@pytest.mark.parametrize("padding", [{}, {"obfuscation": "xx"}], ids=["plain", "padded"])
+@pytest.mark.parametrize("first", [{}, {"object": "x"}], ids=["passed on", "written anew"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [b'{"content":"@"}'],
+        [b'{"content":""}'],
+        [b'{"content":"@","x":"y"}'],
+        [b'{"content":"@"},"logprobs":{"content":[],"refusal":"y"}'],
+        [b'{"content":"\\ud83d"}', b'{"content":"\\udc4b"}'],
+        [b'{"content":"\\u00"}', b'{"content":"41"}'],
+        [b'{"content":"\\"}', b'{"content":"n"}'],
+        [b'{"content":"\xe4\xb8"}', b'{"content":"\xad"}'],
+        [b'{"content":"\xff"}'],
+        [b'{"content":"a\x1fb"}'],
+        [b'{"content":"a\nb"}'],
+        [b'{"content":"}'],
+        [b'{"content":"@"}$'],
+        [b'{"content":1}'],
+        [b'{"content":"@"},"index":1'],
+    ],
+)
+def test_events_leave_together_as_they_would_one_by_one(
+    odd: list[bytes], first: dict[str, Any], padding: dict[str, Any]
+) -> None:
+    says = [encode({**say(f"\\ é{n}"[n % 3 :]), **first, **padding}) for n in range(80)]
+    head, _, tail = encode({**say("@"), **first, **padding}).partition(b'{"content":"@"}')
+    # Cut off behind a dollar sign.
+    odd = [(head + delta + tail).partition(b"$")[0] for delta in odd]
+    for at in (40, 41, 79):
+        unpadded = encode({**say("@"), **first})
+        payloads = [encode(ROLE), *says[:at], *odd, unpadded, *says[at:], encode(STOP)]
+        together, alone, decoding = stream(), stream(), stream(learns=False)
+        events, failure = together.feed_all(payloads)
+        decoding.feed_all(payloads)
+        came = []
+        for payload in payloads:
+            one, same_failure = alone.feed_all([payload])
+            came.append(one)
+            if same_failure is not None:
+                break
+        assert events == b"".join(came)
+        assert type(failure) is type(same_failure)
+        assert together.output_bytes == alone.output_bytes == decoding.output_bytes
+        assert together.output_events == alone.output_events == decoding.output_events
+
+
 def test_nesting_up_to_the_limit_never_breaks_the_stream() -> None:
     for depth in range(100, 1_500, 7):
         payload = encode(say("a")).replace(b'"id"', b'"x":%b,"id"' % (b"[" * depth + b"]" * depth))

@@ -173,6 +173,7 @@ def test_templates_change_nothing(sent: Upstream, wants_usage: bool) -> None:
         assert _read(by_template) == _read(by_decoding)
         assert learning.has_payload == decoding.has_payload
         assert learning.output_bytes == decoding.output_bytes
+        assert learning.output_events == decoding.output_events
         assert learning.is_finished == decoding.is_finished
     assert learning.usage == decoding.usage
     assert _read(learning.end()) == _read(decoding.end())
@@ -195,13 +196,15 @@ def test_cuts_in_the_upstreams_bytes_change_nothing(
         b"data: %b%b%b" % (payload, line_end, line_end) for payload in sent.payloads
     )
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=12).map(sorted))
-    whole, _ = stream().feed_all(sent.payloads)
-    relay, decoder, came = stream(), EventDecoder(), b""
+    at_once, relay, decoder, came = stream(), stream(), EventDecoder(), b""
+    whole, _ = at_once.feed_all(sent.payloads)
     for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True):
         events, failure = relay.feed_all(decoder.feed(body[begin:end]))
         assert failure is None
         came += events
     assert came == whole
+    assert relay.output_bytes == at_once.output_bytes
+    assert relay.output_events == at_once.output_events
 
 
 @_many
