@@ -193,6 +193,8 @@ def test_a_key_that_stands_twice_is_refused_wherever_and_however_it_is_written(
         b'{"n":12,"n":1}',
         b'{"n":1,"n":12}',
         b'{"n":1.5,"n":1,"m":2}',
+        # As long as if each stood once, with a space behind every colon and comma.
+        b'{"n":99,"a":1,"b":1,"c":1,"n":1}',
         b'{"model": "a", "model": "b"}',
         rb'{"mod\u0065l":"a","model":"b"}',
         b'{ "model":"a",\n"model":"a" }',
