@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -40,7 +40,6 @@ _ONE_CASE = frozenset(_NAMES.split()) | steering.MEMBERS
 _PIECE_BYTES = 64 << 10
 
 _members = msgspec.json.Decoder(Members)
-_view: Callable[[msgspec.Raw], memoryview] = memoryview
 
 # The key of the next member with what stands around it, and the end of the object. Only text that
 # has been parsed is looked at, so anything between members is white space.
@@ -68,7 +67,7 @@ class Body(msgspec.Struct, eq=False, gc=False):
         if not (names.islower() and names.isascii()):
             _check_case(members)
         steering.check_members(members)
-        if text is raw and _is_plain(raw, names, members):
+        if text is raw and _is_plain(raw, members):
             return cls(text, members)
         return cls(text, _as_sent(raw, text, members))
 
@@ -141,20 +140,18 @@ def _check_case(members: Members) -> None:
             raise InvalidRequest(f"the key {name!r} must be written {lower!r}", param=name)
 
 
-def _is_plain(raw: bytes, names: str, members: Members) -> bool:
-    """Whether a body is laid out as nearly all are, with no place for a key that stands twice.
+def _is_plain(raw: bytes, members: Members) -> bool:
+    """Whether a body is laid out as most are, so that no key stands in it twice.
 
     Without white space, as OpenAI's SDKs write it, or as Python's `json.dumps` does.
     """
-    around = len(raw) - len(names) - sum(map(len, map(_view, members.values())))
-    # Per member two quotes, a colon and a comma; one comma fewer, two braces more.
-    if around == 4 * len(members) + 1:
-        return True
-    # As before, with a space behind each colon and comma.
-    if around != 6 * len(members) or len(raw) > _PIECE_BYTES:
+    if len(raw) > _PIECE_BYTES:
         return False
-    written = [b'"%b": %b' % (name.encode(), value) for name, value in members.items()]
-    return raw == b"{%b}" % b", ".join(written)
+    written = msgspec.json.encode(members)
+    try:
+        return written == raw or msgspec.json.format(written, indent=0) == raw
+    except RecursionError:  # it gives up a level before the decoder does
+        return False
 
 
 def _as_sent(raw: bytes, text: bytes, members: Members) -> Members:

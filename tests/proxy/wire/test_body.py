@@ -256,6 +256,16 @@ def test_depth_bombs_are_refused_at_once(opening: bytes, depth: int) -> None:
     assert time.perf_counter() - began < 1
 
 
+@pytest.mark.parametrize("layout", ['{"x":%s}', '{"x": %s}'])
+def test_every_depth_is_taken_or_refused(layout: str) -> None:
+    for depth in range(1_100):
+        raw = (layout % ("[" * depth + "1" + "]" * depth)).encode()
+        try:
+            assert Body.parse(raw).members
+        except InvalidRequest as refused:
+            assert "nested too deeply" in str(refused)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
