@@ -406,9 +406,9 @@ class _Content(msgspec.Struct):
 def _scanned(messages: list[_Message]) -> _Content:
     content = _Content()
     for index, message in enumerate(messages):
-        # Nearly every message is one string, and `scan` would find nothing in it.
-        is_string = memoryview(message.content)[0] == 0x22
-        if not (is_string and message.tool_calls is message.audio is message.images is _ABSENT):
+        # Nearly every message is a string alone, in which `scan` would find nothing.
+        has_more = not (message.tool_calls is message.audio is message.images is _ABSENT)
+        if has_more or memoryview(message.content)[0] != 0x22:
             content.scan(message, f"messages[{index}]")
     return content
 
