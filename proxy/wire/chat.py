@@ -70,7 +70,7 @@ UNBOUNDED = (
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
 _REASONING = ("reasoning_effort", "reasoning", "thinking")
 
-# Every parameter that says more than how to answer text.
+# Every parameter that `_extras` looks at; most requests have none of them.
 _ASKING_MORE = frozenset(
     {
         "tools",
@@ -314,7 +314,7 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
     fields = body.decode(_fields)
     messages = fields.messages
     content = _scanned(messages)
-    if content.is_text and _ASKING_MORE.isdisjoint(body.members):  # mostly
+    if content.is_text and _ASKING_MORE.isdisjoint(body.members):
         extras = _NO_EXTRAS
     else:
         extras = _extras(body, fields, content)
@@ -417,10 +417,7 @@ _PLAIN: frozenset[Capability] = frozenset({"chat"})
 
 
 class _Extras(msgspec.Struct):
-    """What a request asks for besides an answer to text; as in `ChatRequest`.
-
-    `added_tokens` are those of what a template may print longer than it was sent.
-    """
+    """What a request asks for besides an answer to text, and what that adds to its bounds."""
 
     needs: frozenset[Capability] = _PLAIN
     added_tokens: int = 0
@@ -441,6 +438,7 @@ def _extras(body: Body, fields: _Fields, content: _Content) -> _Extras:
 
 
 def _added_tokens(body: Body, fields: _Fields, content: _Content) -> int:
+    """What a template adds for tools, and what it may print longer than it was sent."""
     tokens = 0
     printed = content.printed_bytes + _size(body.members.get("response_format", _ABSENT))
     if fields.tools or fields.functions:
