@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -77,7 +77,7 @@ def parse(raw: bytes) -> Request:
             f"invalid value for 'input_tokens': expected 0 to {MOST_INPUT_TOKENS}",
             param="input_tokens",
         )
-    return replace(request, text_bytes=4 * count)
+    return msgspec.structs.replace(request, text_bytes=4 * count)
 
 
 def explained(

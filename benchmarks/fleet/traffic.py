@@ -6,8 +6,10 @@ import json
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from proxy.wire import chat
 from proxy.wire.chat import ChatRequest
@@ -58,7 +60,7 @@ def traffic(count: int, *, per_second: float, seed: int) -> Iterator[Asked]:
         request = parsed[text]
         yield Asked(
             at_s=at_s,
-            request=replace(request, text_bytes=request.text_bytes + 4 * context),
+            request=msgspec.structs.replace(request, text_bytes=request.text_bytes + 4 * context),
             level=level,
             input_tokens=request.input_tokens + context,
             output_tokens=_scattered(lot, _ANSWER_TOKENS[level], _ANSWER_SCATTER),

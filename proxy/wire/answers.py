@@ -30,12 +30,15 @@ class _ChatAnswer(Answer):
     choices: list[_Choice] | None = None
 
 
-Vectors = list[dict[str, msgspec.Raw]]
-"""The items of an embeddings answer, each by its members."""
+class Vector(msgspec.Struct):
+    """An item of an embeddings answer."""
+
+    index: msgspec.Raw = msgspec.Raw(b"")
+    embedding: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _EmbeddingsAnswer(Answer):
-    data: Vectors | None = None
+    data: list[Vector] | None = None
 
 
 class _FullChoice(msgspec.Struct):
@@ -67,12 +70,11 @@ def read_chat(body: bytes, *, reads_cost: bool = False) -> Facts:
     answer = read(body, _chat)
     if not answer.choices:
         raise MalformedAnswer("the provider's answer has no choices")
-    members = (raw for choice in answer.choices for raw in choice.message.values())
-    output = sum(len(memoryview(raw)) for raw in members)
+    output = sum([len(b"".join(choice.message.values())) for choice in answer.choices])
     return _facts(answer, body, output_bytes=output, reads_cost=reads_cost)
 
 
-def read_embeddings(body: bytes, *, reads_cost: bool = False) -> tuple[Facts, Vectors]:
+def read_embeddings(body: bytes, *, reads_cost: bool = False) -> tuple[Facts, list[Vector]]:
     """Check an embeddings answer, and its vectors unread; raises like `read_chat`."""
     answer = read(body, _embeddings)
     if not answer.data:

@@ -47,18 +47,15 @@ _key = re.compile(rb'\s*[{,]\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*').match
 _end = re.compile(rb"\s*\{?\s*\}\s*").fullmatch
 
 
-class Body:
+class Body(msgspec.Struct, eq=False, gc=False):
     """A parsed request body.
 
     `members` go upstream, as the client sent them. `text` is for typed decoders: the same, but
     that lone surrogates are replaced (see `proxy.wire.surrogates`).
     """
 
-    __slots__ = ("members", "text")
-
-    def __init__(self, text: bytes, members: Members) -> None:
-        self.text = text
-        self.members = members
+    text: bytes
+    members: Members
 
     @classmethod
     def parse(cls, raw: bytes) -> Body:
@@ -66,13 +63,11 @@ class Body:
         if not raw.isascii():
             _check_utf8(raw)
         text, members = _split(raw)
-        for name in members:
-            if not (name.islower() and name.isascii()) and name.casefold() in _ONE_CASE:
-                raise InvalidRequest(
-                    f"the key {name!r} must be written {name.casefold()!r}", param=name
-                )
+        names = "".join(members)
+        if not (names.islower() and names.isascii()):
+            _check_case(members)
         steering.check_members(members)
-        if text is raw and len(raw) == _compact_length(members):
+        if text is raw and _is_plain(raw, members):
             return cls(text, members)
         return cls(text, _as_sent(raw, text, members))
 
@@ -95,13 +90,13 @@ class Body:
 
     def join(self, changes: Mapping[str, bytes | None]) -> bytes:
         """The body with these JSON texts in place of members, or added; None leaves one out."""
-        texts: dict[str, msgspec.Raw | bytes | None] = {**self.members, **changes}
-        # All at once: a large member is copied a single time.
-        parts: list[msgspec.Raw | bytes] = []
-        for key, text in texts.items():
-            if text is not None:
-                parts += (b",", msgspec.json.encode(key), b":", text)
-        return b"".join((b"{", *parts[1:], b"}"))
+        members = self.members.copy()
+        for name, text in changes.items():
+            if text is None:
+                members.pop(name, None)
+            else:
+                members[name] = msgspec.Raw(text)
+        return msgspec.json.encode(members)
 
 
 def invalid(error: msgspec.ValidationError, within: str = "") -> InvalidRequest:
@@ -138,10 +133,25 @@ def _split(raw: bytes) -> tuple[bytes, Members]:
         raise _too_deep() from None
 
 
-def _compact_length(members: Members) -> int:
-    """Bytes of the object without white space and with plain ASCII keys, each of them once."""
-    # Per member two quotes, a colon and a comma; one comma fewer, two braces more.
-    return sum(len(key) + len(memoryview(raw)) + 4 for key, raw in members.items()) + 1
+def _check_case(members: Members) -> None:
+    for name in members:
+        lower = name.casefold()
+        if not (name.islower() and name.isascii()) and lower in _ONE_CASE:
+            raise InvalidRequest(f"the key {name!r} must be written {lower!r}", param=name)
+
+
+def _is_plain(raw: bytes, members: Members) -> bool:
+    """Whether a body is laid out as most are, so that no key stands in it twice.
+
+    Without white space, as OpenAI's SDKs write it, or as Python's `json.dumps` does.
+    """
+    if len(raw) > _PIECE_BYTES:
+        return False
+    written = msgspec.json.encode(members)
+    try:
+        return written == raw or msgspec.json.format(written, indent=0) == raw
+    except RecursionError:  # it gives up a level before the decoder does
+        return False
 
 
 def _as_sent(raw: bytes, text: bytes, members: Members) -> Members:

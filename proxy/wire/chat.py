@@ -6,7 +6,6 @@ Field names and ranges: OpenAI's API reference, "Create chat completion".
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -70,6 +69,21 @@ UNBOUNDED = (
 
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
 _REASONING = ("reasoning_effort", "reasoning", "thinking")
+
+# Every parameter that `_extras` looks at; most requests have none of them.
+_ASKING_MORE = frozenset(
+    {
+        "tools",
+        "functions",
+        "response_format",
+        "modalities",
+        "logprobs",
+        "n",
+        "context_management",
+        *UNBOUNDED,
+        *_REASONING,
+    }
+)
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 _ABSENT = msgspec.Raw(b"null")
@@ -158,8 +172,7 @@ _url = msgspec.json.Decoder(_Url)
 _options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A chat request: its body, and what we had to know of it.
 
     `text_bytes` is the size of the body without images and other media, `media` counts those, of
@@ -184,7 +197,7 @@ class ChatRequest:
     service_tier: str | None = None
     user: str | None = None
     tags: tuple[str, ...] = ()
-    withheld: Change = field(default_factory=dict)
+    withheld: Change = msgspec.field(default_factory=dict)
     """Members that are ours, and what is left of them for the provider."""
     begun: str = ""
     """The answer so far, which a target is to go on with."""
@@ -215,7 +228,8 @@ class ChatRequest:
             return None
         unbounded = None if self.unbounded == "models" else self.unbounded
         withheld = {**self.withheld, **dict.fromkeys(preferences.MEMBERS)}
-        return preferences.read(self.body), replace(self, unbounded=unbounded, withheld=withheld)
+        request = msgspec.structs.replace(self, unbounded=unbounded, withheld=withheld)
+        return preferences.read(self.body), request
 
     def texts(self) -> tuple[list[str], int]:
         """The texts of the messages, and how many of `text_bytes` they take.
@@ -282,11 +296,15 @@ class ChatRequest:
         `max_tokens` is the older of the two fields: who knows the newer knows it too, and refuses
         a request with both. Who does not know the newer ignores it.
         """
-        known = (field, "max_tokens")
-        return any(bytes(self.body.members.get(name, _ABSENT)) != b"null" for name in known)
+        get = self.body.members.get
+        older = bytes(get("max_tokens", _ABSENT))
+        return older != b"null" or bytes(get(field, _ABSENT)) != b"null"
 
     def _stream_options(self) -> bytes:
-        options = _options.decode(self.body.members.get("stream_options", _ABSENT))
+        asked = self.body.members.get("stream_options")
+        if asked is None:
+            return b'{"include_usage":true}'
+        options = _options.decode(asked)
         return msgspec.json.encode({**(options or {}), "include_usage": True})
 
 
@@ -294,26 +312,28 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
     """Read a request body; raises `InvalidRequest`."""
     body = Body.parse(raw)
     fields = body.decode(_fields)
-    content = _Content()
-    for index, message in enumerate(fields.messages):
-        content.scan(message, f"messages[{index}]")
+    messages = fields.messages
+    content = _scanned(messages)
+    if content.is_text and _ASKING_MORE.isdisjoint(body.members):
+        extras = _NO_EXTRAS
+    else:
+        extras = _extras(body, fields, content)
     named, withheld = read_tags(body)
-    maxima = [m for m in (fields.max_tokens, fields.max_completion_tokens) if m is not None]
     return ChatRequest(
         body=body,
         model=fields.model,
         stream=bool(fields.stream),
         wants_usage=bool(fields.stream_options and fields.stream_options.include_usage),
-        needs=_needs(fields, content),
+        needs=extras.needs,
         text_bytes=len(raw) - content.media_bytes,
-        added_tokens=_added_tokens(body, fields, content),
+        added_tokens=PROMPT_TOKENS + MESSAGE_TOKENS * len(messages) + extras.added_tokens,
         media=content.media,
         # Which of the two a provider obeys is its own affair: the larger one is held.
-        max_output_tokens=max(maxima) if maxima else None,
+        max_output_tokens=max(fields.max_tokens or 0, fields.max_completion_tokens or 0) or None,
         n=fields.n or 1,
-        unbounded=content.unbounded or _unbounded(body, fields),
+        unbounded=extras.unbounded,
         images=content.images,
-        reasons=_first_asked(body, _REASONING) is not None,
+        reasons=extras.reasons,
         service_tier=fields.service_tier,
         user=fields.user,
         tags=named,
@@ -321,18 +341,19 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> ChatReque
     )
 
 
-class _Content:
-    """What the messages hold besides text."""
+class _Content(msgspec.Struct):
+    """What the messages hold besides text; `is_text` where no message had to be looked into."""
 
-    def __init__(self) -> None:
-        self.media = 0
-        self.images = 0
-        self.media_bytes = 0
-        self.printed_bytes = 0
-        self.kinds: set[Capability] = set()
-        self.unbounded: str | None = None
+    is_text: bool = True
+    media: int = 0
+    images: int = 0
+    media_bytes: int = 0
+    printed_bytes: int = 0
+    kinds: set[Capability] = msgspec.field(default_factory=set)
+    unbounded: str | None = None
 
     def scan(self, message: _Message, path: str) -> None:
+        self.is_text = False
         self.printed_bytes += _size(message.tool_calls)
         if not _is_nothing(message.audio):  # an earlier answer, by its id
             self.unbounded = f"{path}.audio"
@@ -382,17 +403,48 @@ class _Content:
         self.unbounded = path
 
 
+def _scanned(messages: list[_Message]) -> _Content:
+    content = _Content()
+    for index, message in enumerate(messages):
+        # Nearly every message is a string alone, in which `scan` would find nothing.
+        has_more = not (message.tool_calls is message.audio is message.images is _ABSENT)
+        if has_more or memoryview(message.content)[0] != 0x22:
+            content.scan(message, f"messages[{index}]")
+    return content
+
+
+_PLAIN: frozenset[Capability] = frozenset({"chat"})
+
+
+class _Extras(msgspec.Struct):
+    """What a request asks for besides an answer to text, and what that adds to its bounds."""
+
+    needs: frozenset[Capability] = _PLAIN
+    added_tokens: int = 0
+    unbounded: str | None = None
+    reasons: bool = False
+
+
+_NO_EXTRAS = _Extras()
+
+
+def _extras(body: Body, fields: _Fields, content: _Content) -> _Extras:
+    return _Extras(
+        needs=_needs(fields, content),
+        added_tokens=_added_tokens(body, fields, content),
+        unbounded=content.unbounded or _unbounded(body, fields),
+        reasons=_first_asked(body, _REASONING) is not None,
+    )
+
+
 def _added_tokens(body: Body, fields: _Fields, content: _Content) -> int:
-    """What a template adds, and what it may print longer than it was sent."""
-    tokens = PROMPT_TOKENS + MESSAGE_TOKENS * len(fields.messages)
+    """What a template adds for tools, and what it may print longer than it was sent."""
+    tokens = 0
     printed = content.printed_bytes + _size(body.members.get("response_format", _ABSENT))
     if fields.tools or fields.functions:
         tokens += TOOL_PROMPT_TOKENS
         printed += sum(_size(body.members.get(name, _ABSENT)) for name in ("tools", "functions"))
     return tokens + (PRINTED_TOKENS_PER_BYTE - 1) * printed
-
-
-_PLAIN: frozenset[Capability] = frozenset({"chat"})
 
 
 def _needs(fields: _Fields, content: _Content) -> frozenset[Capability]:

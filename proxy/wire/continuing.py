@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -81,7 +80,7 @@ def continued(request: Request, said: str, used_tokens: int) -> ChatRequest | No
         set_ = [name for name in limits if bytes(body.members.get(name, b"null")) != b"null"]
         members = {**body.members, **{name: msgspec.Raw(b"%d" % most) for name in set_}}
         body = Body(body.text, members)
-    return replace(
+    return msgspec.structs.replace(
         request,
         body=body,
         begun=begun,

@@ -9,8 +9,7 @@ import base64
 import math
 import struct
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 
@@ -19,7 +18,7 @@ from policies.base import NO_PROMPT, Capability, Prompt
 from proxy.errors import InvalidRequest
 from proxy.pricing import NO_UNITS, Units
 from proxy.wire import answers
-from proxy.wire.answers import Vectors
+from proxy.wire.answers import Vector
 from proxy.wire.body import Body
 from proxy.wire.dialect import Facts, Identity, Sent, Stream, Upstream, Whole
 from proxy.wire.relayed import named_in
@@ -36,6 +35,9 @@ _NO_TEXT = frozenset({"model", "input", "encoding_format", "dimensions", "user",
 _UNBOUNDED = ("messages", "images", "image", "video", "contents", "models")
 
 Format = Literal["float", "base64"]
+# What a vector begins with, and the indexes of all of them.
+_BEGIN: Mapping[Format, Set[int]] = {"float": frozenset(b"["), "base64": frozenset(b'"')}
+_NUMBERS = [b"%d" % place for place in range(MAX_INPUTS)]
 
 _TokenId = Annotated[int, msgspec.Meta(ge=0)]
 _NEEDS: frozenset[Capability] = frozenset({"embeddings"})
@@ -53,12 +55,13 @@ _fields = msgspec.json.Decoder(_Fields)
 Input = str | list[str | _TokenId | list[_TokenId]]
 _input: msgspec.json.Decoder[Input] = msgspec.json.Decoder(Input)
 
+_Item = dict[str, msgspec.Raw]
 _top = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_items = msgspec.json.Decoder(list[_Item])
 _vector: msgspec.json.Decoder[str | list[float]] = msgspec.json.Decoder(str | list[float])
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EmbeddingsRequest:
+class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An embeddings request: its body, and what we had to know of it.
 
     `input_tokens` is routing's estimate, `token_bound` an upper bound of the input.
@@ -72,7 +75,7 @@ class EmbeddingsRequest:
     token_bound: int
     user: str | None = None
     tags: tuple[str, ...] = ()
-    withheld: Change = field(default_factory=dict)
+    withheld: Change = msgspec.field(default_factory=dict)
 
     endpoint: Endpoint = "embeddings"
     capability: Capability = "embeddings"
@@ -135,14 +138,14 @@ def parse(raw: bytes, headers: Mapping[bytes, bytes] | None = None) -> Embedding
     fields = body.decode(_fields)
     items, estimate, most = _measure(_decode_input(fields.input))
     named, withheld = read_tags(body)
-    rest = sum(len(memoryview(raw)) for name, raw in body.members.items() if name not in _NO_TEXT)
+    prefix = sum([len(memoryview(body.members[name])) for name in body.members.keys() - _NO_TEXT])
     return EmbeddingsRequest(
         body=body,
         model=fields.model,
         encoding_format=fields.encoding_format or "float",
         items=items,
         input_tokens=estimate,
-        token_bound=most + (ITEM_TOKENS + rest) * items,
+        token_bound=most + (ITEM_TOKENS + prefix) * items,
         unbounded=named_in(body, _UNBOUNDED),
         user=fields.user,
         tags=named,
@@ -168,7 +171,7 @@ def _measure(value: Input) -> tuple[int, int, int]:
         return 1, size // 4, size
     if not value:
         raise InvalidRequest("'input' must not be empty", param="input")
-    kinds = {type(item) for item in value}
+    kinds = set(map(type, value))
     if len(kinds) > 1:
         raise InvalidRequest("'input' must not mix strings and token ids", param="input")
     if kinds == {int}:
@@ -178,38 +181,36 @@ def _measure(value: Input) -> tuple[int, int, int]:
             f"'input' has {len(value)} items; at most {MAX_INPUTS} are accepted", param="input"
         )
     if kinds == {str}:
-        size = sum(len(item.encode()) for item in value if isinstance(item, str))
+        size = sum(map(len, map(str.encode, cast("list[str]", value))))
         return len(value), size // 4, size
     tokens = sum(len(item) for item in value if isinstance(item, list))
     return len(value), tokens, tokens
 
 
-def convert(answer: bytes, vectors: Vectors, wanted: Format) -> bytes:
+def convert(answer: bytes, vectors: list[Vector], wanted: Format) -> bytes:
     """The answer with its vectors in order and in the format asked for; itself where they are.
 
     Many servers ignore `encoding_format`, and a client that asked for base64 may misread floats
     without an error. Raises `ValueError` where they are none.
     """
-    changed = [_convert_item(item, wanted) for item in vectors]
-    numbers = [bytes(item.get("index", b"")) for item in vectors]
-    if numbers != [b"%d" % place for place in range(len(vectors))]:
-        vectors = _in_order(vectors, numbers)
-    elif not any(changed):
+    in_order = [bytes(vector.index) for vector in vectors] == _NUMBERS[: len(vectors)]
+    if in_order and {memoryview(vector.embedding)[0] for vector in vectors} == _BEGIN[wanted]:
         return answer
     top = _top.decode(answer)
-    top["data"] = msgspec.Raw(msgspec.json.encode(vectors))
+    items = _items.decode(top["data"])
+    for item in items:
+        _convert_item(item, wanted)
+    top["data"] = msgspec.Raw(msgspec.json.encode(_in_order(items)))
     return msgspec.json.encode(top)
 
 
-def _convert_item(item: dict[str, msgspec.Raw], wanted: Format) -> bool:
-    """Bring one vector into the format; whether it was in another."""
+def _convert_item(item: _Item, wanted: Format) -> None:
+    """Bring one vector into the format."""
     raw = item.get("embedding")
     if raw is None:
         raise ValueError("an item without an embedding")
-    if memoryview(raw)[0] == ord('"' if wanted == "base64" else "["):
-        return False
-    item["embedding"] = msgspec.Raw(_convert_vector(_vector.decode(raw)))
-    return True
+    if memoryview(raw)[0] not in _BEGIN[wanted]:
+        item["embedding"] = msgspec.Raw(_convert_vector(_vector.decode(raw)))
 
 
 def _convert_vector(vector: str | list[float]) -> bytes:
@@ -232,12 +233,12 @@ def _unpacked(packed: bytes) -> list[float]:
     return floats
 
 
-def _in_order(data: Vectors, numbers: list[bytes]) -> Vectors:
+def _in_order(items: list[_Item]) -> list[_Item]:
     """The items by their index; without indexes, the order they came in is what there is."""
-    places = {number: place for place, number in enumerate(numbers)}
-    if not any(numbers):
-        return [{**item, "index": msgspec.Raw(b"%d" % n)} for n, item in enumerate(data)]
+    places = {bytes(item["index"]): place for place, item in enumerate(items) if "index" in item}
+    if not places:
+        return [{**item, "index": msgspec.Raw(b"%d" % n)} for n, item in enumerate(items)]
     try:
-        return [data[places[b"%d" % place]] for place in range(len(data))]
+        return [items[places[b"%d" % place]] for place in range(len(items))]
     except KeyError:
         raise ValueError("items whose indexes do not count from 0") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -45,6 +45,50 @@ class _Cost(msgspec.Struct):
 class _Holder(msgspec.Struct):
     usage: _Cost | None = None
 
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)]
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """What is told of the parts of a count, by any provider's name for them."""
+
+    cached_tokens: _Count | None = 0
+    cache_write_tokens: _Count | None = 0
+    ephemeral_1h_input_tokens: _Count | None = 0
+    image_tokens: _Count | None = 0
+    audio_tokens: _Count | None = 0
+    reasoning_tokens: _Count | None = 0
+
+
+_NO_PARTS = _Parts()
+_UNDIVIDED = (None, _NO_PARTS)
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    """A usage object."""
+
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    prompt_cache_hit_tokens: _Count | None = None
+    prompt_tokens_details: _Parts | None = None
+    completion_tokens_details: _Parts | None = None
+    cache_creation: _Parts | None = None
+
+    @property
+    def is_undivided(self) -> bool:
+        """Whether there is no part of its counts that anything has to be charged otherwise for."""
+        return (
+            self.prompt_tokens_details in _UNDIVIDED
+            and self.completion_tokens_details in _UNDIVIDED
+            and not self.cached_tokens
+            and not self.prompt_cache_hit_tokens
+        )
+
+
+_WHOLES = (*_COUNTS, "cached_tokens", "prompt_cache_hit_tokens")
+_DIVISIONS = ("prompt_tokens_details", "completion_tokens_details", "cache_creation")
 
 # Numbers become decimals from their text, with no float in between.
 _holder = msgspec.json.Decoder(_Holder)
@@ -106,37 +150,64 @@ def reported(usage: object) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
-    input_tokens, total = _count(usage.get("prompt_tokens")), _count(usage.get("total_tokens"))
-    said = usage.get("completion_tokens")
-    if said is None and total is not None:
-        said = 0  # as in an embeddings answer
-    output_tokens = _count(said)
+    try:
+        said = msgspec.convert(usage, _Counts)
+    except msgspec.ValidationError:
+        said = _credible(usage)
+    input_tokens, output_tokens, total = (
+        said.prompt_tokens,
+        said.completion_tokens,
+        said.total_tokens,
+    )
+    if output_tokens is None and total is not None:
+        output_tokens = 0  # as in an embeddings answer
     if not input_tokens or output_tokens is None:
         return None
-    output_tokens = max(output_tokens, (total or 0) - input_tokens)
-    into, out = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    if total:
+        output_tokens = max(output_tokens, total - input_tokens)
+    if said.is_undivided:
+        return Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    return _divided(said, input_tokens, output_tokens)
+
+
+def _divided(said: _Counts, input_tokens: int, output_tokens: int) -> Usage:
+    """Where parts are told they are never more than their whole."""
+    into, out = said.prompt_tokens_details or _NO_PARTS, said.completion_tokens_details or _NO_PARTS
+    kept = said.cache_creation or _NO_PARTS
     cached = (
-        _part(into, "cached_tokens")
-        or _part(usage, "cached_tokens")  # Moonshot
-        or _part(usage, "prompt_cache_hit_tokens")  # DeepSeek
+        into.cached_tokens
+        or said.cached_tokens  # Moonshot
+        or said.prompt_cache_hit_tokens  # DeepSeek
+        or 0
     )
     cached = min(cached, input_tokens)
-    written = min(_part(into, "cache_write_tokens"), input_tokens - cached)
+    written = min(into.cache_write_tokens or 0, input_tokens - cached)
     return Usage(
         input_tokens=input_tokens,
         cached_tokens=cached,
         cache_write_tokens=written,
         # As Anthropic splits what it wrote, where a gateway in between keeps its words.
-        cache_write_1h_tokens=min(
-            _part(usage.get("cache_creation"), "ephemeral_1h_input_tokens"), written
-        ),
-        input_image_tokens=min(_part(into, "image_tokens"), input_tokens),
-        input_audio_tokens=min(_part(into, "audio_tokens"), input_tokens),
+        cache_write_1h_tokens=min(kept.ephemeral_1h_input_tokens or 0, written),
+        input_image_tokens=min(into.image_tokens or 0, input_tokens),
+        input_audio_tokens=min(into.audio_tokens or 0, input_tokens),
         output_tokens=output_tokens,
-        reasoning_tokens=min(_part(out, "reasoning_tokens"), output_tokens),
-        output_audio_tokens=min(_part(out, "audio_tokens"), output_tokens),
-        output_image_tokens=min(_part(out, "image_tokens"), output_tokens),
+        reasoning_tokens=min(out.reasoning_tokens or 0, output_tokens),
+        output_audio_tokens=min(out.audio_tokens or 0, output_tokens),
+        output_image_tokens=min(out.image_tokens or 0, output_tokens),
     )
+
+
+def _credible(usage: dict[str, Any]) -> _Counts:
+    """What can be counts in a usage object of which something cannot."""
+    counts: dict[str, Any] = {name: _count(usage.get(name)) for name in _WHOLES}
+    if counts["completion_tokens"] is None and usage.get("completion_tokens") is not None:
+        return _Counts()  # what it is charged for cannot be told
+    counts |= {name: _parts(usage.get(name)) for name in _DIVISIONS}
+    return _Counts(**counts)
+
+
+def _parts(whole: object) -> _Parts:
+    return _Parts(**{name: _part(whole, name) for name in _Parts.__struct_fields__})
 
 
 def reported_media(usage: object) -> Usage | None:

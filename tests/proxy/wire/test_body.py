@@ -193,6 +193,8 @@ def test_a_key_that_stands_twice_is_refused_wherever_and_however_it_is_written(
         b'{"n":12,"n":1}',
         b'{"n":1,"n":12}',
         b'{"n":1.5,"n":1,"m":2}',
+        # As long as if each stood once, with a space behind every colon and comma.
+        b'{"n":99,"a":1,"b":1,"c":1,"n":1}',
         b'{"model": "a", "model": "b"}',
         rb'{"mod\u0065l":"a","model":"b"}',
         b'{ "model":"a",\n"model":"a" }',
@@ -252,6 +254,16 @@ def test_depth_bombs_are_refused_at_once(opening: bytes, depth: int) -> None:
     with pytest.raises(InvalidRequest, match=r"nested too deeply|not valid JSON"):
         Body.parse(b'{"x": ' + opening * depth + b"}")
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("layout", ['{"x":%s}', '{"x": %s}'])
+def test_every_depth_is_taken_or_refused(layout: str) -> None:
+    for depth in range(1_100):
+        raw = (layout % ("[" * depth + "1" + "]" * depth)).encode()
+        try:
+            assert Body.parse(raw).members
+        except InvalidRequest as refused:
+            assert "nested too deeply" in str(refused)
 
 
 @pytest.mark.parametrize(

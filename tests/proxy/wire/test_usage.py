@@ -115,6 +115,30 @@ def test_reported_usage(said: dict[str, Any], expected: Usage) -> None:
     assert reported(said) == expected
 
 
+_BELOW_1000 = st.integers(0, 1000)
+_PARTS = st.dictionaries(
+    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens"]),
+    _BELOW_1000 | st.none(),
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"prompt_tokens": _BELOW_1000, "completion_tokens": _BELOW_1000},
+        optional={
+            "total_tokens": _BELOW_1000 | st.none(),
+            "cached_tokens": _BELOW_1000,
+            "prompt_cache_hit_tokens": _BELOW_1000,
+            "prompt_tokens_details": _PARTS,
+            "completion_tokens_details": _PARTS,
+        },
+    )
+)
+def test_one_count_that_is_none_costs_no_other(said: dict[str, Any]) -> None:
+    nonsense = {"cache_creation": {"ephemeral_1h_input_tokens": "many"}}
+    assert reported({**said, **nonsense}) == reported(said)
+
+
 @pytest.mark.parametrize(
     "said",
     [
