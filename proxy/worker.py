@@ -47,7 +47,7 @@ from proxy.serving import Current
 from proxy.swaps.asking import ask
 from proxy.swaps.moves import Moves
 from proxy.swaps.preparing import Preparations
-from proxy.telemetry import Metrics, RequestLog, reserve_space
+from proxy.telemetry import Metrics, RequestLog
 from proxy.webhooks import Webhook, signing_key
 
 _logger = logging.getLogger("tollway")
@@ -95,8 +95,7 @@ async def _serve(
 ) -> None:
     server_settings = plan.config.server
     most_targets = len(plan.table().targets) + FOUND_LATER
-    reserve_space(most_targets)
-    metrics = Metrics(most_targets=most_targets)
+    metrics = Metrics(plan.metrics, most_targets=most_targets)
     metrics.revision.set(plan.revision)
     # One for the whole server: an alert is sent once, not by every worker.
     alerts = Alerts(receivers(plan.config.alerts), metrics) if number == 0 else None
