@@ -91,7 +91,6 @@ def look_less_often() -> None:
     # A request makes some hundreds of objects and no cycles: at 700 the collector would look at
     # them after every second one, for a twentieth of the worker's time.
     gc.set_threshold(_YOUNG_OBJECTS)
-    gc.freeze()  # what came since the supervisor did so lives as long as the process, too
 
 
 async def _serve(
