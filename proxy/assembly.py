@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from proxy.accounts import Account, Accounts
 from proxy.addresses import parse_network
@@ -54,8 +55,9 @@ from proxy.revisions import Revision
 from proxy.routing import Router
 from proxy.serving import Serving
 from proxy.swaps.moves import Moves
+from proxy.tallies import exposition
 from proxy.targets import CurrentTable
-from proxy.telemetry import Metrics, RequestLog, exposition
+from proxy.telemetry import Metrics, RequestLog
 from proxy.wire import (
     chat,
     completions,
@@ -76,6 +78,8 @@ class Plan:
     config: Config
     table: CurrentTable
     data: DataFolder
+    metrics: Path
+    """The folder that the workers count into."""
     secret: bytes = field(repr=False)
     admin_token: str = field(repr=False)
     allow_anonymous: bool
@@ -207,7 +211,7 @@ def build_app(
     async def show_metrics(exchange: Exchange) -> None:
         if not server.open_metrics:
             admin.check_token(exchange.header(b"authorization"))
-        text, kind = await asyncio.to_thread(exposition)
+        text, kind = await asyncio.to_thread(exposition, plan.metrics)
         if plan.host is not None:
             with contextlib.suppress(OSError):  # it is being started again
                 text += host_metrics.exposition(await host.look())

@@ -345,13 +345,15 @@ class _Counts:
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one."""
-        self._move(now)
+        part = int(now / self._part_s)
+        if part != self._part:
+            self._move(part)
         counts = self._failed if failed else self._answered
-        counts[self._part % _PARTS] += 1
+        counts[part % _PARTS] += 1
 
     def sums(self, now: float) -> tuple[int, int]:
         """How many answers there were, and how many failures."""
-        self._move(now)
+        self._move(int(now / self._part_s))
         return sum(self._answered), sum(self._failed)
 
     def clear(self) -> None:
@@ -359,10 +361,7 @@ class _Counts:
         self._answered = [0] * _PARTS
         self._failed = [0] * _PARTS
 
-    def _move(self, now: float) -> None:
-        part = int(now / self._part_s)
-        if part == self._part:
-            return
+    def _move(self, part: int) -> None:
         for gone in range(max(self._part + 1, part - _PARTS + 1), part + 1):
             self._answered[gone % _PARTS] = self._failed[gone % _PARTS] = 0
         self._part = part

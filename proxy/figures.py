@@ -33,6 +33,8 @@ ASSUMED_RELIABILITY = 0.95
 _KEPT = 0.95
 # Below this weight there is no figure.
 _LEAST_WEIGHT = 0.05
+# Attempts that end within so long are of one age: it is less than a thousandth of the half-life.
+_FADE_S = 0.1
 # A candidate is made anew after this long, though nothing was measured: its figures fade.
 _FRESH_S = 1.0
 
@@ -114,7 +116,8 @@ class Figures:
 
     def began(self, target: Target) -> None:
         """An attempt is on its way; `ended` must follow."""
-        self._of(target).in_flight += 1
+        kept = self._kept.get(target.name) or self._first(target)
+        kept.in_flight += 1
 
     def ended(
         self,
@@ -134,9 +137,10 @@ class Figures:
         `stream`: the answer came, or was to come, as it was generated. Says after how many
         milliseconds it began, if there was one.
         """
-        kept, now = self._of(target), self._clock.monotonic()
+        kept = self._kept.get(target.name) or self._first(target)
         kept.in_flight -= 1
-        kept.fade(now)
+        now = self._clock.monotonic()
+        kept.measure(now)
         if outcome in ("ok", "capped"):
             latency_ms = kept.answered(
                 usage.output_tokens, first_token_s, total_s, now=self._clock.time()
@@ -151,14 +155,12 @@ class Figures:
             kept.attempted.add(None, now)
         return None
 
-    def _of(self, target: Target) -> _Kept:
-        kept = self._kept.get(target.name)
-        if kept is None:
-            if len(self._kept) >= _MOST_KEPT:
-                # One that has requests open stays: else the end of them would be counted alone.
-                idle = (name for name, each in self._kept.items() if not each.in_flight)
-                self._kept.pop(next(idle, ""), None)
-            kept = self._kept[target.name] = _Kept(self._clock.monotonic())
+    def _first(self, target: Target) -> _Kept:
+        if len(self._kept) >= _MOST_KEPT:
+            # One that has requests open stays: else the end of them would be counted alone.
+            idle = (name for name, each in self._kept.items() if not each.in_flight)
+            self._kept.pop(next(idle, ""), None)
+        kept = self._kept[target.name] = _Kept(self._clock.monotonic())
         return kept
 
 
@@ -263,27 +265,23 @@ class _Kept:
         # As it was last shown, of the table of that moment.
         self._declared: Candidate | None = None
         self._shown: Candidate | None = None
-        self._in_flight = 0
+        self.in_flight = 0
+        """Attempts that are on their way."""
         self.waits = {True: _Waits(), False: _Waits()}
         """Of streams, and of answers that come in one piece."""
 
-    @property
-    def in_flight(self) -> int:
-        """Attempts that are on their way."""
-        return self._in_flight
-
-    @in_flight.setter
-    def in_flight(self, count: int) -> None:
-        self._in_flight = count
+    def measure(self, now: float) -> None:
+        """Something is about to be added."""
         self._shown = None
+        if now - self._faded_at > _FADE_S:
+            self._fade(now)
 
-    def fade(self, now: float) -> None:
+    def _fade(self, now: float) -> None:
         """Let what was measured count less for its age."""
         share = 0.5 ** ((now - self._faded_at) / HALF_LIFE_S)
         for average in (self._latency_ms, self._tokens_per_second, self._success):
             average.fade(share)
         self._faded_at = now
-        self._shown = None
 
     @property
     def measured(self) -> Measured:
@@ -324,18 +322,25 @@ class _Kept:
     def candidate(self, declared: Candidate, now: float) -> Candidate:
         """The candidate with what was measured in the place of what is declared."""
         is_stale = now - self._faded_at > _FRESH_S
-        if self._shown is None or self._declared is not declared or is_stale:
-            self.fade(now)
+        if is_stale:
+            self._fade(now)
+        shown = self._shown
+        if (
+            is_stale
+            or shown is None
+            or shown.in_flight != self.in_flight
+            or self._declared is not declared
+        ):
             self._declared = declared
             reliability = declared.reliability
             if self._success.is_known:
                 assumed = ASSUMED_RELIABILITY if reliability is None else reliability
                 reliability = self._success.estimate(assumed)
-            self._shown = replace(
+            shown = self._shown = replace(
                 declared,
                 latency_ms=self._latency_ms.estimate(declared.latency_ms),
                 tokens_per_second=self._tokens_per_second.estimate(declared.tokens_per_second),
                 reliability=reliability,
-                in_flight=self._in_flight,
+                in_flight=self.in_flight,
             )
-        return self._shown
+        return shown

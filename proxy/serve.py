@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import ipaddress
-import os
 import shlex
 import shutil
 import socket
@@ -48,7 +47,7 @@ from proxy.target_table import build_table
 from proxy.targets import CurrentTable, TargetTable
 from proxy.yaml_file import YamlFile, read_text
 
-if TYPE_CHECKING:  # importing it too soon would choose how prometheus-client counts
+if TYPE_CHECKING:  # see `run`
     from proxy.assembly import Plan
 
 DEFAULT_ANONYMOUS_USD_PER_DAY = 10
@@ -238,7 +237,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
     data = DataFolder.open(Path(server.data))
     token, is_new_token = data.admin_token(environ)
     metrics = _prepare_metrics(data)
-    # Only now: prometheus-client decides on import whether processes count into files.
+    # Only now: other commands read a configuration with this module, and need nothing of these.
     from proxy import worker
     from proxy.assembly import Plan
     from proxy.supervisor import Supervisor, bind
@@ -250,6 +249,7 @@ def run(options: Options, environ: Mapping[str, str], console: Console) -> None:
         config=loaded,
         table=table,
         data=data,
+        metrics=metrics,
         secret=data.secret(),
         admin_token=token,
         allow_anonymous=is_loopback(server.host),
@@ -318,9 +318,7 @@ def is_loopback(host: str) -> bool:
 def _prepare_metrics(data: DataFolder) -> Path:
     """A folder of this start's own: another server may be using the data folder."""
     data.metrics.mkdir(mode=0o700, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=data.metrics))
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    return folder
+    return Path(tempfile.mkdtemp(dir=data.metrics))
 
 
 def _remove_old_metrics(data: DataFolder, kept: Path) -> None:

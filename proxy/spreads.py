@@ -55,7 +55,7 @@ class Spread:
 
     def add(self, value: float) -> None:
         """Count one more."""
-        step = round(math.log(max(value, 1e-3)) / _STEP)
+        step = round(math.log(value if value > 1e-3 else 1e-3) / _STEP)
         self._counts[step] = self._counts.get(step, 0.0) + 1.0
 
     def merge(self, other: Spread, *, keep: float = 1.0) -> None:
@@ -89,23 +89,25 @@ class _Slice:
 class Attempted:
     """The attempts at one target. Times are those of the monotonic clock."""
 
-    __slots__ = ("_faded_at", "_slices", "_usual")
+    __slots__ = ("_faded_at", "_latest", "_slices", "_usual")
 
     def __init__(self) -> None:
         self._slices: deque[_Slice] = deque()
+        self._latest = _Slice(-1)
         self._usual = Spread()
         self._faded_at = 0.0
 
     def add(self, latency_ms: float | None, now: float) -> None:
         """Count an answer by its time to the first token; or a failure."""
-        self._move(now)
-        number = int(now // _SLICE_S)
-        if not self._slices or self._slices[-1].number != number:
-            self._slices.append(_Slice(number))
+        number = now // _SLICE_S
+        if self._latest.number != number:  # only then may others have ceased to be recent
+            self._move(now)
+            self._latest = _Slice(int(number))
+            self._slices.append(self._latest)
         if latency_ms is None:
-            self._slices[-1].failures += 1
+            self._latest.failures += 1
         else:
-            self._slices[-1].answers_ms.add(latency_ms)
+            self._latest.answers_ms.add(latency_ms)
 
     def recent(self, now: float) -> Recent:
         """How it went of late, and how it usually went before."""

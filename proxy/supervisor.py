@@ -26,9 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from prometheus_client.multiprocess import mark_process_dead
-
-from proxy import worker
+from proxy import tallies, worker
 from proxy.assembly import Plan
 from proxy.config import Server
 from proxy.errors import StartError
@@ -315,7 +313,7 @@ class Supervisor:
             if not self._is_stopping:
                 _log.warning("the %s ended (%s); starting it again", child.name, _cause(status))
             if child in self._workers:
-                mark_process_dead(pid)  # type: ignore[no-untyped-call] # prometheus-client is partly typed
+                tallies.ended(self._plan.metrics, pid)
             child.died()
 
     def _restart(self) -> None:

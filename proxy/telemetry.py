@@ -1,60 +1,25 @@
-"""Metrics and the request log.
-
-Every process counts into memory-mapped files below one folder (prometheus-client's multiprocess
-mode), so that any worker can show the sum of all, dead ones included. prometheus-client chooses
-that mode when it is first imported: set `PROMETHEUS_MULTIPROC_DIR` before importing this module.
-"""
+"""What is counted, and the request log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
-from prometheus_client.multiprocess import MultiProcessCollector
 
-from proxy.errors import StartError
 from proxy.pricing import Usage, format_usd
+from proxy.tallies import Tallies
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-# What the files of a process begin with, for what is counted once, and for each target: far more
-# than either takes. prometheus-client names them so.
-_FILES = ("counter", "gauge_livesum", "gauge_livemin", "histogram")
+# What the files of a process begin with, for what is counted once, and for each target: more than
+# either takes, where names are not longer than usual.
 _FILE_BYTES = 64 << 10
 _TARGET_BYTES = 12 << 10
 _OVERHEAD = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2.5, 5)
-
-
-def reserve_space(targets: int) -> None:
-    """Take the disk space for what this process will count, before there are `Metrics`.
-
-    The files are written through memory. On a disk that is full by then, a page without a place
-    of its own on it would end the process (SIGBUS) in the middle of its requests. Raises
-    `StartError`.
-    """
-    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    try:
-        for kind in _FILES:
-            with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
-                if file.tell() == 0:  # a process that had this number before may have counted
-                    file.write(bytes(_FILE_BYTES + targets * _TARGET_BYTES))
-    except OSError as error:
-        raise StartError(
-            f"{folder}: cannot be written ({error.strerror}); make room, or choose another folder"
-        ) from None
 
 
 class Metrics:
@@ -63,123 +28,98 @@ class Metrics:
     Beyond `most_targets` what is new is counted with its provider's others, as `provider/*`.
     """
 
-    def __init__(self, *, most_targets: int = 10_000) -> None:
-        # A registry of its own: the default one would also count the interpreter's own garbage.
-        own = CollectorRegistry()
-        self.requests = Counter(
+    def __init__(self, folder: Path | None = None, *, most_targets: int = 10_000) -> None:
+        """Count into a folder where all workers do; raises `StartError` where there is no room."""
+        own = Tallies(folder, reserve_bytes=_FILE_BYTES + most_targets * _TARGET_BYTES)
+        self.names = own.names
+        self.requests = own.counter(
             "tollway_requests_total",
             "Requests answered, by endpoint and HTTP status.",
-            ("endpoint", "status"),
-            registry=own,
+            "endpoint",
+            "status",
         )
-        self.open_requests = Gauge(
-            "tollway_open_requests",
-            "Requests being answered now.",
-            registry=own,
-            multiprocess_mode="livesum",
-        )
-        self.revision = Gauge(
+        self.open_requests = own.gauge(
+            "tollway_open_requests", "Requests being answered now.", merged="sum"
+        ).labels()
+        self.revision = own.gauge(
             "tollway_config_revision",
             "Revision of the configuration that every worker serves by, or a newer one.",
-            registry=own,
-            multiprocess_mode="livemin",
+            merged="min",
+        ).labels()
+        self.attempts = own.counter(
+            "tollway_attempts_total", "Dispatches to targets, by outcome.", "target", "outcome"
         )
-        self.attempts = Counter(
-            "tollway_attempts_total",
-            "Dispatches to targets, by outcome.",
-            ("target", "outcome"),
-            registry=own,
-        )
-        self.tokens = Counter(
+        self.tokens = own.counter(
             "tollway_tokens_total",
             "Tokens taken, by kind (input, cached, output, reasoning).",
-            ("target", "kind"),
-            registry=own,
+            "target",
+            "kind",
         )
-        self.cost = Counter(
-            "tollway_cost_usd_total", "Cost of settled attempts in USD.", ("target",), registry=own
+        self.cost = own.counter(
+            "tollway_cost_usd_total", "Cost of settled attempts in USD.", "target"
         )
-        self.refusals = Counter(
-            "tollway_refusals_total",
-            "Holds that the ledger refused, by reason.",
-            ("reason",),
-            registry=own,
+        self.refusals = own.counter(
+            "tollway_refusals_total", "Holds that the ledger refused, by reason.", "reason"
         )
-        self.unpriced = Counter(
+        self.unpriced = own.counter(
             "tollway_unpriced_attempts_total",
             "Dispatches whose cost is not known, by target.",
-            ("target",),
-            registry=own,
+            "target",
         )
-        self.retries = Counter(
+        self.retries = own.counter(
             "tollway_retries_total",
             "Attempts at a target that had just failed, by provider.",
-            ("provider",),
-            registry=own,
+            "provider",
         )
-        self.ejections = Counter(
+        self.ejections = own.counter(
             "tollway_ejections_total",
             "Times that a target was left out for its failures.",
-            ("target",),
-            registry=own,
+            "target",
         )
-        self.circuits_open = Gauge(
+        self.circuits_open = own.gauge(
             "tollway_circuits_open",
             "Circuits that are open: a target, one of its keys, in one worker.",
-            ("target",),
-            registry=own,
-            multiprocess_mode="livesum",
+            "target",
+            merged="sum",
         )
-        self.concurrency_limit = Gauge(
+        self.concurrency_limit = own.gauge(
             "tollway_concurrency_limit",
             "Requests that a target may have at the same time, as its workers have learned it.",
-            ("target",),
-            registry=own,
-            multiprocess_mode="livesum",
+            "target",
+            merged="sum",
         )
-        self.queued = Gauge(
+        self.queued = own.gauge(
             "tollway_queued_requests",
             "Requests that wait for a place at a target now.",
-            ("target",),
-            registry=own,
-            multiprocess_mode="livesum",
+            "target",
+            merged="sum",
         )
-        self.queue_seconds = Histogram(
+        self.queue_seconds = own.histogram(
             "tollway_queue_seconds",
             "Waits for a place at a target, of requests that had to wait.",
-            ("target",),
-            registry=own,
-            buckets=_SECONDS,
+            "target",
+            bounds=_SECONDS,
         )
-        self.alerts = Counter(
-            "tollway_alerts_total", "Alerts raised, by kind.", ("kind",), registry=own
-        )
-        self.alert_deliveries = Counter(
+        self.alerts = own.counter("tollway_alerts_total", "Alerts raised, by kind.", "kind")
+        self.alert_deliveries = own.counter(
             "tollway_alert_deliveries_total",
             "Tries to deliver an alert to a webhook, by outcome.",
-            ("outcome",),
-            registry=own,
+            "outcome",
         )
-        self.first_token = Histogram(
-            "tollway_first_token_seconds",
-            "Dispatch to first payload.",
-            ("target",),
-            registry=own,
-            buckets=_SECONDS,
+        self.first_token = own.histogram(
+            "tollway_first_token_seconds", "Dispatch to first payload.", "target", bounds=_SECONDS
         )
-        self.duration = Histogram(
+        self.duration = own.histogram(
             "tollway_attempt_seconds",
             "Dispatch to the end of the answer.",
-            ("target",),
-            registry=own,
-            buckets=_SECONDS,
+            "target",
+            bounds=_SECONDS,
         )
-        self.overhead = Histogram(
+        self.overhead = own.histogram(
             "tollway_overhead_seconds",
             "Time to the reply's first byte, less that of the provider and of the client.",
-            registry=own,
-            buckets=_OVERHEAD,
-        )
+            bounds=_OVERHEAD,
+        ).labels()
         self._most_targets = most_targets
         self._targets: dict[str, TargetMetrics] = {}
 
@@ -195,17 +135,17 @@ class Metrics:
 
 
 class TargetMetrics:
-    """The metrics of one target."""
+    """The metrics of one target: for what every request counts, the very numbers."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self._metrics = metrics
         self._name = name
-        self._outcomes: dict[str, Counter] = {}
-        self._input = metrics.tokens.labels(name, "input")
-        self._cached = metrics.tokens.labels(name, "cached")
-        self._output = metrics.tokens.labels(name, "output")
-        self._reasoning = metrics.tokens.labels(name, "reasoning")
-        self._cost = metrics.cost.labels(name)
+        self._outcomes: dict[str, memoryview[float]] = {}
+        self._input = metrics.tokens.labels(name, "input").cell
+        self._cached = metrics.tokens.labels(name, "cached").cell
+        self._output = metrics.tokens.labels(name, "output").cell
+        self._reasoning = metrics.tokens.labels(name, "reasoning").cell
+        self._cost = metrics.cost.labels(name).cell
         self._first_token = metrics.first_token.labels(name)
         self._duration = metrics.duration.labels(name)
 
@@ -218,27 +158,21 @@ class TargetMetrics:
         total_s: float,
     ) -> None:
         """Count one attempt that is over."""
-        counter = self._outcomes.get(outcome)
-        if counter is None:
-            counter = self._outcomes[outcome] = self._metrics.attempts.labels(self._name, outcome)
-        counter.inc()
-        self._input.inc(usage.input_tokens)
-        self._output.inc(usage.output_tokens)
+        attempts = self._outcomes.get(outcome)
+        if attempts is None:
+            attempts = self._metrics.attempts.labels(self._name, outcome).cell
+            self._outcomes[outcome] = attempts
+        attempts[0] += 1.0
+        self._input[0] += usage.input_tokens
+        self._output[0] += usage.output_tokens
         if usage.cached_tokens:
-            self._cached.inc(usage.cached_tokens)
+            self._cached[0] += usage.cached_tokens
         if usage.reasoning_tokens:
-            self._reasoning.inc(usage.reasoning_tokens)
-        self._cost.inc(cost_nanousd / 1e9)
+            self._reasoning[0] += usage.reasoning_tokens
+        self._cost[0] += cost_nanousd / 1e9
         self._duration.observe(total_s)
         if first_token_s is not None:
             self._first_token.observe(first_token_s)
-
-
-def exposition() -> tuple[bytes, str]:
-    """All processes' metrics merged, and the content type of that text. Reads files: may block."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # prometheus-client is partly typed
-    return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

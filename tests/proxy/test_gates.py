@@ -120,7 +120,7 @@ def test_other_settings_of_one_provider_leave_the_others_their_limits() -> None:
         waiting = asyncio.create_task(gates.enter(other, "a", "normal"))
         await _settled()
         gates.follow({TARGET.provider: after, "other": before})
-        assert shown._value.get() == 0
+        assert shown.cell[0] == 0
         assert gates.limit_of(TARGET) is None and gates.limit_of(other) == 2
         places += [await _entered(gates) for _ in range(4)]
         late = asyncio.create_task(gates.enter(other, "a", "normal"))
@@ -128,7 +128,7 @@ def test_other_settings_of_one_provider_leave_the_others_their_limits() -> None:
         assert not waiting.done() and not late.done()
         for place in places[:2]:  # of the gate that is gone
             place.leave(0.1, overloaded=True)
-        assert shown._value.get() == gates.limit_of(TARGET) == 4
+        assert shown.cell[0] == gates.limit_of(TARGET) == 4
         for own in others:
             assert own is not None
             own.leave()
