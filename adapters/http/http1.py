@@ -81,7 +81,6 @@ class Http1Transport:
         # The connection used last is used next, so that the ones too many expire.
         self._idle: list[_Connection] = []
         self._connections: set[_Connection] = set()
-        self._closed = False
 
     # Not coroutines themselves: each one around another is run again at every wake-up.
 
@@ -108,7 +107,7 @@ class Http1Transport:
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
-        self._closed = True
+        self._max_idle = 0  # for answers under way, whose connections come back
         self.drop_idle()
         for closed in [c.watch_close() for c in self._connections if c.is_closing]:
             await closed.wait()
@@ -218,11 +217,11 @@ class Http1Transport:
         expiry_s = self._idle_expiry_s
         if "keep-alive" in headers:
             expiry_s = _promised_s(headers["keep-alive"], expiry_s)
-        if self._closed or expiry_s <= 0 or len(self._idle) >= self._max_idle:
+        if expiry_s > 0 and len(self._idle) < self._max_idle:
+            connection.rest(expiry_s)
+            self._idle.append(connection)
+        else:
             connection.abort()
-            return
-        connection.rest(expiry_s)
-        self._idle.append(connection)
 
 
 class Http1Response:
@@ -609,10 +608,13 @@ class _Connection(asyncio.Protocol):
         if status < 200 and status != 101:
             return
         headers = http_rules.accepted_headers(status, self._fields, self.address)
-        coding = headers.get("transfer-encoding")
-        if coding is not None and coding.lower() != "chunked":
-            raise MalformedAnswer(f"{self.address} answered in the transfer coding {coding!r}")
-        self._until_eof = coding is None and "content-length" not in headers
+        if "transfer-encoding" in headers:
+            coding = headers["transfer-encoding"]
+            if coding.lower() != "chunked":
+                raise MalformedAnswer(f"{self.address} answered in the transfer coding {coding!r}")
+            self._until_eof = False
+        else:
+            self._until_eof = "content-length" not in headers
         self._keep_alive = self._parser.should_keep_alive()
         self.headers = headers
         self.status = status
