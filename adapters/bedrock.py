@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -117,7 +116,7 @@ class Bedrock(HttpAdapter):
             self.url + dispatch.path, dispatch.body, call.content_type
         )
         self.guard(headers)
-        return replace(dispatch, headers={**dispatch.headers, **headers})
+        return msgspec.structs.replace(dispatch, headers={**dispatch.headers, **headers})
 
     def _translated(self, call: Call) -> Dispatch:
         if call.endpoint not in speaks(call.model):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, Unpack
 
 import msgspec
@@ -13,7 +14,7 @@ from adapters.listing import Listed
 from adapters.presets import PLAIN, Preset
 from adapters.wire import thoughts
 from adapters.wire.failures import read_error
-from adapters.wire.fitting import UNCHANGED, fit
+from adapters.wire.fitting import fit
 from adapters.wire.ranking import cohere_ranking
 from adapters.wire.response_events import ResponseEvents
 from adapters.wire.sse import NamedPayload
@@ -32,6 +33,7 @@ class OpenAICompatible(HttpAdapter):
         """Raises `ValueError` for a URL, key or header that HTTP cannot carry."""
         super().__init__(**account)
         self._preset = preset
+        self._chat_reader = _CHAT_READERS[preset.answers]
         self.speaks = preset.speaks
 
     def path_of(self, call: Call) -> str:
@@ -45,24 +47,17 @@ class OpenAICompatible(HttpAdapter):
 
     async def prepare(self, call: Call) -> Dispatch:
         """The call as it is, but for what this provider has otherwise or not at all."""
-        rules = self._preset.rules.get(call.endpoint, UNCHANGED)
-        body, dropped = fit(call, rules)
+        endpoint = call.endpoint
+        rules = self._preset.rules.get(endpoint)
+        body, dropped = (call.body, ()) if rules is None else fit(call, rules)
+        make_reader = self._chat_reader if endpoint == "chat" else _READERS.get(endpoint, Chunks)
         return Dispatch(
             path=self.path_of(call),
             body=body,
             headers=call.headers,
-            reader=self._reader(call.endpoint),
+            reader=make_reader(),
             dropped=dropped,
         )
-
-    def _reader(self, endpoint: Endpoint) -> EventReader:
-        if endpoint == "rerank":
-            return _Ranking()
-        if endpoint == "responses":
-            return ResponseEvents()
-        if endpoint in _LAST_EVENTS:
-            return _Events(_LAST_EVENTS[endpoint])
-        return _READERS[self._preset.answers]() if endpoint == "chat" else Chunks()
 
     async def models(self) -> Sequence[str]:
         """The ids that the provider lists."""
@@ -200,14 +195,6 @@ class _Events(Chunks):
         return b'"%b"' % self._last in payload
 
 
-# Source: OpenAI's API reference, the streaming events of each.
-_LAST_EVENTS: Mapping[Endpoint, bytes] = {
-    "images": b"image_generation.completed",
-    "transcriptions": b"transcript.text.done",
-    "speech": b"speech.audio.done",
-}
-
-
 class _Ranking(Chunks):
     """A ranking, in Cohere's dialect or one that is much like it."""
 
@@ -215,10 +202,19 @@ class _Ranking(Chunks):
         return cohere_ranking(body)
 
 
-_READERS: Mapping[str, type[Chunks]] = {
+_CHAT_READERS: Mapping[str, type[Chunks]] = {
     "plain": Chunks,
     "reasoning": _Thoughts,
     "parts": _Parts,
+}
+# Of the other endpoints, those whose answers have more to them than `Chunks` reads.
+# Source: OpenAI's API reference, the streaming events of each.
+_READERS: Mapping[Endpoint, Callable[[], EventReader]] = {
+    "rerank": _Ranking,
+    "responses": ResponseEvents,
+    "images": partial(_Events, b"image_generation.completed"),
+    "transcriptions": partial(_Events, b"transcript.text.done"),
+    "speech": partial(_Events, b"speech.audio.done"),
 }
 
 

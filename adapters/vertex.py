@@ -7,7 +7,6 @@ API", "Gemini Embedding 2", "Use Claude models from Anthropic" and "Regional and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -92,7 +91,7 @@ class Vertex(HttpAdapter):
         dispatch = self._claude(call) if is_claude(call.model) else self._googles(call)
         headers = {"authorization": f"Bearer {await self._tokens.token()}"}
         self.guard(headers)
-        return replace(dispatch, headers={**dispatch.headers, **headers})
+        return msgspec.structs.replace(dispatch, headers={**dispatch.headers, **headers})
 
     def _claude(self, call: Call) -> Dispatch:
         members, dropped = members_of(call)

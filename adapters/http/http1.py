@@ -6,7 +6,8 @@
 
 A request on a kept-alive connection costs one write, one future, and one run of the parser (in C,
 `httptools`). It creates no task, takes no lock and, in the long run, starts no timer: every
-connection has one, which looks at the current deadline only when it fires.
+connection has one, which looks at the current deadline only when it fires. An answer that arrives
+at once wakes its reader once.
 
 The socket pushes bytes into its connection until 256 KiB wait there unread; then reading pauses
 until they are taken.
@@ -16,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import re
 import ssl
-from collections.abc import Mapping
-from typing import Final, cast
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, cast
 
 import httptools
 
@@ -45,7 +47,7 @@ _READ_AHEAD_BYTES: Final = 64 * 1024
 _JOINED_WRITE_BYTES: Final = 64 * 1024
 # Trailers and chunk extensions reach no one, so they get no more room than a head has.
 _MAX_SILENT_BYTES: Final = http_rules.MAX_HEAD_BYTES
-_MAX_CACHED_HEADS: Final = 256
+_MAX_CACHED_HEADS: Final = 64
 _KEEP_ALIVE_TIMEOUT = re.compile(r"(?:^|[,\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
@@ -69,19 +71,20 @@ class Http1Transport:
         self._origin = origin
         self._own_ssl_context = ssl_context
         self._max_idle = max_idle
-        self._idle_expiry_s = idle_expiry_s
+        self._idle_expiry_s = min(idle_expiry_s, _MAX_IDLE_EXPIRY_S)
         self._constant_lines = (
             f"host: {origin.host_header}\r\naccept-encoding: identity\r\n"
             + http_rules.header_lines(headers, http_rules.TRANSPORT_HEADERS)
         )
         self._reserved = http_rules.TRANSPORT_HEADERS | {name.lower() for name in headers}
-        self._head_starts: dict[tuple[str, str], str] = {}
+        self._heads: dict[tuple[object, ...], bytes] = {}
         # The connection used last is used next, so that the ones too many expire.
         self._idle: list[_Connection] = []
         self._connections: set[_Connection] = set()
-        self._closed = False
 
-    async def post(
+    # Not coroutines themselves: each one around another is run again at every wake-up.
+
+    def post(
         self,
         path: str,
         headers: Mapping[str, str],
@@ -89,20 +92,22 @@ class Http1Transport:
         deadlines: Deadlines,
         *,
         fresh: bool = False,
-    ) -> Http1Response:
+    ) -> Coroutine[Any, Any, Http1Response]:
         """See `Transport.post`."""
-        head = self._head("POST", path, headers, f"content-length: {len(body)}\r\n")
-        return await self._exchange(head, body, deadlines, fresh=fresh)
+        head = self._head("POST", path, headers)
+        return self._exchange(
+            b"%bcontent-length: %d\r\n\r\n" % (head, len(body)), body, deadlines, fresh=fresh
+        )
 
-    async def get(
+    def get(
         self, path: str, headers: Mapping[str, str], deadlines: Deadlines
-    ) -> Http1Response:
+    ) -> Coroutine[Any, Any, Http1Response]:
         """See `Transport.get`."""
-        return await self._exchange(self._head("GET", path, headers, ""), b"", deadlines)
+        return self._exchange(self._head("GET", path, headers) + b"\r\n", b"", deadlines)
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
-        self._closed = True
+        self._max_idle = 0  # for answers under way, whose connections come back
         self.drop_idle()
         for closed in [c.watch_close() for c in self._connections if c.is_closing]:
             await closed.wait()
@@ -110,24 +115,35 @@ class Http1Transport:
     async def _exchange(
         self, head: bytes, body: bytes, deadlines: Deadlines, *, fresh: bool = False
     ) -> Http1Response:
-        idle = None if fresh else self._take_idle()
-        connection = idle or await self._connect(deadlines.connect_s)
-        return await connection.exchange(head, body, deadlines)
+        connection = None if fresh else self._take_idle()
+        if connection is None:
+            connection = await self._connect(deadlines.connect_s)
+        try:
+            connection.send(head, body)
+            while not connection.status:
+                await connection.news(deadlines.first_byte_s)
+            decoder = http_rules.decoder_for(connection.headers, connection.address)
+            if decoder is not None:
+                return _CodedResponse(connection, deadlines.idle_s, decoder)
+            return Http1Response(connection, deadlines.idle_s)
+        except BaseException:
+            connection.abort()
+            raise
 
-    def _head(self, method: str, path: str, headers: Mapping[str, str], length_line: str) -> bytes:
-        start = self._head_starts.get((method, path))
-        if start is None:
-            start = self._head_start(method, path)
-        lines = http_rules.header_lines(headers, self._reserved) if headers else ""
-        return f"{start}{lines}{length_line}\r\n".encode("latin-1")
-
-    def _head_start(self, method: str, path: str) -> str:
-        start = f"{method} {self._origin.target(path)} HTTP/1.1\r\n{self._constant_lines}"
-        # Adapters use a handful of paths; some put a model's name in, which a client may invent.
-        if len(self._head_starts) >= _MAX_CACHED_HEADS:
-            self._head_starts.clear()
-        self._head_starts[method, path] = start
-        return start
+    def _head(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
+        """The lines of a request head but those that depend on its body."""
+        # Few differ: adapters use a handful of paths, and hardly any headers.
+        key = (method, path, *headers.items())
+        head = self._heads.get(key)
+        if head is None:
+            lines = http_rules.header_lines(headers, self._reserved)
+            start = f"{method} {self._origin.target(path)} HTTP/1.1\r\n{self._constant_lines}"
+            head = f"{start}{lines}".encode("latin-1")
+            # Some do: a path with a model's name, which a client may invent; a signature.
+            if len(self._heads) >= _MAX_CACHED_HEADS:
+                self._heads.clear()
+            self._heads[key] = head
+        return head
 
     def _take_idle(self) -> _Connection | None:
         while self._idle:
@@ -196,43 +212,55 @@ class Http1Transport:
             connection.abort()
         self._idle.clear()
 
-    def give_back(self, connection: _Connection, promised_s: float | None) -> None:
-        """The connection can take another request, for `promised_s` seconds at least."""
-        expiry_s = self._idle_expiry_s if promised_s is None else promised_s
-        if self._closed or expiry_s <= 0 or len(self._idle) >= self._max_idle:
+    def give_back(self, connection: _Connection, headers: Mapping[str, str]) -> None:
+        """The connection can take another request, as far as the last answer's headers tell."""
+        expiry_s = self._idle_expiry_s
+        if "keep-alive" in headers:
+            expiry_s = _promised_s(headers["keep-alive"], expiry_s)
+        if expiry_s > 0 and len(self._idle) < self._max_idle:
+            connection.rest(expiry_s)
+            self._idle.append(connection)
+        else:
             connection.abort()
-            return
-        connection.rest(min(expiry_s, _MAX_IDLE_EXPIRY_S))
-        self._idle.append(connection)
 
 
 class Http1Response:
     """An answer whose head has arrived; see `Response`."""
 
-    __slots__ = ("_address", "_connection", "_decoder", "_idle_s", "headers", "status")
+    __slots__ = ("_address", "_connection", "_idle_s", "headers", "status")
 
-    def __init__(
-        self, connection: _Connection, status: int, headers: Mapping[str, str], idle_s: float
-    ) -> None:
-        self.status = status
-        self.headers = headers
+    def __init__(self, connection: _Connection, idle_s: float) -> None:
+        self.status = connection.status
+        self.headers = connection.headers
         self._address = connection.address
         self._connection: _Connection | None = connection
-        self._decoder = http_rules.decoder_for(headers, connection.address)
         self._idle_s = idle_s
+
+    @property
+    def is_whole(self) -> bool:
+        """See `Response.is_whole`."""
+        return self._connection is not None and self._connection.is_complete
 
     async def read(self) -> bytes:
         """See `Response.read`."""
-        connection = self._connection
-        if connection is None:
-            raise ConnectionLost(f"the answer of {self._address} was closed by its reader")
-        if self._decoder is None:
-            return await connection.read(self._idle_s)
-        return await self._read_decoded(connection, self._decoder)
+        # Asked for again after each wait: it may have been closed meanwhile.
+        while (connection := self._connection) is not None:
+            if connection.pieces:
+                return connection.take()
+            if connection.is_complete:
+                return b""
+            await connection.news(self._idle_s)
+        raise ConnectionLost(f"the answer of {self._address} was closed by its reader")
 
     async def read_all(self, limit: int) -> bytes:
         """See `Response.read_all`."""
-        return await http_rules.read_bounded(self.read, limit, self._address)
+        connection = self._connection
+        if connection is None or not connection.is_complete:
+            return await http_rules.read_bounded(self.read, limit, self._address)
+        body = connection.take()
+        if len(body) > limit:
+            raise http_rules.answer_too_large(limit, self._address)
+        return body
 
     def close(self) -> None:
         """See `Response.close`."""
@@ -240,53 +268,67 @@ class Http1Response:
         if connection is not None:
             connection.release()
 
-    async def _read_decoded(
-        self, connection: _Connection, decoder: http_rules.ContentDecoder
-    ) -> bytes:
-        while not (piece := decoder.pull()):
-            coded = await connection.read(self._idle_s)
+
+class _CodedResponse(Http1Response):
+    """An answer with a content coding, which is undone."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(
+        self, connection: _Connection, idle_s: float, decoder: http_rules.ContentDecoder
+    ) -> None:
+        super().__init__(connection, idle_s)
+        self._decoder = decoder
+
+    async def read(self) -> bytes:
+        while not (piece := self._decoder.pull()):
+            coded = await super().read()
             if not coded:
-                decoder.finish()
+                self._decoder.finish()
                 return b""
-            decoder.push(coded)
+            self._decoder.push(coded)
         return piece
+
+    async def read_all(self, limit: int) -> bytes:
+        return await http_rules.read_bounded(self.read, limit, self._address)
 
 
 class _Connection(asyncio.Protocol):
     """One socket, with at most one exchange on it.
 
     An exchange is busy from its request to `release`. The parser's callbacks fill in what has
-    arrived; the one task that waits for news sleeps on `_waiter`. Once `_error` is set the
+    arrived; the one task that waits for `news` sleeps on `_waiter`. Once `_error` is set the
     exchange is over: what arrived before can still be read, then the error is raised.
     """
 
     __slots__ = (
-        "_buffered",
         "_closed",
         "_deadline",
         "_error",
         "_fields",
         "_head_room",
-        "_headers",
         "_is_busy",
-        "_is_complete",
         "_is_paused",
         "_is_reused",
         "_keep_alive",
         "_limit_s",
         "_loop",
         "_parser",
-        "_pieces",
         "_pool",
-        "_received",
         "_silent",
-        "_status",
+        "_taken",
         "_timer",
         "_timer_at",
         "_transport",
+        "_unread",
         "_until_eof",
         "_waiter",
         "address",
+        "headers",
+        "is_complete",
+        "on_body",
+        "pieces",
+        "status",
     )
 
     _transport: asyncio.Transport
@@ -295,29 +337,33 @@ class _Connection(asyncio.Protocol):
         self.address = address
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpResponseParser(self)
         self._is_reused = False
         self._closed: asyncio.Event | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._deadline = self._limit_s = self._timer_at = 0.0
+        self._deadline = self._limit_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._error: AdapterError | None = None
+        # Of the head that came last.
+        self._fields: list[tuple[bytes, bytes]] = []
+        self.headers: Mapping[str, str] = {}
+        self._keep_alive = False
+        self._until_eof = False
+        # Of the body: what nobody has taken yet. A parser's callback that is in C, because a body
+        # may come in very small pieces.
+        self.pieces: list[bytes] = []
+        self.on_body = self.pieces.append
+        self._is_paused = False
         self._forget_exchange()
+        self._parser = httptools.HttpResponseParser(self)
 
     def _forget_exchange(self) -> None:
         self._is_busy = False
-        self._status = 0  # until the final head is complete
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._headers: Mapping[str, str] = {}
+        self.status = 0  # until the final head is complete
+        self.is_complete = False
         self._head_room = http_rules.MAX_HEAD_BYTES
-        self._keep_alive = False
-        self._until_eof = False
-        self._is_complete = False
-        self._is_paused = False
-        self._pieces: list[bytes] = []
-        self._buffered = 0
-        self._received = 0
-        self._silent = 0
-        self._error: AdapterError | None = None
+        self.pieces.clear()
+        self._taken = self._unread = self._silent = 0
 
     # What the transport and the response ask for.
 
@@ -331,59 +377,51 @@ class _Connection(asyncio.Protocol):
         """True while an idle connection can take a request."""
         return self._loop.time() < self._deadline and not self._transport.is_closing()
 
-    async def exchange(self, head: bytes, body: bytes, deadlines: Deadlines) -> Http1Response:
-        """Send a request and wait for the head of its answer.
-
-        Raises `ConnectionLost`, `UpstreamTimeout` or `MalformedAnswer`. The socket is aborted
-        when this raises or is cancelled.
-        """
+    def send(self, head: bytes, body: bytes) -> None:
+        """Begin an exchange: send its request."""
         self._is_busy = True
         if len(body) <= _JOINED_WRITE_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)
-        try:
-            self._limit_wait(deadlines.first_byte_s)
-            while not self._status:
-                await self._news()
-            return Http1Response(self, self._status, self._headers, deadlines.idle_s)
-        except BaseException:
-            self.abort()
-            raise
 
-    async def read(self, idle_s: float) -> bytes:
-        """Everything that has arrived, after waiting for some; empty at the end of the body.
+    def news(self, limit_s: float) -> asyncio.Future[None]:
+        """To wait for: the head, some more of the body or its end, or that the exchange failed.
 
-        After cancellation nothing is lost: the next call returns what would have come.
+        Raises why it failed: `ConnectionLost`, `MalformedAnswer` or `UpstreamTimeout`, the latter
+        where none of it came within `limit_s` seconds. Whoever is cancelled may ask again.
         """
-        if not self._pieces:
-            self._limit_wait(idle_s)
-            while not self._pieces:
-                if self._is_complete:
-                    return b""
-                await self._news()
-        pieces = self._pieces
-        self._pieces = []
-        self._buffered = 0
+        if self._error is not None:
+            raise self._error
+        self._limit_wait(limit_s)
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
+
+    def take(self) -> bytes:
+        """All of the body that has arrived and was not taken yet."""
+        arrived = b"".join(self.pieces)
+        self.pieces.clear()
+        self._taken += len(arrived)
+        self._unread = 0
         if self._is_paused:
             self._is_paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return arrived
 
     def release(self) -> None:
         """End the exchange: keep the connection where it can be used again, else abort it."""
         if (
-            self._is_complete
+            self.is_complete
             and self._keep_alive
+            and not self._is_paused
             and not self._transport.is_closing()
             # An answer may overtake its request (413): the rest would go before the next one.
             and not self._transport.get_write_buffer_size()
         ):
-            promised_s = _promised_s(self._headers)
             self._forget_exchange()
-            self._pool.give_back(self, promised_s)
+            self._pool.give_back(self, self.headers)
             return
         self._fail(ConnectionLost(f"the answer of {self.address} was closed by its reader"))
         self.abort()
@@ -405,18 +443,10 @@ class _Connection(asyncio.Protocol):
 
     # Waiting.
 
-    async def _news(self) -> None:
-        if self._error is not None:
-            raise self._error
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _fail(self, error: AdapterError) -> None:
         if self._error is None:
@@ -427,32 +457,35 @@ class _Connection(asyncio.Protocol):
         # Deadlines mostly move away, so the timer is not moved with them: it looks again when it
         # fires. Only a deadline that is due sooner needs a new one.
         self._limit_s = limit_s
-        self._deadline = self._loop.time() + limit_s
-        if self._timer is None:
-            self._start_timer()
-        elif self._deadline < self._timer_at:
-            self._timer.cancel()
-            self._start_timer()
+        deadline = self._deadline = self._loop.time() + limit_s
+        if deadline < self._timer_at:
+            self._start_timer(deadline)
 
-    def _start_timer(self) -> None:
-        self._timer_at = self._deadline
-        self._timer = self._loop.call_at(self._deadline, self._on_timer)
+    def _start_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
+        self._timer_at = math.inf
         if self._loop.time() < self._deadline:
-            self._start_timer()
+            self._start_timer(self._deadline)
         elif not self._is_busy:
             self.abort()
-        elif self._waiter is not None:
+        elif self._waiter is not None and not self._waiter.done():
             self._fail(self._timeout())
             self.abort()
 
+    def _received(self) -> int:
+        return self._taken + sum(map(len, self.pieces))
+
     def _timeout(self) -> UpstreamTimeout:
-        if self._status:
+        if self.status:
             return UpstreamTimeout(
                 f"{self.address} sent nothing for {self._limit_s:g} s in the middle of its answer "
-                f"({self._received} bytes in)",
+                f"({self._received()} bytes in)",
                 phase="idle",
             )
         return UpstreamTimeout(
@@ -468,13 +501,13 @@ class _Connection(asyncio.Protocol):
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._is_busy or self._is_complete:
+        if not self._is_busy or self.is_complete:
             # Bytes that no request asked for: whatever they are, no answer may follow them.
             self._keep_alive = False
             self.abort()
             return
         try:
-            if self._status:
+            if self.status:
                 self._feed_body(data)
             else:
                 self._feed_head(data)
@@ -483,16 +516,16 @@ class _Connection(asyncio.Protocol):
         except AdapterError as error:
             self._fail(error)
             self.abort()
-        if self._status:
+        if self._waiter is not None and (self.pieces or self.is_complete):
             self._wake()
 
     def eof_received(self) -> None:
         # Over TLS, uvloop calls this only for a proper end ("close notify"), so that there a cut
         # is noticed even in a body without a frame (RFC 9112, section 9.8).
         if self._until_eof:
-            self._is_complete = True
+            self.is_complete = True
             self._wake()
-        elif self._is_busy and not self._is_complete:
+        elif self._is_busy and not self.is_complete:
             self._fail(self._cut(None))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -501,16 +534,16 @@ class _Connection(asyncio.Protocol):
         if self._closed is not None:
             self._closed.set()
         self._pool.lost(self)
-        if self._is_busy and not self._is_complete:
+        if self._is_busy and not self.is_complete:
             self._fail(self._cut(exc))
 
     def _cut(self, exc: Exception | None) -> ConnectionLost:
         how = f"{self.address} closed the connection"
         if isinstance(exc, OSError):
             how = f"the connection to {self.address} broke ({reason_of(exc)})"
-        if self._status:
+        if self.status:
             return ConnectionLost(
-                f"{how} before its answer was complete ({self._received} bytes in)"
+                f"{how} before its answer was complete ({self._received()} bytes in)"
             )
         stale = self._is_reused and self._head_room == http_rules.MAX_HEAD_BYTES
         if (
@@ -523,34 +556,35 @@ class _Connection(asyncio.Protocol):
 
     def _feed_head(self, data: bytes) -> None:
         room = self._head_room
-        self._head_room -= len(data)
+        self._head_room = room - len(data)
         if len(data) <= room:
             self._parser.feed_data(data)
             return
         # The parser has no bound of its own, and collects a header until it is whole.
         self._parser.feed_data(data[:room])
-        if not self._status:
+        if not self.status:
             raise http_rules.head_too_large(self.address)
         self._feed_body(data[room:])
 
     def _feed_body(self, data: bytes) -> None:
-        before = self._received
+        before = len(self.pieces)
         self._parser.feed_data(data)
-        if self._received != before:
-            self._silent = 0
-        else:
+        if len(self.pieces) == before:
             self._silent += len(data)
-            if self._silent > _MAX_SILENT_BYTES and not self._is_complete:
+            if self._silent > _MAX_SILENT_BYTES and not self.is_complete:
                 raise MalformedAnswer(
                     f"{self.address} sent {self._silent} bytes of framing without content"
                 )
-        if self._buffered > _READ_AHEAD_BYTES and not self._is_complete and not self._is_paused:
+            return
+        self._silent = 0
+        self._unread += len(data)
+        if self._unread > _READ_AHEAD_BYTES and not self.is_complete and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
     def _stop_parsing(self, error: httptools.HttpParserError) -> None:
         self._keep_alive = False
-        if self._is_complete:
+        if self.is_complete:
             return  # bytes behind the answer spoil the connection, not the answer
         refusal = error.__context__
         if not isinstance(refusal, AdapterError):
@@ -560,8 +594,9 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """The parser found the start of an answer."""
-        if self._is_complete:
+        if self.is_complete:
             raise MalformedAnswer(f"{self.address} sent an answer that no request asked for")
+        self._fields.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """The parser found a header, or a trailer; trailers are never looked at."""
@@ -571,30 +606,27 @@ class _Connection(asyncio.Protocol):
         """The parser found the end of a head: an interim one (1xx) or the answer's."""
         status = self._parser.get_status_code()
         if status < 200 and status != 101:
-            self._fields.clear()
             return
         headers = http_rules.accepted_headers(status, self._fields, self.address)
-        coding = headers.get("transfer-encoding")
-        if coding is not None and coding.lower() != "chunked":
-            raise MalformedAnswer(f"{self.address} answered in the transfer coding {coding!r}")
-        self._until_eof = coding is None and "content-length" not in headers
+        if "transfer-encoding" in headers:
+            coding = headers["transfer-encoding"]
+            if coding.lower() != "chunked":
+                raise MalformedAnswer(f"{self.address} answered in the transfer coding {coding!r}")
+            self._until_eof = False
+        else:
+            self._until_eof = "content-length" not in headers
         self._keep_alive = self._parser.should_keep_alive()
-        self._headers = headers
-        self._status = status
-
-    def on_body(self, piece: bytes) -> None:
-        """The parser found a piece of the body."""
-        self._pieces.append(piece)
-        self._buffered += len(piece)
-        self._received += len(piece)
+        self.headers = headers
+        self.status = status
+        self._wake()
 
     def on_message_complete(self) -> None:
         """The parser found the end of an answer; nothing follows an interim one's head."""
-        if self._status:
-            self._is_complete = True
+        if self.status:
+            self.is_complete = True
 
 
-def _promised_s(headers: Mapping[str, str]) -> float | None:
+def _promised_s(keep_alive: str, otherwise_s: float) -> float:
     """How long the server says it keeps an idle connection, less a second for the way there."""
-    found = _KEEP_ALIVE_TIMEOUT.search(headers.get("keep-alive", ""))
-    return int(found[1]) - 1.0 if found else None
+    found = _KEEP_ALIVE_TIMEOUT.search(keep_alive)
+    return min(int(found[1]) - 1.0, _MAX_IDLE_EXPIRY_S) if found else otherwise_s

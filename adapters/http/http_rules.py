@@ -6,6 +6,7 @@ answer's content coding is undone in bounded memory.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import zlib
@@ -179,9 +180,20 @@ def accepted_headers(
             f"{address} answered with a redirect (status {status}), which is never followed; "
             "set the base URL to the final address"
         )
+    headers = {_name(name): value.decode("latin-1").strip(" \t") for name, value in fields}
+    return headers if len(headers) == len(fields) else _joined(fields)
+
+
+# The same few names come with every answer.
+@functools.lru_cache(maxsize=256)
+def _name(name: bytes) -> str:
+    return name.lower().decode("latin-1")
+
+
+def _joined(fields: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in fields:
-        name = raw_name.lower().decode("latin-1")
+        name = _name(raw_name)
         value = raw_value.decode("latin-1").strip(" \t")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
@@ -192,13 +204,20 @@ def head_too_large(address: str) -> MalformedAnswer:
     return MalformedAnswer(f"{address} answered with more than {MAX_HEAD_BYTES} bytes of headers")
 
 
+def answer_too_large(limit: int, address: str) -> MalformedAnswer:
+    """The error for an answer body of more than `limit` bytes."""
+    return MalformedAnswer(f"the answer of {address} is larger than {limit} bytes")
+
+
 def decoder_for(headers: Mapping[str, str], address: str) -> ContentDecoder | None:
     """What undoes the answer's content coding; None where it has none.
 
     Requests ask for `identity`, but some servers compress all the same. Raises `MalformedAnswer`
     for a coding other than gzip and deflate.
     """
-    coding = headers.get("content-encoding", "identity").strip().lower()
+    if "content-encoding" not in headers:
+        return None
+    coding = headers["content-encoding"].strip().lower()
     if coding in ("", "identity"):
         return None
     if coding in ("gzip", "x-gzip", "deflate"):
@@ -270,6 +289,6 @@ async def read_bounded(read: Callable[[], Awaitable[bytes]], limit: int, address
     while piece := await read():
         size += len(piece)
         if size > limit:
-            raise MalformedAnswer(f"the answer of {address} is larger than {limit} bytes")
+            raise answer_too_large(limit, address)
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -286,6 +286,11 @@ class HttpxResponse:
         self._error: AdapterError | None = None
         self._is_closed = False
 
+    @property
+    def is_whole(self) -> bool:
+        """See `Response.is_whole`; httpx2 does not tell."""
+        return False
+
     async def read(self) -> bytes:
         """See `Response.read`."""
         if self._error is not None:

@@ -10,10 +10,11 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Required, TypedDict, Unpack
+
+import msgspec
 
 from adapters.base import (
     AdapterError,
@@ -91,8 +92,7 @@ class Reader(Protocol):
         """The whole answer. Raises `MalformedAnswer`, and `UpstreamError` for an error in it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A call as this provider is asked: what is posted, and how what comes back is read.
 
     `path` continues the base URL; `headers` come in addition to the adapter's constant ones.
@@ -101,7 +101,7 @@ class Dispatch:
     path: str
     body: bytes
     reader: Reader
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     dropped: Sequence[str] = ()
 
 
@@ -138,6 +138,7 @@ class HttpAdapter(ABC):
         hidden = {name: value for name, value in own.items() if not _PLAIN_NAME.search(name)}
         self._secrets = _secrets([*_hidden(constant), *hidden.values()])
         self._passing_secrets: list[bytes] = []
+        self._signs = _signs(self._secrets)
         self._transport: Transport = open_transport(
             account["base_url"],
             headers=constant,
@@ -165,9 +166,9 @@ class HttpAdapter(ABC):
             error_family(status, said.message, said.code, said.type), status, said, headers
         )
 
-    def open(self, call: Call) -> _Opened:
+    def open(self, call: Call) -> _HttpAnswer:
         """Dispatch a call; see `adapters.base.Adapter`."""
-        return _Opened(self, self._transport, call)
+        return _HttpAnswer(self, self._transport, call)
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> bytes:
         """What is there: for lists of models and the like."""
@@ -185,6 +186,7 @@ class HttpAdapter(ABC):
         """
         known = dict.fromkeys((*_secrets(_hidden(headers)), *self._passing_secrets))
         self._passing_secrets = list(known)[:_MOST_PASSING]
+        self._signs = _signs([*self._secrets, *self._passing_secrets])
 
     async def check(self, response: Response) -> None:
         """Raise the error that an answer with an error status stands for."""
@@ -197,6 +199,9 @@ class HttpAdapter(ABC):
 
         Only errors are looked at: in an answer, `lm-studio` may be a word and not the key.
         """
+        # One key is looked for first: what is long is found sooner than what is short.
+        if len(self._signs) < 2 and not self._is_quoted(answer):
+            return answer
         return self._without_secrets(answer) if b'"error"' in answer else answer
 
     def redact_all(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
@@ -219,11 +224,15 @@ class HttpAdapter(ABC):
     def redacted_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """The headers of an answer, some of which go on to the client."""
         said = "\n".join(headers.values()).encode("utf-8", "surrogateescape")
-        clean = self._without_secrets(said)
-        if clean is said:
+        if not self._is_quoted(said):
             return headers
+        clean = self._without_secrets(said)
         values = clean.decode("utf-8", "surrogateescape").split("\n")
         return dict(zip(headers, values, strict=True))
+
+    def _is_quoted(self, answer: bytes) -> bool:
+        """Whether one of our secrets stands there."""
+        return any(map(answer.__contains__, self._signs))
 
     def _without_secrets(self, answer: bytes) -> bytes:
         for secret in (*self._secrets, *self._passing_secrets):
@@ -247,33 +256,61 @@ def _secrets(values: Iterable[str]) -> list[bytes]:
     return sorted(found, key=len, reverse=True)
 
 
-class _Opened:
+def _signs(secrets: Sequence[bytes]) -> Sequence[bytes]:
+    """Those without which none of the others can stand anywhere: the last words, mostly."""
+    known = set(secrets)
+    return [s for s in secrets if (last := s.rpartition(b" ")[2]) == s or last not in known]
+
+
+class _HttpAnswer:
     """One call, from its dispatch to the end of its answer."""
+
+    __slots__ = (
+        "_adapter",
+        "_call",
+        "_decoder",
+        "_is_ended",
+        "_reader",
+        "_response",
+        "_silent_s",
+        "_transport",
+        "dropped",
+    )
+
+    _response: Response
+    _reader: Reader
+    _decoder: Decoder | None
+    dropped: Sequence[str]
 
     def __init__(self, adapter: HttpAdapter, transport: Transport, call: Call) -> None:
         self._adapter = adapter
         self._transport = transport
         self._call = call
-        self._response: Response | None = None
-        self._reader: Reader | None = None
+        self._silent_s = call.deadlines.silent_s
+        self._is_ended = False
 
     async def __aenter__(self) -> Answer:
         call = self._call
-        dispatch = await self._adapter.prepare(call)
+        adapter = self._adapter
+        dispatch = await adapter.prepare(call)
         headers = {"content-type": call.content_type, **dispatch.headers}
         response = await self._transport.post(
             dispatch.path, headers, dispatch.body, call.deadlines, fresh=call.fresh
         )
-        self._response = response
+        reader = dispatch.reader
         try:
-            await self._adapter.check(response)
+            if not 200 <= response.status < 300:
+                await adapter.check(response)
             if call.stream:
-                await _check_is_stream(self._adapter, response, dispatch.reader.stream_types)
+                await _check_is_stream(adapter, response, reader.stream_types)
         except BaseException:
             response.close()
             raise
-        self._reader = dispatch.reader
-        return _HttpAnswer(self._adapter, response, dispatch, call)
+        self._response = response
+        self._reader = reader
+        self._decoder = reader.decoder() if call.stream else None
+        self.dropped = dispatch.dropped
+        return self
 
     async def __aexit__(
         self,
@@ -281,34 +318,19 @@ class _Opened:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._response is not None
-        assert self._reader is not None
+        response = self._response
         try:
-            if error is None and self._reader.is_done:
-                await _read_trailer(self._response)
+            if error is None and self._reader.is_done and not response.is_whole:
+                await _read_trailer(response)
         finally:
-            self._response.close()
-
-
-class _HttpAnswer:
-    def __init__(
-        self, adapter: HttpAdapter, response: Response, dispatch: Dispatch, call: Call
-    ) -> None:
-        self._adapter = adapter
-        self._response = response
-        self._reader = dispatch.reader
-        self._is_stream = call.stream
-        self._silent_s = call.deadlines.silent_s
-        self._decoder = dispatch.reader.decoder() if call.stream else None
-        self._is_ended = False
-        self.dropped = dispatch.dropped
+            response.close()
 
     @property
     def headers(self) -> Mapping[str, str]:
         return self._adapter.redacted_headers(self._response.headers)
 
     async def body(self) -> bytes:
-        assert not self._is_stream, "this call asked for a stream"
+        assert not self._call.stream, "this call asked for a stream"
         answer = self._adapter.redact(await self._response.read_all(MAX_ANSWER_BYTES))
         try:
             return self._reader.read_body(answer)

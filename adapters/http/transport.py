@@ -24,6 +24,10 @@ class Response(Protocol):
     def headers(self) -> Mapping[str, str]:
         """The answer's headers, names in lower case; repeated ones are joined by commas."""
 
+    @property
+    def is_whole(self) -> bool:
+        """True where all of it is known to have arrived, read or not."""
+
     async def read(self) -> bytes:
         """The next bytes of the body, as many as have arrived; empty at its end, and only there.
 

@@ -73,10 +73,6 @@ class Rules:
         return self.knows is not None or bool(self.signs and self.signs.search(body))
 
 
-UNCHANGED = Rules()
-"""Of a provider that takes everything as it is."""
-
-
 def fit(call: Call, rules: Rules) -> tuple[bytes, Sequence[str]]:
     """The body of a call as this provider takes it, and the paths of what it is not told.
 

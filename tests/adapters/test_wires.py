@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -463,7 +464,7 @@ in_messages = pytest.mark.parametrize(
 
 
 def messages(name: str, *, stream: bool) -> Call:
-    return replace(call(name, stream=stream, max_tokens=100), endpoint="messages")
+    return msgspec.structs.replace(call(name, stream=stream, max_tokens=100), endpoint="messages")
 
 
 @in_messages
