@@ -200,7 +200,7 @@ class _Connection(asyncio.Protocol):
     def send(self, replies: Sequence[Reply]) -> None:
         """Write the replies as one frame, if the client is still there."""
         if self._transport is not None:
-            self._transport.write(frames(map(self._encode, replies)))
+            self._transport.write(frames([*map(self._encode, replies)]))
 
     def close(self) -> None:
         """Close once everything written has left."""
