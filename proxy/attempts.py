@@ -9,8 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+
+import msgspec
 
 from adapters.base import (
     AdapterError,
@@ -60,8 +61,7 @@ _OVERLOADED = frozenset({429, 503, 529})
 _logger = logging.getLogger("tollway")
 
 
-@dataclass(slots=True)
-class Shared:
+class Shared(msgspec.Struct, eq=False):
     """What the attempts of one request have in common, those made at the same time included."""
 
     attempts: int = 0
@@ -76,9 +76,9 @@ class Shared:
     Only an attempt with the number 1 is held against the caller's limits of rates.
     """
     is_let_in: bool = False
-    tried: set[str] = field(default_factory=set)
+    tried: set[str] = msgspec.field(default_factory=set)
     """The targets that were asked beside others."""
-    upstream: UpstreamTime = field(default_factory=UpstreamTime)
+    upstream: UpstreamTime = msgspec.field(default_factory=UpstreamTime)
     _numbers: int = 0
 
     def take_number(self) -> int:
@@ -91,8 +91,7 @@ class Shared:
         self._numbers -= number == self._numbers
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One request on its way, or one of several attempts that are made of it at the same time."""
 
     exchange: Exchange
@@ -104,7 +103,7 @@ class Job:
     table: TargetTable
     """The targets there were when it came."""
     due: Due
-    shared: Shared = field(default_factory=Shared)
+    shared: Shared = msgspec.field(default_factory=Shared)
     remaining_nanousd: int | None = None
     last: Tried | None = None
     has_waited: bool = False
@@ -126,7 +125,7 @@ class Job:
     """What has moved it to another target than its name used to lead to."""
     trimmed: int = 0
     """How many of the oldest messages its virtual model leaves out."""
-    cold: list[str] = field(default_factory=list)
+    cold: list[str] = msgspec.field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
     virtual_model: str = ""
     """By which the last target came; empty where a target was named."""
@@ -140,7 +139,7 @@ class Job:
     """It goes on with an answer that another target has begun."""
     is_weighed: bool = False
     """Its answer is read as a whole chat, whatever the client asked for."""
-    added: Mapping[str, bytes] = field(default_factory=dict)
+    added: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     """Members, as JSON, that are asked for on top where the client leaves them out."""
 
     @property
@@ -175,8 +174,7 @@ class Job:
         return self.remaining_nanousd + tried.held_nanousd - tried.settlement.cost_nanousd
 
 
-@dataclass(slots=True)
-class Tried:
+class Tried(msgspec.Struct, eq=False):
     """One attempt while it runs, and how it ended."""
 
     id: int
@@ -204,7 +202,7 @@ class Tried:
     usage: pricing.Usage | None = None
     told: Facts | Stream | None = None
     """What the provider said of the cost: its service tier, and in some cases the sum itself."""
-    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    answer_headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     dropped: Sequence[str] = ()
     """The paths of what its provider could not be told."""
     last_events: bytes = b""
@@ -247,7 +245,11 @@ class Attempts:
                 priority = self._priorities.of(job.caller, job.exchange)
                 left_s = job.due.left_s()
                 place = await self._gates.enter(target, job.caller.key_id, priority, left_s)
-            tried = await self._let_in(job, target, reason, trial)
+            shared = job.shared
+            if shared.entrance is None or shared.is_let_in:
+                tried = await self._reserve(job, target, reason, trial)
+            else:
+                tried = await self._reserve_alone(shared.entrance, job, target, reason, trial)
         except BaseException:
             trial.end("nothing")
             if place is not None:
@@ -256,14 +258,13 @@ class Attempts:
         tried.place, tried.key = place, key
         return tried
 
-    async def _let_in(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
-        """Of several at the same time, one alone until one has what it needs."""
-        shared = job.shared
-        if shared.entrance is None or shared.is_let_in:
-            return await self._reserve(job, target, reason, trial)
-        async with shared.entrance:
+    async def _reserve_alone(
+        self, entrance: asyncio.Lock, job: Job, target: Target, reason: str, trial: Trial
+    ) -> Tried:
+        """Of several at the same time, one after the other until one has what it needs."""
+        async with entrance:
             tried = await self._reserve(job, target, reason, trial)
-            shared.is_let_in = True
+            job.shared.is_let_in = True
             return tried
 
     async def _reserve(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
