@@ -168,10 +168,10 @@ class Job(msgspec.Struct, eq=False):
     @property
     def left_nanousd(self) -> int | None:
         """What the tightest hard budget has left: after the last hold, or its cost once settled."""
-        tried = self.last
-        if self.remaining_nanousd is None or tried is None or tried.settlement is None:
-            return self.remaining_nanousd
-        return self.remaining_nanousd + tried.held_nanousd - tried.settlement.cost_nanousd
+        remaining, tried = self.remaining_nanousd, self.last
+        if remaining is None or tried is None or tried.settlement is None:
+            return remaining
+        return remaining + tried.held_nanousd - tried.settlement.cost_nanousd
 
 
 class Tried(msgspec.Struct, eq=False):
@@ -352,25 +352,26 @@ class Attempts:
         job.remaining_nanousd = reserved.remaining_nanousd
         job.requests, job.tokens = reserved.requests, reserved.tokens
         self._figures.began(target)
-        job.last = Tried(
+        held = reserved.hold_nanousd
+        job.last = tried = Tried(
             id=attempt.attempt,
             target=target,
             default_max=default_max,
             hold_nanousd=bounds.most,
-            held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
+            held_nanousd=bounds.most if held is None else held,
             dispatched_at=time.perf_counter(),
             limit=Limit(job.due, first_token_s=target.first_token_s, whole_s=target.whole_s),
             trial=trial,
         )
-        if reserved.hold_nanousd is not None:
-            job.last.meter = Meter(
+        if held is not None:
+            tried.meter = Meter(
                 base=bounds.base,
                 token=bounds.token,
-                held=reserved.hold_nanousd,
+                held=held,
                 most=bounds.most,
                 extend=partial(self._ledger.extend, attempt.attempt),
             )
-        return job.last
+        return tried
 
     def billed(self, request: Request, tried: Tried, usage: pricing.Usage) -> int:
         """What an answered attempt cost: the provider's own word where that counts."""

@@ -25,7 +25,8 @@ LEAST_CLAMPED_TOKENS = 16
 OUTPUT = "output"
 """What `unbounded` calls the answer itself, where nothing says how long it can be."""
 
-LOST_BYTES = 4 * 256
+LOST_TOKENS = 256
+LOST_BYTES = LOST_TOKENS * wire_usage.BYTES_PER_TOKEN
 """Output that a dying worker may have relayed since it last reported."""
 
 # A second of sound in tokens, at most: Whisper's encoder makes 50 of it, OpenAI's newer models and
@@ -88,8 +89,7 @@ def bounds_of(
     if maximum is None:
         maximum = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     most = bound(max_output_tokens=maximum, n=request.n)
-    seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
-    floor = min(most, cost_of(request, target, seen))
+    floor = min(most, _floor(request, target, price))
     if not metered:
         return Bounds(most=most, floor=floor)
     base = bound(max_output_tokens=0)
@@ -202,6 +202,14 @@ def is_billed_unread(request: Request, target: Target) -> bool:
     return target.bills_when_left or (
         target.meterable and not target.is_free and not request.stream
     )
+
+
+def _floor(request: Request, target: Target, price: pricing.Price) -> int:
+    """What an attempt has cost at least whose worker dies early."""
+    if request.images or request.units is not NO_UNITS or price.service_tiers:
+        seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
+        return cost_of(request, target, seen)
+    return pricing.plain_nanousd(price, max(1, request.input_tokens), LOST_TOKENS)
 
 
 def _can_be_capped(request: Request) -> bool:

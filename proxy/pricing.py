@@ -319,10 +319,17 @@ def cost_nanousd(price: Price, usage: Usage, *, service_tier: str | None = None)
     """
     if price.service_tiers:
         price = price.billed_at(service_tier)
-    band = price._band_at(usage.input_tokens)
+    band = price._band_at(usage.input_tokens) if price.tiers else price._bands[0]
     total = _input_cost(price, band, usage) + _output_cost(price, band, usage)
-    cost = _per_token(total) + usage.images * price.image + price.per_request
+    cost = -(-total // PER_TOKENS) + usage.images * price.image + price.per_request
     return cost if usage.units is NO_UNITS else cost + _unit_cost(price, usage.units)
+
+
+def plain_nanousd(price: Price, input_tokens: int, output_tokens: int) -> int:
+    """What so many tokens cost at the standard rates, none of them of a rate of its own."""
+    band = price._band_at(input_tokens) if price.tiers else price._bands[0]
+    total = input_tokens * band.input + output_tokens * band.output
+    return -(-total // PER_TOKENS) + price.per_request
 
 
 def hold_nanousd(
@@ -386,10 +393,9 @@ def format_usd(amount_nanousd: int) -> str:
 
 
 def _bound(price: Price, input_tokens: int, output_tokens: int, images: int, units: Units) -> int:
-    band = price._band_at(input_tokens)
+    band = price._band_at(input_tokens) if price.tiers else price._bands[0]
     total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
-    pieces = images * price.image + price.per_request
-    cost = _per_token(total) + pieces
+    cost = -(-total // PER_TOKENS) + images * price.image + price.per_request
     return cost if units is NO_UNITS else cost + _unit_cost(price, units)
 
 
@@ -451,10 +457,6 @@ def _output_cost(price: Price, band: _Band, usage: Usage) -> int:
         reasoning = min(usage.reasoning_tokens, rest)
         rest, cost = rest - reasoning, cost + reasoning * band.reasoning
     return cost + rest * band.output
-
-
-def _per_token(total: int) -> int:
-    return -(-total // PER_TOKENS)
 
 
 def _either(rate: int | None, fallback: int) -> int:

@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar, assert_never, cast
@@ -792,26 +793,24 @@ def _not_dispatched(attempt: int) -> Settlement:
     )
 
 
+_numbers: Callable[[Settlement], tuple[int, ...]] = attrgetter(
+    "cost_nanousd",
+    "uncertain_nanousd",
+    "status",
+    "total_us",
+    *(f"usage.{name}" for name in Usage.__struct_fields__),
+)
+"""Every number that a settlement always has."""
+
+
 def _bounded(settlement: Settlement) -> Settlement:
     """The settlement with every number and text inside the protocol's bounds.
 
     Numbers come from what a provider reports. However absurd they are, the settlement must reach
     the ledger: one that cannot be sent would leave its hold in place for ever.
     """
-    usage, first, error = settlement.usage, settlement.first_token_us, settlement.error
-    numbers = (
-        settlement.cost_nanousd,
-        settlement.uncertain_nanousd,
-        usage.input,
-        usage.cached,
-        usage.output,
-        usage.reasoning,
-        usage.cache_write,
-        usage.cache_write_1h,
-        settlement.status,
-        settlement.total_us,
-        first or 0,
-    )
+    first, error = settlement.first_token_us, settlement.error
+    numbers = (first or 0, *_numbers(settlement))
     # The bound of amounts is the lower one: what is below it is within any.
     is_within = min(numbers) >= 0 and max(numbers) <= MAX_AMOUNT_NANOUSD
     if is_within and (not error or _is_plain(error)):
@@ -819,7 +818,7 @@ def _bounded(settlement: Settlement) -> Settlement:
     bounded = msgspec.structs.replace(
         settlement,
         cost_nanousd=min(max(settlement.cost_nanousd, 0), MAX_AMOUNT_NANOUSD),
-        usage=Usage(*map(_bounded_count, msgspec.structs.astuple(usage))),
+        usage=Usage(*map(_bounded_count, msgspec.structs.astuple(settlement.usage))),
         total_us=_bounded_count(settlement.total_us),
         first_token_us=None if first is None else _bounded_count(first),
         status=_bounded_count(settlement.status),
