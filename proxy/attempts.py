@@ -411,19 +411,21 @@ class Attempts:
     ) -> None:
         """Settle an attempt; `ended_by` is its provider's error, or in words one of our own."""
         assert tried.settlement is None
-        problem = ended_by.message if isinstance(ended_by, AdapterError) else ended_by
-        is_at_fault = isinstance(ended_by, AdapterError) and _is_at_fault(ended_by)
+        if isinstance(ended_by, AdapterError):
+            problem, is_at_fault = ended_by.message, _is_at_fault(ended_by)
+        else:
+            problem, is_at_fault = ended_by, False
         if job.is_gone and outcome == "ok":
             outcome = "client_gone"
         elif job.is_beaten and outcome == "client_gone":
             outcome = "cancelled"
+        target, status, first = tried.target, tried.status, tried.first_token_s
         total_s = time.perf_counter() - tried.dispatched_at
-        first = tried.first_token_s
         cost = self.billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
         job.shared.cost_nanousd += cost
         job.shared.uncertain_nanousd += uncertain_nanousd
         tried.usage = usage
-        tried.settlement = Settlement(
+        tried.settlement = settlement = Settlement(
             attempt=tried.id,
             outcome=outcome,
             cost_nanousd=cost,
@@ -436,22 +438,22 @@ class Attempts:
                 usage.cache_write_1h_tokens,
             ),
             estimated=estimated,
-            status=tried.status,
+            status=status,
             first_token_us=None if first is None else int(first * 1e6),
             total_us=int(total_s * 1e6),
             error=problem[:500],
             uncertain_nanousd=uncertain_nanousd,
         )
         if falls_back:
-            job.unsent = tried.settlement
+            job.unsent = settlement
         else:
-            self._ledger.settle(tried.settlement)
-        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), problem)
-        self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
+            self._ledger.settle(settlement)
+        tried.trial.end(_verdict(outcome, status, is_at_fault), problem)
+        self._metrics.target(target.metric_name).settled(outcome, usage, cost, first, total_s)
         latency_ms = self._figures.ended(
-            tried.target,
+            target,
             outcome=outcome,
-            status=tried.status,
+            status=status,
             usage=usage,
             first_token_s=first,
             total_s=total_s,
@@ -462,7 +464,7 @@ class Attempts:
         if tried.place is not None:
             tried.place.leave(
                 None if latency_ms is None else latency_ms / 1e3,
-                overloaded=tried.status in _OVERLOADED or (outcome == "timeout" and is_at_fault),
+                overloaded=status in _OVERLOADED or (outcome == "timeout" and is_at_fault),
             )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:

@@ -470,10 +470,10 @@ class Ledger:
 
     def _move(self, legs: Sequence[Balance], spent: int, held: int, overrun: int = 0) -> None:
         """Move money in every balance of an attempt, and look whether somebody must hear of it."""
-        book = self._book
+        book, budgets = self._book, self._book.budgets
         for leg in legs:
             leg.add(spent, held, overrun)
-            budget = book.budgets.get(leg.budget_id)
+            budget = budgets.get(leg.budget_id)
             if budget is None:
                 continue
             if not budget.starts_at <= book.now < budget.ends_at:

@@ -266,7 +266,7 @@ class _Daemon:
         if type(first) is Hello and first.session:
             self._take_over(first.session)
         self._batch.append(_Frame(ops, connection))
-        if self._commit_soon is None:
+        if self._commit_soon is None:  # else this frame is committed with those before it
             self._schedule(is_urgent=not _PATIENT.issuperset(map(type, ops)))
 
     def _take_over(self, session: int) -> None:
