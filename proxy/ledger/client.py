@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -132,7 +133,7 @@ class LedgerClient:
         self.hard_scopes = HardScopes()
         self._session = 0
         self._counter = 0
-        self._seq = 0
+        self._next_seq: Callable[[], int] = itertools.count(1).__next__
         self._link: _Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._outbox: list[bytes] = []
@@ -193,6 +194,7 @@ class LedgerClient:
         for timer in (self._resending, self._reporting, self._ringing):
             if timer is not None:
                 timer.cancel()
+        self._rings_at = math.inf  # whoever asks yet is told in time that nobody answers
         for pending in self._reserving.values():
             pending.fail(LedgerUnavailable("the connection to the ledger was closed"))
         self._reserving.clear()
@@ -585,10 +587,6 @@ class LedgerClient:
                     waiter.set_result(None)
 
     # --- the connection -------------------------------------------------------------------------
-
-    def _next_seq(self) -> int:
-        self._seq += 1
-        return self._seq
 
     def _encoded(self, op: Op) -> bytes:
         message = self._encode(op)

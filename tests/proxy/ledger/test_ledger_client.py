@@ -371,6 +371,22 @@ def test_each_reserve_has_a_patience_of_its_own(ledger: LedgerProcess) -> None:
     run(main())
 
 
+def test_a_reserve_after_the_end_is_told_that_nobody_answers(ledger: LedgerProcess) -> None:
+    async def main() -> None:
+        async with connected(ledger, offline_s=0.1) as client:
+            with ledger.frozen():
+                waiting = asyncio.create_task(client.reserve(attempt_of(client)))
+                await is_sent()
+                late = attempt_of(client)
+                await client.aclose()
+            with pytest.raises(LedgerUnavailable, match="closed"):
+                await waiting
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await client.reserve(late)
+
+    run(main())
+
+
 # --- a ledger that goes away -------------------------------------------------------------------
 
 
