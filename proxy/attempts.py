@@ -9,8 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+
+import msgspec
 
 from adapters.base import (
     AdapterError,
@@ -60,8 +61,7 @@ _OVERLOADED = frozenset({429, 503, 529})
 _logger = logging.getLogger("tollway")
 
 
-@dataclass(slots=True)
-class Shared:
+class Shared(msgspec.Struct, eq=False):
     """What the attempts of one request have in common, those made at the same time included."""
 
     attempts: int = 0
@@ -76,9 +76,9 @@ class Shared:
     Only an attempt with the number 1 is held against the caller's limits of rates.
     """
     is_let_in: bool = False
-    tried: set[str] = field(default_factory=set)
+    tried: set[str] = msgspec.field(default_factory=set)
     """The targets that were asked beside others."""
-    upstream: UpstreamTime = field(default_factory=UpstreamTime)
+    upstream: UpstreamTime = msgspec.field(default_factory=UpstreamTime)
     _numbers: int = 0
 
     def take_number(self) -> int:
@@ -91,8 +91,7 @@ class Shared:
         self._numbers -= number == self._numbers
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One request on its way, or one of several attempts that are made of it at the same time."""
 
     exchange: Exchange
@@ -104,7 +103,7 @@ class Job:
     table: TargetTable
     """The targets there were when it came."""
     due: Due
-    shared: Shared = field(default_factory=Shared)
+    shared: Shared = msgspec.field(default_factory=Shared)
     remaining_nanousd: int | None = None
     last: Tried | None = None
     has_waited: bool = False
@@ -126,7 +125,7 @@ class Job:
     """What has moved it to another target than its name used to lead to."""
     trimmed: int = 0
     """How many of the oldest messages its virtual model leaves out."""
-    cold: list[str] = field(default_factory=list)
+    cold: list[str] = msgspec.field(default_factory=list)
     """Targets whose models were not loaded, and not waited for."""
     virtual_model: str = ""
     """By which the last target came; empty where a target was named."""
@@ -140,7 +139,7 @@ class Job:
     """It goes on with an answer that another target has begun."""
     is_weighed: bool = False
     """Its answer is read as a whole chat, whatever the client asked for."""
-    added: Mapping[str, bytes] = field(default_factory=dict)
+    added: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     """Members, as JSON, that are asked for on top where the client leaves them out."""
 
     @property
@@ -169,14 +168,13 @@ class Job:
     @property
     def left_nanousd(self) -> int | None:
         """What the tightest hard budget has left: after the last hold, or its cost once settled."""
-        tried = self.last
-        if self.remaining_nanousd is None or tried is None or tried.settlement is None:
-            return self.remaining_nanousd
-        return self.remaining_nanousd + tried.held_nanousd - tried.settlement.cost_nanousd
+        remaining, tried = self.remaining_nanousd, self.last
+        if remaining is None or tried is None or tried.settlement is None:
+            return remaining
+        return remaining + tried.held_nanousd - tried.settlement.cost_nanousd
 
 
-@dataclass(slots=True)
-class Tried:
+class Tried(msgspec.Struct, eq=False):
     """One attempt while it runs, and how it ended."""
 
     id: int
@@ -204,7 +202,7 @@ class Tried:
     usage: pricing.Usage | None = None
     told: Facts | Stream | None = None
     """What the provider said of the cost: its service tier, and in some cases the sum itself."""
-    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    answer_headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     dropped: Sequence[str] = ()
     """The paths of what its provider could not be told."""
     last_events: bytes = b""
@@ -247,7 +245,11 @@ class Attempts:
                 priority = self._priorities.of(job.caller, job.exchange)
                 left_s = job.due.left_s()
                 place = await self._gates.enter(target, job.caller.key_id, priority, left_s)
-            tried = await self._let_in(job, target, reason, trial)
+            shared = job.shared
+            if shared.entrance is None or shared.is_let_in:
+                tried = await self._reserve(job, target, reason, trial)
+            else:
+                tried = await self._reserve_alone(shared.entrance, job, target, reason, trial)
         except BaseException:
             trial.end("nothing")
             if place is not None:
@@ -256,14 +258,13 @@ class Attempts:
         tried.place, tried.key = place, key
         return tried
 
-    async def _let_in(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
-        """Of several at the same time, one alone until one has what it needs."""
-        shared = job.shared
-        if shared.entrance is None or shared.is_let_in:
-            return await self._reserve(job, target, reason, trial)
-        async with shared.entrance:
+    async def _reserve_alone(
+        self, entrance: asyncio.Lock, job: Job, target: Target, reason: str, trial: Trial
+    ) -> Tried:
+        """Of several at the same time, one after the other until one has what it needs."""
+        async with entrance:
             tried = await self._reserve(job, target, reason, trial)
-            shared.is_let_in = True
+            job.shared.is_let_in = True
             return tried
 
     async def _reserve(self, job: Job, target: Target, reason: str, trial: Trial) -> Tried:
@@ -351,25 +352,26 @@ class Attempts:
         job.remaining_nanousd = reserved.remaining_nanousd
         job.requests, job.tokens = reserved.requests, reserved.tokens
         self._figures.began(target)
-        job.last = Tried(
+        held = reserved.hold_nanousd
+        job.last = tried = Tried(
             id=attempt.attempt,
             target=target,
             default_max=default_max,
             hold_nanousd=bounds.most,
-            held_nanousd=bounds.most if reserved.hold_nanousd is None else reserved.hold_nanousd,
+            held_nanousd=bounds.most if held is None else held,
             dispatched_at=time.perf_counter(),
             limit=Limit(job.due, first_token_s=target.first_token_s, whole_s=target.whole_s),
             trial=trial,
         )
-        if reserved.hold_nanousd is not None:
-            job.last.meter = Meter(
+        if held is not None:
+            tried.meter = Meter(
                 base=bounds.base,
                 token=bounds.token,
-                held=reserved.hold_nanousd,
+                held=held,
                 most=bounds.most,
                 extend=partial(self._ledger.extend, attempt.attempt),
             )
-        return job.last
+        return tried
 
     def billed(self, request: Request, tried: Tried, usage: pricing.Usage) -> int:
         """What an answered attempt cost: the provider's own word where that counts."""
@@ -409,19 +411,21 @@ class Attempts:
     ) -> None:
         """Settle an attempt; `ended_by` is its provider's error, or in words one of our own."""
         assert tried.settlement is None
-        problem = ended_by.message if isinstance(ended_by, AdapterError) else ended_by
-        is_at_fault = isinstance(ended_by, AdapterError) and _is_at_fault(ended_by)
+        if isinstance(ended_by, AdapterError):
+            problem, is_at_fault = ended_by.message, _is_at_fault(ended_by)
+        else:
+            problem, is_at_fault = ended_by, False
         if job.is_gone and outcome == "ok":
             outcome = "client_gone"
         elif job.is_beaten and outcome == "client_gone":
             outcome = "cancelled"
+        target, status, first = tried.target, tried.status, tried.first_token_s
         total_s = time.perf_counter() - tried.dispatched_at
-        first = tried.first_token_s
         cost = self.billed(job.request, tried, usage) if cost_nanousd is None else cost_nanousd
         job.shared.cost_nanousd += cost
         job.shared.uncertain_nanousd += uncertain_nanousd
         tried.usage = usage
-        tried.settlement = Settlement(
+        tried.settlement = settlement = Settlement(
             attempt=tried.id,
             outcome=outcome,
             cost_nanousd=cost,
@@ -434,22 +438,22 @@ class Attempts:
                 usage.cache_write_1h_tokens,
             ),
             estimated=estimated,
-            status=tried.status,
+            status=status,
             first_token_us=None if first is None else int(first * 1e6),
             total_us=int(total_s * 1e6),
             error=problem[:500],
             uncertain_nanousd=uncertain_nanousd,
         )
         if falls_back:
-            job.unsent = tried.settlement
+            job.unsent = settlement
         else:
-            self._ledger.settle(tried.settlement)
-        tried.trial.end(_verdict(outcome, tried.status, is_at_fault), problem)
-        self._metrics.target(tried.target.metric_name).settled(outcome, usage, cost, first, total_s)
+            self._ledger.settle(settlement)
+        tried.trial.end(_verdict(outcome, status, is_at_fault), problem)
+        self._metrics.target(target.metric_name).settled(outcome, usage, cost, first, total_s)
         latency_ms = self._figures.ended(
-            tried.target,
+            target,
             outcome=outcome,
-            status=tried.status,
+            status=status,
             usage=usage,
             first_token_s=first,
             total_s=total_s,
@@ -460,7 +464,7 @@ class Attempts:
         if tried.place is not None:
             tried.place.leave(
                 None if latency_ms is None else latency_ms / 1e3,
-                overloaded=tried.status in _OVERLOADED or (outcome == "timeout" and is_at_fault),
+                overloaded=status in _OVERLOADED or (outcome == "timeout" and is_at_fault),
             )
 
     def progressed(self, job: Job, tried: Tried, stream: Stream) -> None:

@@ -25,7 +25,8 @@ LEAST_CLAMPED_TOKENS = 16
 OUTPUT = "output"
 """What `unbounded` calls the answer itself, where nothing says how long it can be."""
 
-LOST_BYTES = 4 * 256
+LOST_TOKENS = 256
+LOST_BYTES = LOST_TOKENS * wire_usage.BYTES_PER_TOKEN
 """Output that a dying worker may have relayed since it last reported."""
 
 # A second of sound in tokens, at most: Whisper's encoder makes 50 of it, OpenAI's newer models and
@@ -40,7 +41,7 @@ _UNCAPPED: frozenset[Endpoint] = frozenset({"images", "transcriptions", "speech"
 _BYTES_PER_TOKEN_AT_MOST = 2
 
 
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an attempt can cost; `base`, `token` and `least` where it can be metered.
 
     `floor` is what it has cost at least if its worker dies early, `base` the most that its input
@@ -70,23 +71,25 @@ def bounds_of(
 
     `uncounted` is by how much the request's own bound of its input is above what was counted.
     """
-    if target.price is None or target.is_free:
+    price = target.price
+    if price is None or target.is_free:
         return _NOTHING
-    units = _most_units(request, target)
-    sound = units.audio_seconds * AUDIO_TOKENS_PER_SECOND
+    input_tokens, units = request.input_bound(target.image_tokens) - uncounted, request.units
+    if units is not NO_UNITS:
+        units = _most_units(request, target)
+        input_tokens += units.audio_seconds * AUDIO_TOKENS_PER_SECOND
     bound = partial(
         pricing.hold_nanousd,
-        target.price,
-        input_bound_tokens=request.input_bound(target.image_tokens) + sound - uncounted,
+        price,
+        input_bound_tokens=input_tokens,
         images=request.images,
         units=units,
-        service_tier=target.tier_of(request.service_tier),
+        service_tier=target.tier_of(request.service_tier) if price.service_tiers else None,
     )
     if maximum is None:
         maximum = default_max or target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     most = bound(max_output_tokens=maximum, n=request.n)
-    seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
-    floor = min(most, cost_of(request, target, seen))
+    floor = min(most, _floor(request, target, price))
     if not metered:
         return Bounds(most=most, floor=floor)
     base = bound(max_output_tokens=0)
@@ -111,13 +114,17 @@ def default_maximum(request: Request, target: Target, *, bounded: bool = True) -
     The operator's default for the target; where the cost must be `bounded`, else the target's own
     maximum, where the context has the room.
     """
-    default = target.defaults.max_tokens if _can_be_capped(request) else None
-    if not bounded or target.price is None or target.is_free or not _can_be_capped(request):
+    if not _can_be_capped(request):
+        return None
+    default = target.defaults.max_tokens
+    if not bounded or target.price is None or target.is_free:
         return default
     most = target.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-    if target.context_length is not None:
+    context = target.context_length
+    if context is not None:
         tokens = request.input_tokens * wire_usage.BYTES_PER_TOKEN // _BYTES_PER_TOKEN_AT_MOST
-        most = min(most, max(LEAST_OUTPUT_TOKENS, target.context_length - tokens))
+        if (room := context - tokens) < most:
+            most = min(most, max(LEAST_OUTPUT_TOKENS, room))
     return most if default is None else min(most, default)
 
 
@@ -144,14 +151,13 @@ def may_fit(request: Request, target: Target, left_nanousd: int, *, uncounted: i
 
 def unbounded(request: Request, target: Target) -> str | None:
     """The parameter, if any, whose cost at this target has no upper bound."""
-    found = request.unbounded_at(target.speaks)
-    if found is not None or target.price is None:
+    found, price = request.unbounded_at(target.speaks), target.price
+    if found is not None or price is None:
         return found
     is_open = request.endpoint in _UNCAPPED and target.max_output_tokens is None
-    if is_open and target.price.charges_output:
+    if is_open and price.charges_output:
         return OUTPUT
-    is_bounded = target.price.bounds(target.tier_of(request.service_tier))
-    return None if is_bounded else "service_tier"
+    return None if price.bounds(target.tier_of(request.service_tier)) else "service_tier"
 
 
 def cost_of(
@@ -161,14 +167,17 @@ def cost_of(
 
     Where neither names one, in the standard tier.
     """
-    if target.price is None:
+    price = target.price
+    if price is None:
         return 0
-    if request.images and target.price.image:
+    if request.images and price.image:
         usage = msgspec.structs.replace(usage, images=request.images)
     if request.units is not NO_UNITS and usage.units is NO_UNITS:
         usage = msgspec.structs.replace(usage, units=_most_units(request, target))
+    if not price.service_tiers:
+        return pricing.cost_nanousd(price, usage)
     tier = served_tier or target.tier_of(request.service_tier)
-    return pricing.cost_nanousd(target.price, usage, service_tier=tier)
+    return pricing.cost_nanousd(price, usage, service_tier=tier)
 
 
 def taken(request: Request, target: Target, told: pricing.Usage | None) -> pricing.Usage | None:
@@ -193,6 +202,14 @@ def is_billed_unread(request: Request, target: Target) -> bool:
     return target.bills_when_left or (
         target.meterable and not target.is_free and not request.stream
     )
+
+
+def _floor(request: Request, target: Target, price: pricing.Price) -> int:
+    """What an attempt has cost at least whose worker dies early."""
+    if request.images or request.units is not NO_UNITS or price.service_tiers:
+        seen = wire_usage.estimated(request.input_tokens, LOST_BYTES)
+        return cost_of(request, target, seen)
+    return pricing.plain_nanousd(price, max(1, request.input_tokens), LOST_TOKENS)
 
 
 def _can_be_capped(request: Request) -> bool:

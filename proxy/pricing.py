@@ -58,7 +58,7 @@ class Units:
 NO_UNITS = Units()
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The tokens of one attempt, counted as OpenAI does; all counts are 0 or more.
 
     `input_tokens` and `output_tokens` are totals; where both are 0, no tokens were told. The others
@@ -319,10 +319,17 @@ def cost_nanousd(price: Price, usage: Usage, *, service_tier: str | None = None)
     """
     if price.service_tiers:
         price = price.billed_at(service_tier)
-    band = price._band_at(usage.input_tokens)
+    band = price._band_at(usage.input_tokens) if price.tiers else price._bands[0]
     total = _input_cost(price, band, usage) + _output_cost(price, band, usage)
-    cost = _per_token(total) + usage.images * price.image + price.per_request
+    cost = -(-total // PER_TOKENS) + usage.images * price.image + price.per_request
     return cost if usage.units is NO_UNITS else cost + _unit_cost(price, usage.units)
+
+
+def plain_nanousd(price: Price, input_tokens: int, output_tokens: int) -> int:
+    """What so many tokens cost at the standard rates, none of them of a rate of its own."""
+    band = price._band_at(input_tokens) if price.tiers else price._bands[0]
+    total = input_tokens * band.input + output_tokens * band.output
+    return -(-total // PER_TOKENS) + price.per_request
 
 
 def hold_nanousd(
@@ -342,10 +349,12 @@ def hold_nanousd(
     the tokens divide into cached, audio, reasoning; in every service tier that `Price.reachable`
     names for the one asked for. Long-prompt tiers count only if the input bound can reach them.
     """
-    prices = price.reachable(service_tier) if price.service_tiers else (price,)
     if units.image_kind:
         units = replace(units, image_kind="")
     output = max_output_tokens * n
+    if not price.service_tiers:
+        return _bound(price, input_bound_tokens, output, images, units)
+    prices = price.reachable(service_tier)
     return max(_bound(each, input_bound_tokens, output, images, units) for each in prices)
 
 
@@ -384,10 +393,9 @@ def format_usd(amount_nanousd: int) -> str:
 
 
 def _bound(price: Price, input_tokens: int, output_tokens: int, images: int, units: Units) -> int:
-    band = price._band_at(input_tokens)
+    band = price._band_at(input_tokens) if price.tiers else price._bands[0]
     total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
-    pieces = images * price.image + price.per_request
-    cost = _per_token(total) + pieces
+    cost = -(-total // PER_TOKENS) + images * price.image + price.per_request
     return cost if units is NO_UNITS else cost + _unit_cost(price, units)
 
 
@@ -418,45 +426,37 @@ def _searches(price: Price, units: Units) -> int:
 
 
 def _input_cost(price: Price, band: _Band, usage: Usage) -> int:
-    rest = usage.input_tokens
-    audio = min(usage.input_audio_tokens, rest) if price.input_audio is not None else 0
-    rest -= audio
-    image = min(usage.input_image_tokens, rest) if price.input_image is not None else 0
-    rest -= image
-    write_1h = min(usage.cache_write_1h_tokens, rest)
-    rest -= write_1h
-    write = min(max(usage.cache_write_tokens - write_1h, 0), rest)
-    rest -= write
-    cached = min(usage.cached_tokens, rest)
-    rest -= cached
-    return (
-        rest * band.input
-        + cached * band.cached_input
-        + write * band.cache_write
-        + write_1h * band.cache_write_1h
-        + audio * band.input_audio
-        + image * band.input_image
-    )
+    # Most usages have few parts, and many none: those that are 0 cost no more than the look.
+    rest, cost = usage.input_tokens, 0
+    if usage.input_audio_tokens and price.input_audio is not None:
+        audio = min(usage.input_audio_tokens, rest)
+        rest, cost = rest - audio, audio * band.input_audio
+    if usage.input_image_tokens and price.input_image is not None:
+        image = min(usage.input_image_tokens, rest)
+        rest, cost = rest - image, cost + image * band.input_image
+    if usage.cache_write_tokens or usage.cache_write_1h_tokens:
+        write_1h = min(usage.cache_write_1h_tokens, rest)
+        write = min(max(usage.cache_write_tokens - write_1h, 0), rest - write_1h)
+        rest -= write_1h + write
+        cost += write * band.cache_write + write_1h * band.cache_write_1h
+    if usage.cached_tokens:
+        cached = min(usage.cached_tokens, rest)
+        rest, cost = rest - cached, cost + cached * band.cached_input
+    return cost + rest * band.input
 
 
 def _output_cost(price: Price, band: _Band, usage: Usage) -> int:
-    rest = usage.output_tokens
-    audio = min(usage.output_audio_tokens, rest) if price.output_audio is not None else 0
-    rest -= audio
-    image = min(usage.output_image_tokens, rest) if price.output_image is not None else 0
-    rest -= image
-    reasoning = min(usage.reasoning_tokens, rest)
-    rest -= reasoning
-    return (
-        rest * band.output
-        + reasoning * band.reasoning
-        + audio * band.output_audio
-        + image * band.output_image
-    )
-
-
-def _per_token(total: int) -> int:
-    return -(-total // PER_TOKENS)
+    rest, cost = usage.output_tokens, 0
+    if usage.output_audio_tokens and price.output_audio is not None:
+        audio = min(usage.output_audio_tokens, rest)
+        rest, cost = rest - audio, audio * band.output_audio
+    if usage.output_image_tokens and price.output_image is not None:
+        image = min(usage.output_image_tokens, rest)
+        rest, cost = rest - image, cost + image * band.output_image
+    if usage.reasoning_tokens:
+        reasoning = min(usage.reasoning_tokens, rest)
+        rest, cost = rest - reasoning, cost + reasoning * band.reasoning
+    return cost + rest * band.output
 
 
 def _either(rate: int | None, fallback: int) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from types import TracebackType
+
+import msgspec
 
 from policies.base import Choice, Route
 from proxy.attempts import Job
@@ -31,7 +32,7 @@ class Branch:
     def __init__(self, branches: Branches, job: Job, choice: Choice) -> None:
         self._branches = branches
         self.choice = choice
-        self.job = replace(
+        self.job = msgspec.structs.replace(
             job,
             claim=self.claim,
             last=None,

@@ -7,7 +7,9 @@ stream: the one that is taken is written for it then.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from adapters.base import AdapterError, Answer
 from policies.base import Choice, Route
@@ -52,7 +54,7 @@ async def ask(
 
     Its attempts are the job's. Raises `ApiError` where none answers.
     """
-    own = replace(
+    own = msgspec.structs.replace(
         job,
         request=request or job.request,
         is_weighed=True,

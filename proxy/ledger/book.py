@@ -240,10 +240,12 @@ class Book:
         """
         if self._templates:
             self._make_each(scopes)
-        now = self.now
+        now, by_scope = self.now, self._by_scope
         found: list[Budget] = []
         for scope in scopes:
-            for budget in self._by_scope.get(scope, ()):
+            if scope not in by_scope:  # most have none
+                continue
+            for budget in by_scope[scope]:
                 if budget.others and not budget.others <= scopes.keys():
                     continue
                 if not budget.starts_at <= now < budget.ends_at:

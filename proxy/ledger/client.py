@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar, assert_never, cast
@@ -131,12 +133,15 @@ class LedgerClient:
         self.hard_scopes = HardScopes()
         self._session = 0
         self._counter = 0
-        self._seq = 0
+        self._next_seq: Callable[[], int] = itertools.count(1).__next__
         self._link: _Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._outbox: list[bytes] = []
         # By seq, as sent: what is repeated after a reconnect.
         self._reserving: dict[int, _Reserving] = {}
+        # One timer for all of them, for the first whose time is up.
+        self._ringing: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
         self._unsettled: dict[int, bytes] = {}
         self._calling: dict[int, asyncio.Future[AdminReply]] = {}
         self._extending: dict[int, asyncio.Future[Reserved | Refused]] = {}
@@ -186,9 +191,10 @@ class LedgerClient:
         await asyncio.wait([keeper])
         if link is not None:
             await asyncio.wait([link.lost], timeout=self._patience.close_s)
-        for timer in (self._resending, self._reporting):
+        for timer in (self._resending, self._reporting, self._ringing):
             if timer is not None:
                 timer.cancel()
+        self._rings_at = math.inf  # whoever asks yet is told in time that nobody answers
         for pending in self._reserving.values():
             pending.fail(LedgerUnavailable("the connection to the ledger was closed"))
         self._reserving.clear()
@@ -293,24 +299,21 @@ class LedgerClient:
             if settles is not None:
                 self.settle(settles)
             raise
-        pending = _Reserving(
-            attempt=attempt,
-            settles=settles,
-            message=message,
-            until=self._loop.time() + max(0.0, min(within_s, self._patience.reserve_s)),
-            future=self._loop.create_future(),
-        )
+        loop = self._loop
+        until = loop.time() + max(0.0, min(within_s, self._patience.reserve_s))
+        future: asyncio.Future[Reserved | Refused] = loop.create_future()
+        pending = _Reserving(attempt, settles, message, until, future)
         self._reserving[seq] = pending
-        self._arm(seq, pending)
+        self._watch(pending)
         self._send_reserve(pending)
         try:
-            reply = await pending.future
+            reply = await future
         except asyncio.CancelledError:
             self._give_up(seq, pending)
             raise
-        if isinstance(reply, Refused):
+        if type(reply) is Refused:
             raise BudgetRefused(reply)
-        return reply
+        return cast(Reserved, reply)
 
     async def extend(self, attempt: int, hold_nanousd: int, most_nanousd: int) -> Reserved:
         """Raise the hold of an open attempt to at least `hold_nanousd`.
@@ -381,14 +384,33 @@ class LedgerClient:
 
     # --- reserves whose caller is gone ----------------------------------------------------------
 
-    def _arm(self, seq: int, pending: _Reserving) -> None:
+    def _watch(self, pending: _Reserving) -> None:
         """(Re)start the clock of a reserve: it is less patient while the ledger is away."""
-        left_s = pending.until - self._loop.time()
+        pending.due = pending.until
         if self._link is None:
-            left_s = min(left_s, self._patience.offline_s)
-        if pending.timer is not None:
-            pending.timer.cancel()
-        pending.timer = self._loop.call_later(left_s, self._time_up, seq, pending)
+            pending.due = min(pending.until, self._loop.time() + self._patience.offline_s)
+        if pending.due < self._rings_at:
+            self._ring_at(pending.due)
+
+    def _ring_at(self, moment: float) -> None:
+        if self._ringing is not None:
+            self._ringing.cancel()
+        self._rings_at = moment
+        self._ringing = self._loop.call_at(moment, self._ring)
+
+    def _ring(self) -> None:
+        """Look whose time is up, and when that of the next one is."""
+        self._ringing, self._rings_at = None, math.inf
+        now = self._loop.time()
+        for seq, pending in list(self._reserving.items()):
+            if pending.is_abandoned:
+                continue
+            if pending.due <= now:
+                self._time_up(seq, pending)
+            elif pending.due < self._rings_at:
+                self._rings_at = pending.due
+        if self._rings_at < math.inf:
+            self._ring_at(self._rings_at)
 
     def _time_up(self, seq: int, pending: _Reserving) -> None:
         state = "did not answer in time" if self._link is not None else "does not answer"
@@ -397,7 +419,6 @@ class LedgerClient:
 
     def _give_up(self, seq: int, pending: _Reserving) -> None:
         """Nobody waits any more: undo the hold, now or once its fate is known."""
-        pending.stop()
         if seq not in self._reserving:
             if pending.has_hold():  # the answer was there, and its caller was cancelled over it
                 self.settle(_not_dispatched(pending.attempt.attempt))
@@ -419,7 +440,8 @@ class LedgerClient:
         match reply:
             case Settled():
                 self._unsettled.pop(reply.seq, None)
-                self._wake_if_drained()
+                if self._drain_waiters:
+                    self._wake_if_drained()
             case Reserved() | Refused():
                 self._answered(reply)
             case KeyChanged():
@@ -456,14 +478,15 @@ class LedgerClient:
         if pending is None:
             _resolve(self._extending, reply.seq, reply)
             return
-        pending.stop()
-        if not pending.is_abandoned:
+        attempt = pending.attempt
+        if not pending.future.done():
             pending.future.set_result(reply)
-            if isinstance(reply, Reserved):
-                self._floors[pending.attempt.attempt] = pending.attempt.floor_nanousd
-        elif isinstance(reply, Reserved):
-            self.settle(_not_dispatched(pending.attempt.attempt))
-        self._wake_if_drained()
+            if type(reply) is Reserved:
+                self._floors[attempt.attempt] = attempt.floor_nanousd
+        elif type(reply) is Reserved:
+            self.settle(_not_dispatched(attempt.attempt))
+        if self._drain_waiters:
+            self._wake_if_drained()
 
     def _put_key(self, key: KeyRecord) -> None:
         earlier = self._keys_by_id.get(key.key_id)
@@ -557,17 +580,13 @@ class LedgerClient:
             self._send(self._encoded(Progress(floors)))
 
     def _wake_if_drained(self) -> None:
-        if self._drain_waiters and not self._unsettled and not self._reserving:
+        if not self._unsettled and not self._reserving:
             waiters, self._drain_waiters = self._drain_waiters, []
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
     # --- the connection -------------------------------------------------------------------------
-
-    def _next_seq(self) -> int:
-        self._seq += 1
-        return self._seq
 
     def _encoded(self, op: Op) -> bytes:
         message = self._encode(op)
@@ -643,8 +662,8 @@ class LedgerClient:
         self._unwritten.clear()
         for message in self._unsettled.values():
             self._send(message)
-        for seq, pending in self._reserving.items():
-            self._arm(seq, pending)
+        for pending in self._reserving.values():
+            self._watch(pending)
             self._send_reserve(pending)
         if self._floors:
             self._send(self._encoded(Progress(tuple(self._floors.items()))))
@@ -663,7 +682,7 @@ class LedgerClient:
                 del self._reserving[seq]
                 self._undo(pending)
             else:
-                self._arm(seq, pending)
+                self._watch(pending)
 
 
 def _resolve(asked: dict[int, asyncio.Future[T]], seq: int, reply: T | LedgerError) -> None:
@@ -677,16 +696,16 @@ def _resolve(asked: dict[int, asyncio.Future[T]], seq: int, reply: T | LedgerErr
         future.set_result(reply)
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Reserving:
-    """A reserve without an answer."""
+class _Reserving(msgspec.Struct, eq=False):
+    """A reserve without an answer. `until` is when its caller's patience ends."""
 
     attempt: Attempt
     settles: Settlement | None
     message: bytes
     until: float
     future: asyncio.Future[Reserved | Refused]
-    timer: asyncio.TimerHandle | None = None
+    due: float = math.inf
+    """When it is given up as things are: sooner than `until` while the ledger is away."""
     was_sent: bool = False
 
     @property
@@ -694,14 +713,8 @@ class _Reserving:
         """Whether nobody waits for the answer that is still to come."""
         return self.future.done()
 
-    def stop(self) -> None:
-        """Stop its clock."""
-        if self.timer is not None:
-            self.timer.cancel()
-
     def fail(self, error: LedgerError) -> None:
         """Let the caller know, if there still is one."""
-        self.stop()
         if not self.future.done():
             self.future.set_exception(error)
 
@@ -778,35 +791,45 @@ def _not_dispatched(attempt: int) -> Settlement:
     )
 
 
+_numbers: Callable[[Settlement], tuple[int, ...]] = attrgetter(
+    "cost_nanousd",
+    "uncertain_nanousd",
+    "status",
+    "total_us",
+    *(f"usage.{name}" for name in Usage.__struct_fields__),
+)
+"""Every number that a settlement always has."""
+
+
 def _bounded(settlement: Settlement) -> Settlement:
     """The settlement with every number and text inside the protocol's bounds.
 
     Numbers come from what a provider reports. However absurd they are, the settlement must reach
     the ledger: one that cannot be sent would leave its hold in place for ever.
     """
-    usage, first = settlement.usage, settlement.first_token_us
-    counts = (*msgspec.structs.astuple(usage), settlement.total_us)
-    if (
-        0 <= settlement.cost_nanousd <= MAX_AMOUNT_NANOUSD
-        and min(counts) >= 0
-        and max(counts) <= MAX_COUNT
-        and (first is None or 0 <= first <= MAX_COUNT)
-        and 0 <= settlement.status <= MAX_COUNT
-        and 0 <= settlement.uncertain_nanousd <= MAX_AMOUNT_NANOUSD
-        and (not settlement.error or _is_plain(settlement.error))
-    ):
+    first, error = settlement.first_token_us, settlement.error
+    numbers = (first or 0, *_numbers(settlement))
+    # The bound of amounts is the lower one: what is below it is within any.
+    is_within = min(numbers) >= 0 and max(numbers) <= MAX_AMOUNT_NANOUSD
+    if is_within and (not error or _is_plain(error)):
         return settlement
-    _log.error("a settlement was out of bounds: %r", settlement)
-    return msgspec.structs.replace(
+    bounded = msgspec.structs.replace(
         settlement,
         cost_nanousd=min(max(settlement.cost_nanousd, 0), MAX_AMOUNT_NANOUSD),
-        usage=Usage(*(min(max(count, 0), MAX_COUNT) for count in counts[:-1])),
-        total_us=min(max(settlement.total_us, 0), MAX_COUNT),
-        first_token_us=None if first is None else min(max(first, 0), MAX_COUNT),
-        status=min(max(settlement.status, 0), MAX_COUNT),
+        usage=Usage(*map(_bounded_count, msgspec.structs.astuple(settlement.usage))),
+        total_us=_bounded_count(settlement.total_us),
+        first_token_us=None if first is None else _bounded_count(first),
+        status=_bounded_count(settlement.status),
         uncertain_nanousd=min(max(settlement.uncertain_nanousd, 0), MAX_AMOUNT_NANOUSD),
-        error=settlement.error[:_MAX_ERROR_CHARS].encode("utf-8", "backslashreplace").decode(),
+        error=error[:_MAX_ERROR_CHARS].encode("utf-8", "backslashreplace").decode(),
     )
+    if bounded != settlement:
+        _log.error("a settlement was out of bounds: %r", settlement)
+    return bounded
+
+
+def _bounded_count(count: int) -> int:
+    return min(max(count, 0), MAX_COUNT)
 
 
 def _is_plain(text: str) -> bool:

@@ -227,7 +227,7 @@ class Ledger:
         """What has come up since it was last asked, for everybody to hear."""
         swaps = self._swaps.take_news()
         judged = self._feedback.news
-        if not self._book.news and not self._notices.news and not swaps and not judged:
+        if not (swaps or judged or self._book.news or self._notices.news):
             return []
         news: list[News] = [*self._book.news, *self._notices.news, *swaps, *judged]
         self._book.news.clear()
@@ -315,7 +315,8 @@ class Ledger:
         amount = _amount(attempt, applying)
         remaining: int | None = None
         for budget in applying:
-            left = budget.ceiling - budget.totals.spent - budget.totals.held - amount
+            totals = budget.totals
+            left = budget.ceiling - totals.spent - totals.held - amount
             if left < 0 or (budget.hard and not attempt.priced):
                 return self._refusal(op, applying, amount)
             if budget.hard and (remaining is None or left < remaining):
@@ -469,14 +470,16 @@ class Ledger:
 
     def _move(self, legs: Sequence[Balance], spent: int, held: int, overrun: int = 0) -> None:
         """Move money in every balance of an attempt, and look whether somebody must hear of it."""
-        book = self._book
+        book, budgets = self._book, self._book.budgets
         for leg in legs:
             leg.add(spent, held, overrun)
-            budget = book.budgets.get(leg.budget_id)
-            if (
-                budget is not None
-                and book.open_window(budget).totals.spent >= budget.alert_at
-                and (budget.balance is leg or budget.length_s is not None)
+            budget = budgets.get(leg.budget_id)
+            if budget is None:
+                continue
+            if not budget.starts_at <= book.now < budget.ends_at:
+                book.open_window(budget)
+            if budget.totals.spent >= budget.alert_at and (
+                budget.balance is leg or budget.length_s is not None
             ):
                 self._notices.spent(book, budget)
         self._dirty.update(legs)
@@ -779,8 +782,14 @@ class Ledger:
         store.begin()
         store.put_attempts(self._attempt_rows)
         store.put_settlements(self._settlement_rows)
-        store.put_holds([row for row in self._hold_rows.values() if row is not None])
-        store.drop_holds([(number,) for number, row in self._hold_rows.items() if row is None])
+        held, dropped = [], []
+        for number, row in self._hold_rows.items():
+            if row is None:
+                dropped.append((number,))
+            else:
+                held.append(row)
+        store.put_holds(held)
+        store.drop_holds(dropped)
         store.put_balances(
             [(b.budget_id, b.window_start, b.spent, b.held, b.overrun) for b in self._dirty]
         )

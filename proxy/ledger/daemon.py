@@ -39,7 +39,9 @@ from proxy.ledger.protocol import (
     Refused,
     Reply,
     Reserve,
+    Reserved,
     Settle,
+    Settled,
     Welcome,
 )
 from proxy.ledger.store import Synchronous
@@ -143,6 +145,10 @@ def _read_lifeline(loop: asyncio.AbstractEventLoop, lifeline: int, daemon: _Daem
         daemon.outlive_supervisor()
 
 
+_PATIENT: frozenset[type] = frozenset({Settle, Progress, Outvote})
+"""Ops that nobody waits for: they are written with the next that somebody does."""
+
+
 class _Connection(asyncio.Protocol):
     """One client. Turns bytes into frames of ops and replies into bytes."""
 
@@ -173,19 +179,16 @@ class _Connection(asyncio.Protocol):
         try:
             arrived = self._reader.feed(data)
             for ops in arrived:
-                self._check_greeting(ops)
+                for op in ops:
+                    if (type(op) is Hello) == self.has_greeted:
+                        raise MalformedFrame("a connection opens with one Hello, and has no other")
+                    self.has_greeted = True
         except MalformedFrame as error:
             _log.error("closed a connection: %s", error)
             self.abort()
             return
         for ops in arrived:
             self._daemon.received(self, ops)
-
-    def _check_greeting(self, ops: Sequence[Op]) -> None:
-        for op in ops:
-            if isinstance(op, Hello) == self.has_greeted:
-                raise MalformedFrame("a connection opens with one Hello, and has no other")
-            self.has_greeted = True
 
     def pause_writing(self) -> None:
         """Drop a client that does not read what it is sent; its worker is stuck."""
@@ -200,7 +203,7 @@ class _Connection(asyncio.Protocol):
     def send(self, replies: Sequence[Reply]) -> None:
         """Write the replies as one frame, if the client is still there."""
         if self._transport is not None:
-            self._transport.write(frames(map(self._encode, replies)))
+            self._transport.write(frames(list(map(self._encode, replies))))
 
     def close(self) -> None:
         """Close once everything written has left."""
@@ -214,8 +217,7 @@ class _Connection(asyncio.Protocol):
             self._transport = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
+class _Frame(msgspec.Struct, frozen=True, eq=False):
     """Steps that are applied together: of a connection, or our own; `waited` is one tried again."""
 
     steps: Sequence[Step]
@@ -260,10 +262,12 @@ class _Daemon:
         """A client sent a frame."""
         if not ops:
             return
-        if isinstance(ops[0], Hello) and ops[0].session:
-            self._take_over(ops[0].session)
+        first = ops[0]
+        if type(first) is Hello and first.session:
+            self._take_over(first.session)
         self._batch.append(_Frame(ops, connection))
-        self._schedule(is_urgent=any(type(op) not in (Settle, Progress, Outvote) for op in ops))
+        if self._commit_soon is None:  # else this frame is committed with those before it
+            self._schedule(is_urgent=not _PATIENT.issuperset(map(type, ops)))
 
     def _take_over(self, session: int) -> None:
         """A worker is back: what it sent on an older connection and we have not read is void.
@@ -307,16 +311,16 @@ class _Daemon:
         A thread would cost each request two more wake-ups, and could not do anything useful
         meanwhile: the next batch gathers in the kernel's socket buffers by itself.
         """
-        if self._commit_soon is not None:
-            self._commit_soon.cancel()
-        if self._commit_later is not None:
-            self._commit_later.cancel()
+        for handle in (self._commit_soon, self._commit_later):
+            if handle is not None:
+                handle.cancel()
         self._commit_soon = self._commit_later = None
         batch, self._batch = self._batch, []
         try:
             answers = self._ledger.apply([frame.steps for frame in batch], self._clock.time())
             self._answer(batch, answers)
-            self._retry(self._room.admit(self._ledger.left_nanousd))
+            if self._room.is_used:
+                self._retry(self._room.admit(self._ledger.left_nanousd))
         except Exception as error:
             # Not of the disk, so a fault of ours: what was committed is in the file, and a fresh
             # process that reads it is safer than this one.
@@ -333,6 +337,9 @@ class _Daemon:
                 continue
             sent = outgoing.setdefault(connection, [])
             for step, reply in zip(frame.steps, replies, strict=True):
+                if type(reply) is Reserved or type(reply) is Settled:  # nearly all there are
+                    sent.append(reply)
+                    continue
                 if (
                     type(reply) is Refused
                     and reply.held

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
 from proxy.ledger.protocol import MAX_FRAME_BYTES, Op, Reply
 
-_HEADER_BYTES = 4
-_ARRAY_HEADER_BYTES = 5
+# A frame's length, then MessagePack's array 32: the mark, the number of elements, the elements.
+_LENGTH = struct.Struct(">I")
+_HEADER_BYTES = _LENGTH.size
+_FRAME = struct.Struct(">IBI")
+_ARRAY_32 = 0xDD
+_ARRAY_HEADER_BYTES = _FRAME.size - _HEADER_BYTES
 
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES // 2
 
@@ -30,12 +35,17 @@ class FrameSplitter:
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that `data` completes. Raises `MalformedFrame` for one that is too long."""
         buffer = self._buffer
+        # Nearly every read brings one whole frame.
+        if not buffer and _HEADER_BYTES <= len(data) <= MAX_FRAME_BYTES:
+            (length,) = _LENGTH.unpack_from(data)
+            if length == len(data) - _HEADER_BYTES:
+                return [data[_HEADER_BYTES:]]
         buffer += data
         payloads = []
         start = 0
         while len(buffer) - start >= _HEADER_BYTES:
             body = start + _HEADER_BYTES
-            length = int.from_bytes(buffer[start:body], "big")
+            (length,) = _LENGTH.unpack_from(buffer, start)
             if length > MAX_FRAME_BYTES:
                 raise MalformedFrame(f"a frame of {length} bytes; the bound is {MAX_FRAME_BYTES}")
             if len(buffer) - body < length:
@@ -46,27 +56,29 @@ class FrameSplitter:
         return payloads
 
 
-def frames(messages: Iterable[bytes]) -> bytes:
+def frames(messages: Sequence[bytes]) -> bytes:
     """Encoded messages as frames, as few as the bound allows; each is at most half of it."""
-    out = bytearray()
+    payload = b"".join(messages)
+    if len(payload) > MAX_MESSAGE_BYTES:
+        return b"".join(_frame(b"".join(some), len(some)) for some in _parted(messages))
+    return _frame(payload, len(messages))
+
+
+def _frame(payload: bytes, count: int) -> bytes:
+    return _FRAME.pack(len(payload) + _ARRAY_HEADER_BYTES, _ARRAY_32, count) + payload
+
+
+def _parted(messages: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The messages in pieces of at most half the bound."""
     gathered: list[bytes] = []
     size = 0
     for message in messages:
         if gathered and size + len(message) > MAX_MESSAGE_BYTES:
-            out += _frame(gathered)
+            yield gathered
             gathered, size = [], 0
         gathered.append(message)
         size += len(message)
-    out += _frame(gathered)
-    return bytes(out)
-
-
-def _frame(messages: Sequence[bytes]) -> bytes:
-    payload = b"".join(messages)
-    length = len(payload) + _ARRAY_HEADER_BYTES
-    # MessagePack's array 32: the mark, the number of elements, the elements.
-    header = b"\xdd" + len(messages).to_bytes(4, "big")
-    return length.to_bytes(_HEADER_BYTES, "big") + header + payload
+    yield gathered
 
 
 class FrameReader(Generic[T]):
@@ -74,15 +86,12 @@ class FrameReader(Generic[T]):
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[list[T]]) -> None:
         self._splitter = FrameSplitter()
-        self._decoder = decoder
+        self._decode = decoder.decode
 
     def feed(self, data: bytes) -> list[list[T]]:
         """The messages of each frame that `data` completes. Raises `MalformedFrame`."""
-        return [self._decode(payload) for payload in self._splitter.feed(data)]
-
-    def _decode(self, payload: bytes) -> list[T]:
         try:
-            return self._decoder.decode(payload)
+            return list(map(self._decode, self._splitter.feed(data)))
         # Text that is not UTF-8 surfaces as the codec's own error.
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MalformedFrame(str(error)) from error

@@ -77,7 +77,7 @@ JUDGE = "judge"
 AlertKind = Literal["budget", "overrun", "unpriced", "drift", "swap", "errors", "latency"]
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens as OpenAI counts them: `input` includes `cached`, `output` includes `reasoning`.
 
     `cache_write` is part of `input` as well, and includes `cache_write_1h`.
@@ -91,7 +91,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     cache_write_1h: Count = 0
 
 
-class Settlement(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Settlement(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """What an attempt cost. `estimated` where the provider reported no usage."""
 
     attempt: Count
@@ -113,7 +113,7 @@ class Settlement(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """
 
 
-class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """A hold that is asked for, with all that its row will say."""
 
     attempt: Count
@@ -164,7 +164,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=0):
     session: Count = 0
 
 
-class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Hold money for `attempt`; `settles` is the attempt it falls back from, settled with it.
 
     The settlement comes first and stands even where the hold is then refused.
@@ -177,7 +177,7 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Whether it may wait for money that is only held; otherwise it is refused at once."""
 
 
-class Settle(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Settle(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """Replace a hold by its cost. Never forces a commit of its own.
 
     Settling twice changes nothing, except for an attempt that the ledger itself had settled as an
@@ -637,7 +637,7 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
     quality: tuple[Quality, ...] = ()
 
 
-class Rate(msgspec.Struct, frozen=True, array_like=True):
+class Rate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A rate limit as its caller sees it: `reset_ms` until all of it is there again."""
 
     limit: int
@@ -645,7 +645,7 @@ class Rate(msgspec.Struct, frozen=True, array_like=True):
     reset_ms: int
 
 
-class Reserved(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Reserved(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The hold is on the disk.
 
     `remaining_nanousd` is what the tightest hard budget has left; None where no hard one applies.
@@ -696,7 +696,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=2):
     rate: RateRefusal | None = None
 
 
-class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Settled(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """The settlement is on the disk (also where an earlier copy of it already was)."""
 
     seq: int

@@ -177,7 +177,7 @@ class _Line:
         try:
             with self._connect() as line:
                 ops = [hello] if isinstance(op, Hello) else [hello, _numbered(op)]
-                line.sendall(frames(map(self._encode, ops)))
+                line.sendall(frames([*map(self._encode, ops)]))
                 return self._answer(line, isinstance(op, Hello))
         except (OSError, MalformedFrame) as error:
             raise LedgerUnavailable(f"the ledger does not answer: {error}") from error

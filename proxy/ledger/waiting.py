@@ -30,6 +30,11 @@ class WaitingRoom(Generic[C]):
     def __init__(self) -> None:
         self._queues: dict[int, list[Waiting[C]]] = {}
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._queues)
+
     def add(self, waiting: Waiting[C]) -> None:
         """Wait behind whoever waits for the same budget already."""
         self._queues.setdefault(waiting.budget_id, []).append(waiting)

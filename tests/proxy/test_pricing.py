@@ -19,6 +19,7 @@ from proxy.pricing import (
     format_usd,
     hold_nanousd,
     parse_usd,
+    plain_nanousd,
 )
 
 DOLLAR = 1_000_000_000
@@ -265,6 +266,14 @@ def test_a_hold_covers_every_usage_within_its_bounds(
     answered = [None, "default", *(set(TIER_NAMES) - {"batch"} if leaves_it_open else {asked})]
     served = data.draw(st.sampled_from(sorted(answered, key=str)))
     assert 0 <= cost_nanousd(price, usage, service_tier=served) <= hold
+
+
+@given(prices(nested=True), counts, counts)
+def test_plain_tokens_cost_what_a_usage_without_parts_costs(
+    price: Price, input_tokens: int, output_tokens: int
+) -> None:
+    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    assert plain_nanousd(price, input_tokens, output_tokens) == cost_nanousd(price, usage)
 
 
 @given(prices(nested=True), counts, counts)

@@ -143,7 +143,7 @@ class Line:
         self._socket.sendall(data)
 
     def send(self, *ops: Op) -> None:
-        self.send_bytes(frames(map(msgspec.msgpack.encode, ops)))
+        self.send_bytes(frames(list(map(msgspec.msgpack.encode, ops))))
 
     def receive(self) -> Reply | None:
         """The next reply that is not news for all; None where the ledger closed the connection."""

@@ -350,6 +350,43 @@ def test_a_reserve_that_is_not_answered_in_time_leaves_nothing_held(
     run(main())
 
 
+def test_each_reserve_has_a_patience_of_its_own(ledger: LedgerProcess) -> None:
+    async def main() -> None:
+        async with connected(ledger, reserve_s=600) as client:
+            made = [attempt_of(client) for _ in range(4)]
+            ended: list[float] = []
+
+            async def asked(attempt: Attempt, within_s: float) -> None:
+                with pytest.raises(LedgerUnavailable, match="in time"):
+                    await client.reserve(attempt, within_s=within_s)
+                ended.append(within_s)
+
+            with ledger.frozen():
+                patient = asyncio.create_task(client.reserve(made[0]))
+                await asyncio.gather(*map(asked, made[1:], (0.4, 0.1, 0.2)))
+                assert ended == [0.1, 0.2, 0.4]
+                assert not patient.done()
+            await patient
+
+    run(main())
+
+
+def test_a_reserve_after_the_end_is_told_that_nobody_answers(ledger: LedgerProcess) -> None:
+    async def main() -> None:
+        async with connected(ledger, offline_s=0.1) as client:
+            with ledger.frozen():
+                waiting = asyncio.create_task(client.reserve(attempt_of(client)))
+                await is_sent()
+                late = attempt_of(client)
+                await client.aclose()
+            with pytest.raises(LedgerUnavailable, match="closed"):
+                await waiting
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await client.reserve(late)
+
+    run(main())
+
+
 # --- a ledger that goes away -------------------------------------------------------------------
 
 
