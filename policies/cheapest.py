@@ -16,16 +16,18 @@ class Cheapest:
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates by what the question is expected to cost there."""
-        priced = [(candidate.cost_nanousd(question), candidate) for candidate in candidates]
-        known = sorted(
-            ((cost, candidate) for cost, candidate in priced if cost is not None),
-            key=itemgetter(0),
-        )
-        unknown = (candidate for cost, candidate in priced if cost is None)
-        return (
-            *(
-                Choice(target=candidate.name, reason=f"expected cost ${cost / 1e9:.6f}")
-                for cost, candidate in known
-            ),
-            *(Choice(target=candidate.name, reason="no known price") for candidate in unknown),
-        )
+        input_tokens, output_tokens = question.input_tokens, question.expected_output
+        known: list[tuple[int, Candidate]] = []
+        last: list[Choice] = []
+        for candidate in candidates:
+            cost = candidate.price_nanousd(input_tokens, output_tokens)
+            if cost is None:
+                last.append(Choice(target=candidate.name, reason="no known price"))
+            else:
+                known.append((cost, candidate))
+        known.sort(key=itemgetter(0))
+        choices = [
+            Choice(target=candidate.name, reason=f"expected cost ${cost / 1e9:.6f}")
+            for cost, candidate in known
+        ]
+        return (*choices, *last)

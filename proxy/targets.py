@@ -18,7 +18,7 @@ import msgspec
 
 from adapters.base import Deadlines, Endpoint, Prefill
 from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
-from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.constraints import NO_CONSTRAINTS, Constraints, Screen
 from policies.rules import Rule
 from policies.strategies import Hedge, Strategy
 from proxy import config as cfg
@@ -31,6 +31,7 @@ from proxy.pricing import AUTO, Price
 
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
+_OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +221,21 @@ class VirtualModel:
         return tuple(target.candidate for target in self.targets)
 
     @cached_property
+    def screen(self) -> Screen:
+        """Which of them can answer what is asked, where what was measured has no say."""
+        return Screen(self.candidates)
+
+    @cached_property
+    def reads_prompts(self) -> bool:
+        """Whether any of that is in what a request says."""
+        return not self.reads.isdisjoint(_OF_PROMPTS)
+
+    @cached_property
+    def own_constraints(self) -> tuple[Constraints, ...]:
+        """Those that hold for every request."""
+        return () if self.constraints is NO_CONSTRAINTS else (self.constraints,)
+
+    @cached_property
     def vector_space(self) -> str | None:
         """The one space its embeddings are in: that of its first real target that has any.
 
@@ -294,7 +310,7 @@ class TargetTable:
 
     def known(self, name: str) -> Target:
         """A target that is there, as those are which this table was routed by."""
-        target = self.target(name)
+        target = self.targets.get(name) or self.target(name)
         assert target is not None, name
         return target
 
