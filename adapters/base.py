@@ -41,8 +41,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 Endpoint = Literal[
     "chat",
@@ -217,8 +219,7 @@ class Deadlines:
     silent_s: float = 300.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One dispatch: what an adapter needs to know to open it.
 
     `body` is a complete request in the endpoint's dialect whose `model` is already the provider's
@@ -237,7 +238,7 @@ class Call:
     body: bytes
     stream: bool
     deadlines: Deadlines
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     content_type: str = "application/json"
     default_max_tokens: int | None = None
     drop_params: bool = False

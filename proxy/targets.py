@@ -231,6 +231,11 @@ class VirtualModel:
         return not self.reads.isdisjoint(_OF_PROMPTS)
 
     @cached_property
+    def heeds_budgets(self) -> bool:
+        """Whether what is left of a budget has a say in where its requests go."""
+        return bool(self.downgrades) or "budget" in self.reads
+
+    @cached_property
     def own_constraints(self) -> tuple[Constraints, ...]:
         """Those that hold for every request."""
         return () if self.constraints is NO_CONSTRAINTS else (self.constraints,)

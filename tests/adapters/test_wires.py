@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from adapters import base, registry
 from adapters.base import Adapter, AdapterError, Answer, Call, Deadlines
@@ -463,7 +464,7 @@ in_messages = pytest.mark.parametrize(
 
 
 def messages(name: str, *, stream: bool) -> Call:
-    return replace(call(name, stream=stream, max_tokens=100), endpoint="messages")
+    return structs.replace(call(name, stream=stream, max_tokens=100), endpoint="messages")
 
 
 @in_messages
