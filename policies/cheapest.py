@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -17,17 +18,16 @@ class Cheapest:
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates by what the question is expected to cost there."""
         input_tokens, output_tokens = question.input_tokens, question.expected_output
-        known: list[tuple[int, Candidate]] = []
-        last: list[Choice] = []
+        priced: list[tuple[float, str]] = []
         for candidate in candidates:
             cost = candidate.price_nanousd(input_tokens, output_tokens)
-            if cost is None:
-                last.append(Choice(target=candidate.name, reason="no known price"))
-            else:
-                known.append((cost, candidate))
-        known.sort(key=itemgetter(0))
+            priced.append((math.inf if cost is None else cost, candidate.name))
+        priced.sort(key=itemgetter(0))
         choices = [
-            Choice(target=candidate.name, reason=f"expected cost ${cost / 1e9:.6f}")
-            for cost, candidate in known
+            Choice(
+                target=name,
+                reason="no known price" if cost == math.inf else f"expected cost ${cost / 1e9:.6f}",
+            )
+            for cost, name in priced
         ]
-        return (*choices, *last)
+        return tuple(choices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import monotonic, time
 from typing import Protocol
 
 
@@ -19,10 +19,5 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own time."""
 
-    def time(self) -> float:
-        """Unix time in seconds."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds since an arbitrary point; never goes backwards."""
-        return time.monotonic()
+    time = staticmethod(time)
+    monotonic = staticmethod(monotonic)

@@ -197,7 +197,7 @@ class Engine:
 
     async def _routed(self, exchange: Exchange, caller: Caller, request: Request) -> Job:
         """The request with what was decided on it. Raises `ApiError` for one that goes nowhere."""
-        table = self.table
+        table = self._router.table
         due = deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech")
         scopes = scopes_of(caller, exchange, request.user, request.tags)
         wishes = wish_list.read(exchange.headers)

@@ -143,7 +143,7 @@ class Router:
 
     def find(self, caller: Caller, name: str) -> Target | VirtualModel:
         """What a name stands for; raises `UnknownModel`."""
-        found = self.table.find(name)
+        found = self._table().find(name)
         if found is None or not caller.may_name(name):
             raise UnknownModel(
                 f"the model {name[:100]!r} does not exist or this key may not use it",
@@ -190,6 +190,10 @@ class Router:
             rules = tuple(rule for rule in found.rules if rule.when.holds(circumstances))
             places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
             model = next(places, found)
+        weights, constraints = None, found.own_constraints
+        if rules or wishes is not NO_WISHES:
+            weights = _weights(found, wishes, rules)
+            constraints = _constraints(found, wishes, rules)
         question = Question(
             needs=request.needs,
             input_tokens=request.input_tokens,
@@ -198,7 +202,7 @@ class Router:
             stream=request.stream,
             prompt=prompt,
             analysis=analysis,
-            weights=_weights(found, wishes, rules),
+            weights=weights,
             budget_left=budget_left,
             conversation=(
                 conversation_of(self._secret, caller_id, prompt)
@@ -207,8 +211,7 @@ class Router:
             ),
             turn=self._turn if told is None else told.turn,
         )
-        constraints = _constraints(found, wishes, rules)
-        table = self.table
+        table = self._table()
         real_targets = table.has_real_targets
         vector_space = model.vector_space if request.capability == "embeddings" else None
         fitting = partial(
@@ -356,8 +359,6 @@ def _constraints(
     found: VirtualModel, wishes: Wishes, rules: Iterable[Rule]
 ) -> tuple[Constraints, ...]:
     """Those of the model, of the rules and of the request: all of them hold."""
-    if not rules and not wishes.constraints:
-        return found.own_constraints
     said = (found.constraints, *(rule.constraints for rule in rules), *wishes.constraints)
     return tuple(each for each in said if each is not NO_CONSTRAINTS)
 

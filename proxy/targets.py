@@ -371,6 +371,7 @@ class CurrentTable:
     ) -> None:
         self._build = build
         self._clock = clock
+        self._now = clock.time
         self.inventory = inventory
         """What was found on this machine."""
         self._table = self._begin(clock.time())
@@ -385,7 +386,7 @@ class CurrentTable:
 
     def __call__(self) -> TargetTable:
         """The table; blocks for milliseconds once a day."""
-        now = self._clock.time()
+        now = self._now()
         if not self._begins <= now < self._ends:
             self._table = self._begin(now)
         return self._table
