@@ -116,7 +116,7 @@ class Analysis:
     latency_sensitivity: Latency
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class Question(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request asks of a target.
 
     `input_tokens` is the routing estimate (UTF-8 bytes / 4), never used for money; `fewest_tokens`
@@ -193,12 +193,13 @@ class Candidate:
 
     def cost_nanousd(self, question: Question) -> int | None:
         """Expected price of the question here, rounded up; None where no price is known."""
+        return self.price_nanousd(question.input_tokens, question.expected_output)
+
+    def price_nanousd(self, input_tokens: int, output_tokens: int) -> int | None:
+        """The price of so many tokens here, rounded up; None where none is known."""
         if self.input_nanousd is None or self.output_nanousd is None:
             return None
-        total = (
-            question.input_tokens * self.input_nanousd
-            + question.expected_output * self.output_nanousd
-        )
+        total = input_tokens * self.input_nanousd + output_tokens * self.output_nanousd
         return -(-total // 1_000_000) + self.fee_nanousd
 
     def quality_of(self, task: Task) -> float | None:
@@ -209,7 +210,7 @@ class Candidate:
         return known
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class Choice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A target on a route, and why it stands where it stands.
 
     `score` is what it was ordered by, where that is one number, and `scores` its criteria.
@@ -221,7 +222,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     scores: Mapping[str, float] | None = None
 
 
-class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+class Rejection(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A target that was left out, and why. `code` is a stable word for logs and tests."""
 
     target: str
@@ -229,8 +230,7 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a request goes: at least one target, in the order to try them, and who was left out."""
 
     policy: str
@@ -242,8 +242,7 @@ class Route:
     """Of the targets, those that no strategy is for: they stand in where it finds no answer."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Denial:
+class Denial(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """No target may take the request; the rejections say why, target by target."""
 
     rejections: tuple[Rejection, ...]

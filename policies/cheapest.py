@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -16,16 +17,17 @@ class Cheapest:
 
     def decide(self, question: Question, candidates: Sequence[Candidate]) -> tuple[Choice, ...]:
         """The candidates by what the question is expected to cost there."""
-        priced = [(candidate.cost_nanousd(question), candidate) for candidate in candidates]
-        known = sorted(
-            ((cost, candidate) for cost, candidate in priced if cost is not None),
-            key=itemgetter(0),
-        )
-        unknown = (candidate for cost, candidate in priced if cost is None)
-        return (
-            *(
-                Choice(target=candidate.name, reason=f"expected cost ${cost / 1e9:.6f}")
-                for cost, candidate in known
-            ),
-            *(Choice(target=candidate.name, reason="no known price") for candidate in unknown),
-        )
+        input_tokens, output_tokens = question.input_tokens, question.expected_output
+        priced: list[tuple[float, str]] = []
+        for candidate in candidates:
+            cost = candidate.price_nanousd(input_tokens, output_tokens)
+            priced.append((math.inf if cost is None else cost, candidate.name))
+        priced.sort(key=itemgetter(0))
+        choices = [
+            Choice(
+                target=name,
+                reason="no known price" if cost == math.inf else f"expected cost ${cost / 1e9:.6f}",
+            )
+            for cost, name in priced
+        ]
+        return tuple(choices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
@@ -62,6 +63,10 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 NO_CONSTRAINTS = Constraints()
 
+Fitting = tuple[tuple[Candidate, ...], tuple[Rejection, ...]]
+"""Those that can and may answer a question, and why each other one does not."""
+_Alike = tuple[frozenset[Capability], bool, str | None]
+
 
 def eligible(
     question: Question,
@@ -70,7 +75,7 @@ def eligible(
     real_targets: bool,
     vector_space: str | None = None,
     constraints: Sequence[Constraints] = (),
-) -> tuple[tuple[Candidate, ...], tuple[Rejection, ...]]:
+) -> Fitting:
     """The candidates that can and may answer the question, and why each other one does not.
 
     `real_targets` says that the configuration has targets other than demonstrations.
@@ -97,6 +102,44 @@ def eligible(
             order = {candidate.name: place for place, candidate in enumerate(candidates)}
             rejections = sorted((*rejections, *unmet), key=lambda each: order[each.target])
     return tuple(accepted), tuple(rejections)
+
+
+class Screen:
+    """Candidates that stay as they are, and what was found of them for questions alike.
+
+    The needs of a question leave the same candidates whatever its length, as long as it fits into
+    the shortest of their contexts.
+    """
+
+    def __init__(self, candidates: tuple[Candidate, ...]) -> None:
+        self.candidates = candidates
+        # By all that `_refuse` goes by but the length; there are few sets of needs.
+        self._found: dict[_Alike, tuple[float, Fitting]] = {}
+
+    def eligible(
+        self, question: Question, *, real_targets: bool, vector_space: str | None = None
+    ) -> Fitting:
+        """See `eligible`."""
+        alike = question.needs, real_targets, vector_space
+        shortest, fitting = self._found.get(alike) or self._look(alike)
+        if question.input_tokens + (question.output_tokens or 0) <= shortest:
+            return fitting
+        return eligible(
+            question, self.candidates, real_targets=real_targets, vector_space=vector_space
+        )
+
+    def _look(self, alike: _Alike) -> tuple[float, Fitting]:
+        needs, real_targets, vector_space = alike
+        fitting = eligible(
+            Question(needs=needs, input_tokens=0),
+            self.candidates,
+            real_targets=real_targets,
+            vector_space=vector_space,
+        )
+        lengths = (candidate.context_length for candidate in fitting[0])
+        shortest = min((length for length in lengths if length is not None), default=math.inf)
+        self._found[alike] = shortest, fitting
+        return shortest, fitting
 
 
 def _refuse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -87,4 +87,4 @@ def rest_of(route: Route, broken: str, table: TargetTable) -> Route | None:
         for choice in rest
         if (target := table.target(choice.target)) is not None and target.prefill is not None
     )
-    return replace(route, choices=able) if able else None
+    return msgspec.structs.replace(route, choices=able) if able else None

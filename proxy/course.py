@@ -29,7 +29,7 @@ from proxy.targets import Target
 RETRY_COUNT = b"x-stainless-retry-count"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt to make, after a while."""
 
     target: Target
@@ -42,41 +42,60 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float = 0.0
 
 
+class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the courses of all requests go by.
+
+    `draw` is a random share; `is_failing` tells of a target whose last attempt failed, and `is_out`
+    of one that is left out while there is another, or of a key by its number.
+    """
+
+    accounts: Mapping[str, Account]
+    clock: Clock
+    draw: Callable[[], float]
+    is_failing: Callable[[Target], bool]
+    is_out: Callable[[str, int | None], bool]
+
+
 class Course:
     """The attempts of one request."""
+
+    __slots__ = (
+        "_again",
+        "_asked",
+        "_client_retries",
+        "_conditions",
+        "_failing",
+        "_fallbacks",
+        "_left",
+        "_may_retry",
+        "_target_of",
+        "_time_left_s",
+        "_tried",
+        "_tries",
+    )
 
     def __init__(
         self,
         choices: Sequence[Choice],
         fallbacks: Mapping[Cause, Sequence[Choice]],
+        conditions: Conditions,
         *,
         target_of: Callable[[str], Target],
-        accounts: Mapping[str, Account],
         time_left_s: Callable[[], float],
-        clock: Clock,
-        draw: Callable[[], float],
-        is_failing: Callable[[Target], bool],
-        is_out: Callable[[str, int | None], bool],
         client_retries: bool,
         may_retry: bool = True,
         tried: set[str] | None = None,
     ) -> None:
-        """`draw` is a random share; `is_failing` tells of a target whose last attempt failed, and
-        `is_out` of one that is left out while there is another, or of a key by its number.
+        """`client_retries` that this request is a retry of the client's already.
 
-        `client_retries` that this request is a retry of the client's already. Unless it
-        `may_retry`, a target is not asked twice. `tried` are the targets of all attempts of the
-        request that are made at the same time.
+        Unless it `may_retry`, a target is not asked twice. `tried` are the targets of all attempts
+        of the request that are made at the same time.
         """
         self._left = list(choices)
         self._fallbacks = fallbacks
+        self._conditions = conditions
         self._target_of = target_of
-        self._accounts = accounts
         self._time_left_s = time_left_s
-        self._clock = clock
-        self._draw = draw
-        self._is_failing = is_failing
-        self._is_out = is_out
         self._client_retries = client_retries
         self._may_retry = may_retry
         self._again: Step | None = None
@@ -97,21 +116,21 @@ class Course:
         again, self._again = self._again, None
         if again is not None:
             return again
+        is_out = self._conditions.is_out
         while self._left:
-            choice = self._left.pop(self._first_place())
-            if self._left and self._is_out(choice.target, None):
+            choice, target, account = self._take_first()
+            name, provider = choice.target, target.provider
+            if self._left and is_out(name, None):
                 continue  # since it was decided
-            if self._asked and choice.target in self._tried:
+            if self._asked and name in self._tried:
                 continue  # another attempt beside this one has gone there
-            target = self._target_of(choice.target)
-            account = self._accounts[target.provider]
-            if self._would_burden(target) and not self._may_burden(account):
+            if self._failing and self._would_burden(target) and not self._may_burden(account):
                 continue
-            self._tried.add(choice.target)
-            if target.provider not in self._asked:
-                self._asked.add(target.provider)
+            self._tried.add(name)
+            if provider not in self._asked:
+                self._asked.add(provider)
                 account.budget.deposit()
-            key = account.keys.take(partial(self._is_out, choice.target))
+            key = account.keys.only or account.keys.take(partial(is_out, name))
             return Step(target=target, reason=choice.reason, key=key)
         return None
 
@@ -122,9 +141,9 @@ class Course:
             return
         self._tries += 1
         provider = step.target.provider
-        keys = self._accounts[provider].keys
+        keys = self._conditions.accounts[provider].keys
         if keys.failed(step.key, error):
-            another = keys.after(step.key, partial(self._is_out, step.target.name))
+            another = keys.after(step.key, partial(self._conditions.is_out, step.target.name))
             if another is not None:
                 self._again = msgspec.structs.replace(
                     step, key=another, fresh=False, is_retry=False
@@ -150,35 +169,41 @@ class Course:
             rest = [choice for choice in self._left if choice.target not in named]
             self._left = [choice for choice in chain if choice.target not in self._tried] + rest
 
-    def _first_place(self) -> int:
-        """Where the first choice stands whose provider has a key that does not rest."""
+    def _take_first(self) -> tuple[Choice, Target, Account]:
+        """The first choice whose provider has a key that does not rest; the first if none has."""
         for place, choice in enumerate(self._left):
-            if not self._accounts[self._target_of(choice.target).provider].keys.are_all_resting:
-                return place
-        return 0
+            target = self._target_of(choice.target)
+            account = self._conditions.accounts[target.provider]
+            if account.keys.only is not None or not account.keys.are_all_resting:
+                del self._left[place]
+                return choice, target, account
+        choice = self._left.pop(0)
+        target = self._target_of(choice.target)
+        return choice, target, self._conditions.accounts[target.provider]
 
     def _retry(self, step: Step, error: AdapterError) -> Step | None:
         """The same once more, if that is of use, allowed, and not too late."""
-        account = self._accounts[step.target.provider]
+        conditions = self._conditions
+        account = conditions.accounts[step.target.provider]
         settings = account.settings
         if not self._may_retry or not is_transient(error) or self._tries >= settings.tries:
             return None
         headers = error.headers if isinstance(error, UpstreamError) else {}
-        wanted_s = asked_s(headers, self._clock.time())
-        wait_s = delay_s(self._tries, wanted_s, self._draw())
+        wanted_s = asked_s(headers, conditions.clock.time())
+        wait_s = delay_s(self._tries, wanted_s, conditions.draw())
         if wait_s > settings.wait_s or wait_s >= self._time_left_s():
             return None
         if not self._may_burden(account):
             return None
-        key = account.keys.take(partial(self._is_out, step.target.name))
+        key = account.keys.take(partial(conditions.is_out, step.target.name))
         return msgspec.structs.replace(step, key=key, fresh=False, is_retry=True, delay_s=wait_s)
 
     def _would_burden(self, target: Target) -> bool:
         """Whether a provider that has had enough of this request is likely to fail there too."""
-        return target.provider in self._failing and self._is_failing(target)
+        return target.provider in self._failing and self._conditions.is_failing(target)
 
     def _may_burden(self, account: Account) -> bool:
-        now = self._clock.monotonic()
+        now = self._conditions.clock.monotonic()
         if self._client_retries and account.budget.is_low(now):
             return False
         return account.budget.withdraw(now)

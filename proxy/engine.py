@@ -10,10 +10,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -37,7 +37,7 @@ from proxy.circuits import Circuits
 from proxy.clock import Clock
 from proxy.config import NO_DEADLINES
 from proxy.continuation import Passage, rest_of
-from proxy.course import RETRY_COUNT, Course, Step
+from proxy.course import RETRY_COUNT, Conditions, Course, Step
 from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
 from proxy.ensembles.asking import Asking
@@ -84,7 +84,7 @@ class Responder(Protocol):
         """Relay the answer and settle the attempt. Raises `AdapterError` while nothing has left."""
 
 
-class Considered(msgspec.Struct, frozen=True):
+class Considered(msgspec.Struct, frozen=True, gc=False):
     """A decision on a request, with what its body wished for taken out of that and heeded."""
 
     decision: Decision
@@ -122,12 +122,17 @@ class Engine:
     ) -> None:
         """`recorder` is what writes requests down, if they are to be."""
         self._router = router
-        self._accounts = accounts
         self._ledger = ledger
         self._moves = moves
         self._metrics = metrics
         self._figures = figures
-        self._circuits = circuits
+        self._conditions = Conditions(
+            accounts=accounts,
+            clock=clock,
+            draw=random.random,
+            is_failing=self._is_failing,
+            is_out=circuits.is_open,
+        )
         self._attempts = Attempts(ledger, metrics, figures, circuits, gates, priorities, clock)
         self._log = log
         self._recorder = recorder
@@ -192,7 +197,7 @@ class Engine:
 
     async def _routed(self, exchange: Exchange, caller: Caller, request: Request) -> Job:
         """The request with what was decided on it. Raises `ApiError` for one that goes nowhere."""
-        table = self.table
+        table = self._router.table
         due = deadlines.read(exchange, in_parts=request.stream or request.endpoint == "speech")
         scopes = scopes_of(caller, exchange, request.user, request.tags)
         wishes = wish_list.read(exchange.headers)
@@ -270,6 +275,11 @@ class Engine:
         preferred = request.preferences()
         if preferred is not None:
             wishes, request = wishes.and_of(preferred[0]), preferred[1]
+        if not found.heeds_budgets and not wishes.models:
+            decision = self._router.decide(
+                found, request, wishes, caller_id=caller.key_id, scopes=scopes
+            )
+            return Considered(decision, request, wishes, swap=swap, trimmed=trimmed)
         decide = partial(
             self._router.decide, request=request, caller_id=caller.key_id, scopes=scopes
         )
@@ -318,13 +328,14 @@ class Engine:
 
     # --- attempts --------------------------------------------------------------------------
 
-    async def _ask(self, job: Job, respond: Responder, reply: StreamReply | None = None) -> None:
+    def _ask(
+        self, job: Job, respond: Responder, reply: StreamReply | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Ask the targets of its route in the way that it says. Raises as `_try_each` does."""
         route = job.route
         if route.strategy is None:
-            await self._try_each(job, route, respond)
-        else:
-            await self._ensembles.ask(job, route, route.strategy, respond, reply)
+            return self._try_each(job, route, respond)
+        return self._ensembles.ask(job, route, route.strategy, respond, reply)
 
     async def _try_each(self, job: Job, route: Route, respond: Responder) -> None:
         """Dispatch to one target after the other until one answers.
@@ -332,58 +343,55 @@ class Engine:
         Raises the first refusal of money if no target could be paid for, otherwise what the last
         provider said; also once a failure is the request's own fault or a payload has left.
         """
-        try:
-            await self._fall_through(job, route, respond)
-        finally:
-            self._attempts.settle_last(job)
-
-    async def _fall_through(self, job: Job, route: Route, respond: Responder) -> None:
         refusal: ApiError | None = None
         failure: AdapterError | None = None
         failed: Target | None = None
         course = self._course(job, route)
         cold_start = job.decision.cold_start
-        while (step := course.next_step()) is not None:
-            if step.is_retry:
-                self._metrics.retries.labels(step.target.provider).inc()
-                self._attempts.settle_last(job)
-                job.shared.upstream.add(step.delay_s)  # it is for the provider's sake
-                await asyncio.sleep(step.delay_s)
-            if job.due.is_over():
-                raise from_upstream(job.due.error())
-            target = step.target
-            job.virtual_model = job.decision.model_of(target.name)
-            waits = cold_start == "wait" or (cold_start == "spill" and not course.has_more)
-            try:
-                tried = await self._attempts.reserve(job, target, step.reason, step.key.number)
-            except MoneyRefused as error:
-                refusal = refusal or error.answer
-                if error.ends_the_route:
-                    raise _last_word(failure, failed, refusal) from None
-                if error.refused.rate is not None:
-                    course.was_limited()
-                continue
-            except Crowded as error:
+        try:
+            while (step := course.next_step()) is not None:
+                if step.is_retry:
+                    self._metrics.retries.labels(step.target.provider).inc()
+                    self._attempts.settle_last(job)
+                    job.shared.upstream.add(step.delay_s)  # it is for the provider's sake
+                    await asyncio.sleep(step.delay_s)
                 if job.due.is_over():
-                    raise from_upstream(job.due.error()) from None
-                refusal = refusal or error.answer
-                course.was_limited()
-                continue
-            try:
-                await self._dispatch(job, tried, respond, step, waits=waits)
-                return
-            except AdapterError as error:
-                # That one target lacks a parameter says less than that another one failed.
-                if failure is None or not isinstance(error, Unsupported):
-                    failure, failed = error, target
-                if isinstance(error, NotLoaded):
-                    job.cold.append(target.name)
-                    if cold_start == "refuse":
-                        raise _last_word(error, target, None) from None
-                course.failed(step, error)
-                if job.is_gone:
-                    break
-        raise _last_word(failure, failed, refusal)
+                    raise from_upstream(job.due.error())
+                target = step.target
+                job.virtual_model = job.decision.model_of(target.name)
+                waits = cold_start == "wait" or (cold_start == "spill" and not course.has_more)
+                try:
+                    tried = await self._attempts.reserve(job, target, step.reason, step.key.number)
+                except MoneyRefused as error:
+                    refusal = refusal or error.answer
+                    if error.ends_the_route:
+                        raise _last_word(failure, failed, refusal) from None
+                    if error.refused.rate is not None:
+                        course.was_limited()
+                    continue
+                except Crowded as error:
+                    if job.due.is_over():
+                        raise from_upstream(job.due.error()) from None
+                    refusal = refusal or error.answer
+                    course.was_limited()
+                    continue
+                try:
+                    await self._dispatch(job, tried, respond, step, waits=waits)
+                    return
+                except AdapterError as error:
+                    # That one target lacks a parameter says less than that another one failed.
+                    if failure is None or not isinstance(error, Unsupported):
+                        failure, failed = error, target
+                    if isinstance(error, NotLoaded):
+                        job.cold.append(target.name)
+                        if cold_start == "refuse":
+                            raise _last_word(error, target, None) from None
+                    course.failed(step, error)
+                    if job.is_gone:
+                        break
+            raise _last_word(failure, failed, refusal)
+        finally:
+            self._attempts.settle_last(job)
 
     def _course(self, job: Job, route: Route) -> Course:
         """What a request tries, of the targets there were when it came."""
@@ -392,13 +400,9 @@ class Engine:
         return Course(
             route.choices,
             job.decision.fallbacks if has_chains else {},
+            self._conditions,
             target_of=job.table.known,
-            accounts=self._accounts,
             time_left_s=job.due.left_s,
-            clock=self._clock,
-            draw=random.random,
-            is_failing=self._is_failing,
-            is_out=self._circuits.is_open,
             client_retries=job.exchange.headers.get(RETRY_COUNT, b"0") != b"0",
             may_retry=job.claim is None,  # beside others the next one is better
             tried=None if job.claim is None else job.shared.tried,
@@ -645,7 +649,7 @@ class Engine:
 
     def _write_log(self, job: Job) -> None:
         tried = job.last
-        if tried is None or tried.settlement is None:
+        if not self._log.is_on or tried is None or tried.settlement is None:
             return
         settlement = tried.settlement
         self._log.add(

@@ -47,6 +47,8 @@ class ProviderKeys:
         self._provider = provider
         self._keys = [Key(n if several else 0, adapter) for n, adapter in enumerate(adapters, 1)]
         self._several = several
+        self.only = None if several else self._keys[0]
+        """The one key; None where there are several."""
         self._clock = clock
         self._turn = 0
 

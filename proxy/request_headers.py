@@ -33,13 +33,16 @@ _ONE_OF: Mapping[bytes, tuple[bytes, ...]] = {
 _LONGEST_QUOTE = 100
 
 
+def are_in(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether there may be any of ours: nearly never, and found out at once."""
+    return PREFIX in b" ".join(headers)
+
+
 def check(headers: Mapping[bytes, bytes]) -> None:
     """Raise `InvalidRequest` for one that nothing reads: a misspelt limit would be none.
 
     Nor is anything else than is expected of those with a few values taken for one of them.
     """
-    if PREFIX not in b" ".join(headers):  # nearly always, and at once
-        return
     for header, value in headers.items():
         if not header.startswith(PREFIX):
             continue
@@ -57,4 +60,5 @@ def check(headers: Mapping[bytes, bytes]) -> None:
 
 def is_on(headers: Mapping[bytes, bytes], name: bytes) -> bool:
     """Whether a header that may be true or false is true."""
-    return headers.get(name, b"").strip().lower() == b"true"
+    value = headers.get(name)
+    return value is not None and value.strip().lower() == b"true"

@@ -6,9 +6,11 @@ The same code decides live, when it is asked what it would do, and by itself on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -24,13 +26,13 @@ from policies.base import (
     Question,
     Rejection,
     Route,
-    Sense,
 )
 from policies.constraints import (
     DENSEST_BYTES_PER_TOKEN,
     ESTIMATE_BYTES_PER_TOKEN,
     NO_CONSTRAINTS,
     Constraints,
+    Fitting,
     barred,
     constrained,
     eligible,
@@ -49,9 +51,11 @@ from proxy.targets import Target, TargetTable, VirtualModel
 from proxy.wire.dialect import Asks
 from proxy.wishes import NO_WISHES, WEIGHTS_HEADER, Wishes
 
-Fitting = tuple[tuple[Candidate, ...], tuple[Rejection, ...]]
-
-_OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
+# In C: a route may have hundreds of targets.
+_target = attrgetter("target")
+_name = attrgetter("name")
+_target_and_reason = attrgetter("target", "reason")
+_target_and_code = attrgetter("target", "code")
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -77,17 +81,22 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The virtual model by which a target came, whose budgets pay for it."""
         return self.others.get(target, self.model)
 
-    @cached_property
+    @property
     def id(self) -> str:
         """The same for the same question and outcome, whoever asks and in whichever process."""
+        # Not a `cached_property`, which takes a lock.
+        known: str | None = self.__dict__.get("id")
+        return known or self.__dict__.setdefault("id", self._digest())
+
+    def _digest(self) -> str:
         question, outcome = self.question, self.outcome
-        said = [
+        chosen = outcome.choices if isinstance(outcome, Route) else ()
+        said = (
             f"{self.revision}\n{self.model}\n{question.input_tokens}\n{question.output_tokens}\n"
-            f"{question.analysis}\n{question.weights}\n{question.budget_left}"
-        ]
-        if isinstance(outcome, Route):
-            said += [f"{choice.target}\n{choice.reason}" for choice in outcome.choices]
-        said += [f"{rejection.target}\n{rejection.code}" for rejection in outcome.rejections]
+            f"{question.analysis}\n{question.weights}\n{question.budget_left}",
+            *chain.from_iterable(map(_target_and_reason, chosen)),
+            *chain.from_iterable(map(_target_and_code, outcome.rejections)),
+        )
         return blake2b("\n".join(said).encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
@@ -134,7 +143,7 @@ class Router:
 
     def find(self, caller: Caller, name: str) -> Target | VirtualModel:
         """What a name stands for; raises `UnknownModel`."""
-        found = self.table.find(name)
+        found = self._table().find(name)
         if found is None or not caller.may_name(name):
             raise UnknownModel(
                 f"the model {name[:100]!r} does not exist or this key may not use it",
@@ -168,21 +177,23 @@ class Router:
             return self._named(found, request, wishes)
         _refuse_idle_weights(found, wishes)
         prompt, analysis = self._read(found, request, told)
-        rules = tuple(
-            rule
-            for rule in found.rules
-            if rule.when.holds(
-                Circumstances(
-                    scopes=scopes,
-                    input_tokens=request.input_tokens,
-                    analysis=analysis,
-                    budget_left=budget_left,
-                    at=self._clock.time() if at is None else at,
-                )
+        model = found
+        rules: tuple[Rule, ...] = ()
+        if found.rules:
+            circumstances = Circumstances(
+                scopes=scopes,
+                input_tokens=request.input_tokens,
+                analysis=analysis,
+                budget_left=budget_left,
+                at=self._clock.time() if at is None else at,
             )
-        )
-        places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
-        model = next(places, found)
+            rules = tuple(rule for rule in found.rules if rule.when.holds(circumstances))
+            places = (found.in_place[rule.name] for rule in rules if rule.name in found.in_place)
+            model = next(places, found)
+        weights, constraints = None, found.own_constraints
+        if rules or wishes is not NO_WISHES:
+            weights = _weights(found, wishes, rules)
+            constraints = _constraints(found, wishes, rules)
         question = Question(
             needs=request.needs,
             input_tokens=request.input_tokens,
@@ -191,7 +202,7 @@ class Router:
             stream=request.stream,
             prompt=prompt,
             analysis=analysis,
-            weights=_weights(found, wishes, rules),
+            weights=weights,
             budget_left=budget_left,
             conversation=(
                 conversation_of(self._secret, caller_id, prompt)
@@ -200,19 +211,24 @@ class Router:
             ),
             turn=self._turn if told is None else told.turn,
         )
-        constraints = _constraints(found, wishes, rules)
-        candidates = model.candidates
-        if constraints or "live" in found.reads:
-            candidates = tuple(map(self._figures.candidate, model.targets))
-        table = self.table
+        table = self._table()
+        real_targets = table.has_real_targets
+        vector_space = model.vector_space if request.capability == "embeddings" else None
         fitting = partial(
             eligible,
             question,
-            real_targets=table.has_real_targets,
-            vector_space=model.vector_space if request.capability == "embeddings" else None,
+            real_targets=real_targets,
+            vector_space=vector_space,
             constraints=constraints,
         )
-        accepted, rejections = fitting(candidates)
+        if constraints or "live" in found.reads:
+            candidates = tuple(map(self._figures.candidate, model.targets))
+            accepted, rejections = fitting(candidates)
+        else:
+            candidates = model.candidates
+            accepted, rejections = model.screen.eligible(
+                question, real_targets=real_targets, vector_space=vector_space
+            )
         is_last_resort = False
         if not self._circuits.all_in:
             accepted, left_out, is_last_resort = self._circuits.narrow(accepted)
@@ -233,7 +249,7 @@ class Router:
             revision=table.revision,
             cold_start=found.cold_start,
             is_last_resort=is_last_resort,
-            rules=tuple(rule.name for rule in rules),
+            rules=tuple(map(_name, rules)),
             fallbacks=fallbacks,
         )
 
@@ -254,7 +270,7 @@ class Router:
         self, found: VirtualModel, request: Asks, told: Told | None
     ) -> tuple[Prompt, Analysis | None]:
         """As much of a request as the policy and the rules of a model read."""
-        if not found.reads & _OF_PROMPTS:
+        if not found.reads_prompts:
             return NO_PROMPT, None
         if told is not None:
             return told.prompt, told.analysis if "prompt" in found.reads else None
@@ -360,7 +376,7 @@ def _ordered(
     if not accepted:
         return Denial(rejections=rejections)
     choices = policy.decide(question, accepted)
-    if not choices or not {c.target for c in choices} <= {c.name for c in accepted}:
+    if not choices or not set(map(_name, accepted)).issuperset(map(_target, choices)):
         raise RuntimeError(f"the policy {policy.name!r} chose none of its candidates, or others")
     if constraints:
         choices = preferred_first(choices, accepted, constraints)
@@ -400,7 +416,7 @@ def or_else(decision: Decision, other: Decision) -> Decision:
     chosen = {choice.target for choice in choices}
     added = tuple(choice for choice in then.choices if choice.target not in chosen)
     comes_first = decision.is_last_resort and not other.is_last_resort
-    outcome = replace(
+    outcome = msgspec.structs.replace(
         then if isinstance(first, Denial) else first,
         choices=(*added, *choices) if comes_first else (*choices, *added),
         rejections=first.rejections,

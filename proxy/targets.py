@@ -18,7 +18,7 @@ import msgspec
 
 from adapters.base import Deadlines, Endpoint, Prefill
 from policies.base import Candidate, Capability, Choice, Policy, Route, Sense
-from policies.constraints import NO_CONSTRAINTS, Constraints
+from policies.constraints import NO_CONSTRAINTS, Constraints, Screen
 from policies.rules import Rule
 from policies.strategies import Hedge, Strategy
 from proxy import config as cfg
@@ -31,6 +31,7 @@ from proxy.pricing import AUTO, Price
 
 # Targets made on demand behind `provider/*` that are remembered.
 _MOST_REMEMBERED = 1_000
+_OF_PROMPTS: frozenset[Sense] = frozenset({"prompt", "conversation"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +221,26 @@ class VirtualModel:
         return tuple(target.candidate for target in self.targets)
 
     @cached_property
+    def screen(self) -> Screen:
+        """Which of them can answer what is asked, where what was measured has no say."""
+        return Screen(self.candidates)
+
+    @cached_property
+    def reads_prompts(self) -> bool:
+        """Whether any of that is in what a request says."""
+        return not self.reads.isdisjoint(_OF_PROMPTS)
+
+    @cached_property
+    def heeds_budgets(self) -> bool:
+        """Whether what is left of a budget has a say in where its requests go."""
+        return bool(self.downgrades) or "budget" in self.reads
+
+    @cached_property
+    def own_constraints(self) -> tuple[Constraints, ...]:
+        """Those that hold for every request."""
+        return () if self.constraints is NO_CONSTRAINTS else (self.constraints,)
+
+    @cached_property
     def vector_space(self) -> str | None:
         """The one space its embeddings are in: that of its first real target that has any.
 
@@ -294,7 +315,7 @@ class TargetTable:
 
     def known(self, name: str) -> Target:
         """A target that is there, as those are which this table was routed by."""
-        target = self.target(name)
+        target = self.targets.get(name) or self.target(name)
         assert target is not None, name
         return target
 
@@ -350,6 +371,7 @@ class CurrentTable:
     ) -> None:
         self._build = build
         self._clock = clock
+        self._now = clock.time
         self.inventory = inventory
         """What was found on this machine."""
         self._table = self._begin(clock.time())
@@ -364,7 +386,7 @@ class CurrentTable:
 
     def __call__(self) -> TargetTable:
         """The table; blocks for milliseconds once a day."""
-        now = self._clock.time()
+        now = self._now()
         if not self._begins <= now < self._ends:
             self._table = self._begin(now)
         return self._table

@@ -120,6 +120,8 @@ def read(headers: Mapping[bytes, bytes]) -> Wishes:
 
     One of ours that nothing reads is refused, too.
     """
+    if not request_headers.are_in(headers):
+        return NO_WISHES
     limits: dict[str, Any] = {
         name: _number(header.decode(), headers[header].decode("latin-1"), name)
         for header, name in LIMITS.items()

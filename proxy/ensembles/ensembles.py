@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import assert_never
+
+import msgspec
 
 from policies.base import Route
 from policies.strategies import Cascade, Consensus, Hedge, Race, Strategy
@@ -59,7 +61,7 @@ class Ensembles:
         """
         failures: list[ApiError] = []
         for is_spare, group in groupby(route.choices, lambda each: each.target in route.spare):
-            part = replace(route, choices=tuple(group))
+            part = msgspec.structs.replace(route, choices=tuple(group))
             try:
                 if is_spare:
                     job.is_weighed = False

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import botocore
-import msgspec
 import pytest
+from msgspec import structs
 
 from adapters import base, registry
 from adapters.base import AdapterError, Call, Deadlines, Endpoint
@@ -263,7 +263,7 @@ def test_what_clouds_would_have_to_fetch_is_refused_or_left_out_and_named() -> N
         _, error = ask(asked, b"", api_key=API_KEY)
         assert type(error) is base.Unsupported
         assert error.param == "messages[].content[].image_url"
-        request = sent_for(msgspec.structs.replace(asked, drop_params=True))
+        request = sent_for(structs.replace(asked, drop_params=True))
         assert b"example.com" not in request.body
         assert b'"Hi"' in request.body
 

@@ -9,8 +9,8 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
 import pytest
+from msgspec import structs
 
 from adapters.base import (
     AdapterError,
@@ -95,7 +95,7 @@ def test_what_our_children_do_not_read_is_refused_or_dropped() -> None:
     def asking(**more: Any) -> Call:
         plain = call()
         body = {**json.loads(plain.body), "seed": 1, "user": "u", "prediction": {}, "n": 1}
-        return msgspec.structs.replace(plain, body=json.dumps(body).encode(), **more)
+        return structs.replace(plain, body=json.dumps(body).encode(), **more)
 
     async def play(adapter: Local) -> Sequence[str]:
         with pytest.raises(Unsupported, match="prediction"):

@@ -7,10 +7,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from adapters import base
 from adapters.base import Answer, Call, Deadlines, Endpoint
@@ -367,10 +367,10 @@ def test_the_operators_context_length_is_always_asked_for() -> None:
     seen: list[Json] = []
     said = whole({"message": {"content": "a"}, **DONE})
     for size in (1, 30_000):
-        asked = msgspec.structs.replace(call(size=size), context_length=12_288)
+        asked = structs.replace(call(size=size), context_length=12_288)
         talk(serving(said, seen=seen, ps=loaded(4096)), open_and(body_of, asked))
     own = {"messages": [{"role": "user", "content": "x"}], "num_ctx": 512}
-    asked = msgspec.structs.replace(call(body=own), context_length=12_288)
+    asked = structs.replace(call(body=own), context_length=12_288)
     talk(serving(said, seen=seen), open_and(body_of, asked))
     assert [each["options"]["num_ctx"] for each in seen] == [12_288, 12_288, 512]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from adapters import base, registry
 from adapters.base import Adapter, AdapterError, Answer, Call, Deadlines
@@ -464,7 +464,7 @@ in_messages = pytest.mark.parametrize(
 
 
 def messages(name: str, *, stream: bool) -> Call:
-    return msgspec.structs.replace(call(name, stream=stream, max_tokens=100), endpoint="messages")
+    return structs.replace(call(name, stream=stream, max_tokens=100), endpoint="messages")
 
 
 @in_messages

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from policies import registry
 from policies.base import Candidate, Capability, Policy, Question
-from policies.constraints import eligible
+from policies.constraints import Screen, eligible
 
 CAPABILITIES: tuple[Capability, ...] = ("chat", "tools", "vision", "embeddings", "n")
 
@@ -75,6 +75,21 @@ def test_nobody_passes_a_constraint_it_breaks(
         assert not (candidate.demonstration and real)
         fits = candidate.context_length is None or needed <= candidate.context_length
         assert fits or len(accepted) == 1
+
+
+@given(
+    st.lists(questions, min_size=1, max_size=6),
+    candidates,
+    st.booleans(),
+    st.sampled_from((None, "s")),
+)
+def test_a_screen_says_of_each_question_what_a_look_at_all_would(
+    asked: list[Question], found: list[Candidate], is_real: bool, space: str | None
+) -> None:
+    screen = Screen(tuple(found))
+    for question in (*asked, *asked):
+        screened = screen.eligible(question, real_targets=is_real, vector_space=space)
+        assert screened == eligible(question, found, real_targets=is_real, vector_space=space)
 
 
 @given(questions, candidates, st.sampled_from(CAPABILITIES))

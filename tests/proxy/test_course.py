@@ -16,7 +16,7 @@ from policies.base import Choice
 from proxy.accounts import Account
 from proxy.causes import CAUSES, Cause
 from proxy.config import Retries
-from proxy.course import Course, Step
+from proxy.course import Conditions, Course, Step
 from proxy.provider_keys import ProviderKeys
 from proxy.retries import RetryBudget
 from proxy.targets import Target
@@ -70,13 +70,15 @@ class Scene:
         return Course(
             [Choice(target=name, reason="listed") for name in names],
             chains,
+            Conditions(
+                accounts=self.accounts,
+                clock=self.hands,
+                draw=lambda: 0.5,
+                is_failing=lambda target: target.name in failing.split(),
+                is_out=lambda target, key: key in out,
+            ),
             target_of=_named,
-            accounts=self.accounts,
             time_left_s=lambda: left_s,
-            clock=self.hands,
-            draw=lambda: 0.5,
-            is_failing=lambda target: target.name in failing.split(),
-            is_out=lambda target, key: key in out,
             client_retries=client_retries,
         )
 
