@@ -162,7 +162,7 @@ class Engine:
         job = await self._routed(exchange, caller, request)
         task = asyncio.current_task()
         assert task is not None
-        watcher = exchange.watch(partial(self._client_gone, job, task))
+        exchange.watch(partial(self._client_gone, job, task))
         try:
             if request.stream:
                 await self._serve_stream(job)
@@ -171,7 +171,7 @@ class Engine:
             else:
                 await self._ask(job, self._respond_whole)
         finally:
-            watcher.cancel()
+            exchange.unwatch()
             exchange.on_end = partial(self._write_log, job)
 
     def _client_gone(self, job: Job, task: asyncio.Task[None]) -> None:
