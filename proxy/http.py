@@ -97,9 +97,8 @@ class Exchange:
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        message = await self._next_message()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
+        body, more = _part(await self._receive())
+        if more:
             body = await self._read_rest(body, limit)
         if len(body) > limit:
             raise _too_large(limit)
@@ -121,10 +120,9 @@ class Exchange:
         while more:
             if size > limit:
                 raise _too_large(limit)
-            message = await self._next_message()
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
+            part, more = _part(await self._receive())
+            parts.append(part)
+            size += len(part)
         if size < LARGE_BYTES:
             return b"".join(parts)
         self.is_large = True
@@ -138,12 +136,6 @@ class Exchange:
         """Let others go first: what comes next takes long, because the body `is_large`."""
         if self.turns is not None:
             await self.turns.next()
-
-    async def _next_message(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise message.get("refusal") or ClientGone
-        return message
 
     def watch(self, on_gone: Callable[[], object]) -> None:
         """Call `on_gone` if the client leaves before the reply has ended, until `unwatch`."""
@@ -205,6 +197,13 @@ class Exchange:
         length = (b"content-length", b"%d" % len(body))
         await self.start(status, content_type, [length, *(headers or ())])
         await self.write(b"" if self.scope["method"] == "HEAD" else body, more=False)
+
+
+def _part(message: Message) -> tuple[bytes, bool]:
+    """A part of the body, and whether there is more of it. Raises what became of the rest."""
+    if message["type"] == "http.disconnect":
+        raise message.get("refusal") or ClientGone
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _too_large(limit: int) -> BodyTooLarge:
