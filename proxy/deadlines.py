@@ -201,6 +201,8 @@ class Limit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._is_bounded:
+            return
         task, self._task = self._task, None
         if self._rang and task is not None:
             is_ours = task.uncancel() <= self._cancelling
@@ -210,6 +212,12 @@ class Limit:
             ours = self._due.error(has_first=self._has_first)
             ours.dispatched = error.dispatched
             raise ours from None
+
+    def around(
+        self, opened: AbstractAsyncContextManager[Answer]
+    ) -> AbstractAsyncContextManager[Answer]:
+        """A call that is opened within this limit, which ends with it."""
+        return _Within(self, opened) if self._is_bounded else opened
 
     def close(self) -> None:
         """The attempt is over."""
@@ -249,8 +257,8 @@ class Limit:
         )
 
 
-class Within:
-    """A call that is opened within a limit, which ends with it."""
+class _Within:
+    """What `Limit.around` makes of a call."""
 
     __slots__ = ("_limit", "_opened")
 

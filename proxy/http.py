@@ -168,12 +168,16 @@ class Exchange:
             }
         )
 
-    async def write(self, body: bytes, *, more: bool = True) -> None:
+    def write(self, body: bytes) -> Awaitable[None]:
         """Send a part of the body; waits while the client reads too slowly."""
-        if self.before_end is not None and not more:
+        return self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self, body: bytes) -> None:
+        """Send the last part of the body."""
+        if self.before_end is not None:
             await self.before_end()
-        self.ended = not more
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": body})
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error, unless something has left already."""
@@ -196,7 +200,7 @@ class Exchange:
         """Send a whole answer."""
         length = (b"content-length", b"%d" % len(body))
         await self.start(status, content_type, [length, *(headers or ())])
-        await self.write(b"" if self.scope["method"] == "HEAD" else body, more=False)
+        await self.end(b"" if self.scope["method"] == "HEAD" else body)
 
 
 def _part(message: Message) -> tuple[bytes, bool]:

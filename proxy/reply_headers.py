@@ -62,8 +62,10 @@ def _of_target(job: Job, tried: Tried, *, has_limits: bool) -> HeaderList:
         cost = job.shared.cost_nanousd
         headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
     said = tried.answer_headers
-    for name, told_as in _passed_on(tuple(said), has_limits=has_limits):
-        headers.append((told_as, said[name].encode("latin-1", "replace")))
+    headers += [
+        (told_as, said[name].encode("latin-1", "replace"))
+        for name, told_as in _passed_on(tuple(said), has_limits=has_limits)
+    ]
     return headers
 
 

@@ -71,6 +71,7 @@ class Cycle:
         waits_to_go_on: bool,
     ) -> None:
         self._connection = connection
+        self._transport, self._flow = connection.transport, connection.flow
         self.arrival = arrival
         self._is_head = method == "HEAD"
         self._version = version
@@ -91,8 +92,8 @@ class Cycle:
     async def _give_up(self) -> None:
         """What the application leaves open is not the client's to wait for."""
         if self._is_started:
-            self._connection.transport.write(self._head)
-            self._connection.transport.close()
+            self._transport.write(self._head)
+            self._transport.close()
         else:
             await self.send({"status": 500, "headers": _FAILED_HEADERS})
             await self.send({"body": _FAILED})
@@ -127,17 +128,17 @@ class Cycle:
         self._on_gone = on_gone
         if on_gone is None:
             return
-        self._connection.flow.resume_reading()  # else nobody would notice
+        self._flow.resume_reading()  # else nobody would notice
         if self.disconnected:
             self.leave()
 
     async def receive(self) -> Any:
         """The next message, as ASGI has it; with `refusal` beside a disconnect of our own."""
-        flow = self._connection.flow
+        flow = self._flow
         if self.more_body and (flow.read_paused or self._waits_to_go_on):
             self.arrival.wait(time.perf_counter())  # until here the client was held up
-        if self._waits_to_go_on and not self._connection.transport.is_closing():
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._waits_to_go_on and not self._transport.is_closing():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._waits_to_go_on = False
         if not (self.disconnected or self.response_complete):
             flow.resume_reading()
@@ -161,9 +162,8 @@ class Cycle:
 
     async def send(self, message: Any) -> None:
         """Write a part of the reply; waits while the client reads too slowly."""
-        flow = self._connection.flow
-        if flow.write_paused and not self.disconnected:
-            await flow.drain()
+        if self._flow.write_paused and not self.disconnected:
+            await self._flow.drain()
         if self.disconnected:
             return
         if not self._is_started:
@@ -214,18 +214,17 @@ class Cycle:
             self._left -= len(body)
             if self._left < 0 or (self._left and not more):
                 raise RuntimeError("the response is not as long as its Content-Length")
-        connection = self._connection
         if self._head:
-            connection.transport.writelines((self._head, body) if body else (self._head,))
+            self._transport.writelines((self._head, body) if body else (self._head,))
             self._head = b""
         elif body:
-            connection.transport.write(body)
+            self._transport.write(body)
         if not more:
             self.response_complete = True
             self.tell()
             if not self.keep_alive:
-                connection.on_last_response()
-            connection.on_response_complete()
+                self._connection.on_last_response()
+            self._connection.on_response_complete()
 
 
 _FAILED = b"Internal Server Error"

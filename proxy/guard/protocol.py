@@ -213,8 +213,11 @@ class GuardedProtocol(HttpToolsProtocol):
             refusal = heads.too_large(self.url, self.headers)
         if refusal is not None:
             self._is_deaf = True
-        expects = fields.get(b"expect", b"").lower()
-        waits_to_go_on = expects == b"100-continue" and version == "1.1"
+        waits_to_go_on = (
+            b"expect" in fields
+            and fields[b"expect"].lower() == b"100-continue"
+            and version == "1.1"
+        )
         cycle, scope = self._new_cycle(version, refusal, waits_to_go_on=waits_to_go_on)
         if previous is None or previous.response_complete:
             self._start(cycle, scope)
@@ -288,10 +291,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def _start(self, cycle: Cycle, scope: Scope) -> None:
         self._answered = cycle
         self._is_turned_away = False
-        if scope["method"] == "POST" and scope["path"].startswith("/v1/") and not scope[REFUSAL]:
-            self._admission.enter(partial(self._answer, cycle, scope), self.loop.time)
-        else:
+        if scope["method"] != "POST" or not scope["path"].startswith("/v1/") or scope[REFUSAL]:
             self._run(cycle, scope, self.tasks.discard)
+        elif self._admission.has_let_in():
+            self._run(cycle, scope, self._leave)
+        else:
+            self._admission.enter(partial(self._answer, cycle, scope), self.loop.time)
 
     def _answer(self, cycle: Cycle, scope: Scope, refusal: ApiError | None) -> None:
         if refusal is None:
