@@ -62,7 +62,8 @@ class Admission:
     def leave(self, _: Any = None) -> None:
         """One that was let in is done; the one that has waited longest takes its place."""
         self._running -= 1
-        self._let_in()
+        if self._waiting:
+            self._let_in()
 
     def expire(self, now: float) -> None:
         """Turn away those that have waited too long."""

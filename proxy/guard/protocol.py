@@ -184,7 +184,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reads_head = True
         self._arrival = Arrival(self._received_at)
         self._arrived_bytes = self._size
-        self._deadline = min(self._deadline, self.loop.time() + self._patience.head_s)
+        deadline = self.loop.time() + self._patience.head_s
+        if deadline < self._deadline:
+            self._deadline = deadline
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer: those are nothing to us, and must not pass for headers."""
