@@ -122,13 +122,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: tell whoever answers it."""
         self.connections.discard(self)
-        for cycle in (self.cycle, self._answered):
-            if cycle is not None:
-                cycle.leave()
         self.flow.resume_writing()
         if exc is None:
             self.transport.close()
         self.parser = None  # type: ignore[assignment] # it refers to this
+        for cycle in (self.cycle, self._answered):
+            if cycle is not None:
+                cycle.leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
