@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import time
+import time
 from typing import Protocol
 
 

@@ -23,6 +23,7 @@ HEADER = b"x-tollway-deadline-ms"
 # Seconds that OpenAI's and Anthropic's SDKs wait for: those in Python say how long for each read,
 # those in JavaScript how long for the head of the answer (0: less than a second).
 _HINTS = (b"x-stainless-read-timeout", b"x-stainless-timeout")
+_HEADERS = frozenset({HEADER, *_HINTS})
 _LONGEST_MS = 86_400_000
 _LONGEST_QUOTE = 100
 # A provider that is cut off so long after the deadline had it whole, and a client that left at its
@@ -39,18 +40,20 @@ class Due:
     no beginning.
     """
 
-    __slots__ = ("_first_at", "_first_by", "_whole_at", "_whole_by", "arrived_at", "in_parts")
+    _first_at = _whole_at = math.inf
+    _first_by = _whole_by = ""
+    is_bounded = False
+    """Whether it has a deadline, or had one that was lifted."""
 
     def __init__(self, arrived_at: float, *, in_parts: bool) -> None:
         self.arrived_at = arrived_at
         self.in_parts = in_parts
-        self._first_at = self._whole_at = math.inf
-        self._first_by = self._whole_by = ""
 
     def narrow(
         self, by: str, *, first_token_s: float | None = None, whole_s: float | None = None
     ) -> None:
         """Take over deadlines where they are narrower; `by` says whose they are."""
+        self.is_bounded = True
         first_at = _after(self.arrived_at, first_token_s)
         if self.in_parts and first_at < self._first_at:
             self._first_at, self._first_by = first_at, by
@@ -76,7 +79,7 @@ class Due:
 
     def is_over(self, *, has_first: bool = False) -> bool:
         """Whether time is up, for whoever slept until then."""
-        return self.left_s(has_first=has_first) <= _EARLY_S
+        return self.is_bounded and self.left_s(has_first=has_first) <= _EARLY_S
 
     def error(self, *, has_first: bool = False) -> UpstreamTimeout:
         """What becomes of an attempt when the time of its request is up."""
@@ -96,6 +99,8 @@ def read(exchange: Exchange, *, in_parts: bool) -> Due:
     """
     due = Due(exchange.arrival.at, in_parts=in_parts)
     headers = exchange.headers
+    if _HEADERS.isdisjoint(headers):
+        return due
     text = headers.get(HEADER)
     if text is not None:
         due.narrow(HEADER.decode(), whole_s=_milliseconds(text) / 1e3)
@@ -142,33 +147,23 @@ class Limit:
     again and again, with one timer for all of it, until it is closed.
     """
 
-    __slots__ = (
-        "_cancelling",
-        "_due",
-        "_first_at",
-        "_first_s",
-        "_has_first",
-        "_is_bounded",
-        "_rang",
-        "_task",
-        "_timer",
-        "_whole_at",
-        "_whole_s",
-    )
+    _first_at = _whole_at = math.inf
+    _is_bounded = False
+    """What has no bound never gets one: those of a request are only lifted from here on."""
+    _timer: asyncio.TimerHandle | None = None
+    _task: asyncio.Task[object] | None = None
+    _cancelling = 0
+    _rang = False
 
     def __init__(self, due: Due, *, first_token_s: float | None, whole_s: float | None) -> None:
         """`first_token_s` and `whole_s` are the attempt's own, from now on."""
-        now = time.perf_counter()
         self._due = due
         self._first_s, self._whole_s = first_token_s, whole_s
-        self._first_at, self._whole_at = _after(now, first_token_s), _after(now, whole_s)
         self._has_first = not due.in_parts
-        # What has no bound never gets one: those of a request are only lifted from here on.
-        self._is_bounded = self._at() < math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._rang = False
+        if due.is_bounded or first_token_s is not None or whole_s is not None:
+            now = time.perf_counter()
+            self._first_at, self._whole_at = _after(now, first_token_s), _after(now, whole_s)
+            self._is_bounded = self._at() < math.inf
 
     def has_begun(self) -> None:
         """The first token is there."""
@@ -206,6 +201,8 @@ class Limit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._is_bounded:
+            return
         task, self._task = self._task, None
         if self._rang and task is not None:
             is_ours = task.uncancel() <= self._cancelling
@@ -215,6 +212,12 @@ class Limit:
             ours = self._due.error(has_first=self._has_first)
             ours.dispatched = error.dispatched
             raise ours from None
+
+    def around(
+        self, opened: AbstractAsyncContextManager[Answer]
+    ) -> AbstractAsyncContextManager[Answer]:
+        """A call that is opened within this limit, which ends with it."""
+        return _Within(self, opened) if self._is_bounded else opened
 
     def close(self) -> None:
         """The attempt is over."""
@@ -254,8 +257,8 @@ class Limit:
         )
 
 
-class Within:
-    """A call that is opened within a limit, which ends with it."""
+class _Within:
+    """What `Limit.around` makes of a call."""
 
     __slots__ = ("_limit", "_opened")
 

@@ -38,7 +38,6 @@ from proxy.clock import Clock
 from proxy.config import NO_DEADLINES
 from proxy.continuation import Passage, rest_of
 from proxy.course import RETRY_COUNT, Conditions, Course, Step
-from proxy.deadlines import Within
 from proxy.downgrades import Downgrades
 from proxy.ensembles.asking import Asking
 from proxy.ensembles.ensembles import Ensembles, Lasting
@@ -167,7 +166,7 @@ class Engine:
         job = await self._routed(exchange, caller, request)
         task = asyncio.current_task()
         assert task is not None
-        watcher = exchange.watch(partial(self._client_gone, job, task))
+        exchange.watch(partial(self._client_gone, job, task))
         try:
             if request.stream:
                 await self._serve_stream(job)
@@ -176,7 +175,7 @@ class Engine:
             else:
                 await self._ask(job, self._respond_whole)
         finally:
-            watcher.cancel()
+            exchange.unwatch()
             exchange.on_end = partial(self._write_log, job)
 
     def _client_gone(self, job: Job, task: asyncio.Task[None]) -> None:
@@ -420,7 +419,7 @@ class Engine:
                 await job.exchange.turn()
             sent, call = _call(job, tried, waits=waits, fresh=step.fresh)
             job.shared.upstream.begin(tried.id, time.perf_counter())
-            async with Within(tried.limit, step.key.adapter.open(call)) as answer:
+            async with tried.limit.around(step.key.adapter.open(call)) as answer:
                 tried.answer_headers = answer.headers
                 tried.dropped = (*sent.dropped, *answer.dropped)
                 tried.status = 200
@@ -497,7 +496,7 @@ class Engine:
             )
             raise
         self._attempts.settle_answered(job, tried, facts.usage, facts.output_bytes)
-        await job.exchange.write(b"", more=False)
+        await job.exchange.end(b"")
 
     async def _serve_stream(self, job: Job) -> None:
         reply = StreamReply(

@@ -7,7 +7,7 @@ import os
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.arrival import ARRIVAL, Arrival
 from proxy.errors import (
@@ -34,6 +34,15 @@ _WBITS = 32 + zlib.MAX_WBITS
 
 REFUSAL = "tollway.refusal"
 """Where a scope has the `ApiError` with which the server wants a request answered, or None."""
+CONNECTED = "tollway.connected"
+"""Where a scope has the `Connected`; without one the client does not leave."""
+
+
+class Connected(Protocol):
+    """A client that may leave."""
+
+    def watch(self, on_gone: Callable[[], object] | None) -> None:
+        """Have this called, in place of any other, when the client leaves."""
 
 
 def new_request_id() -> str:
@@ -51,24 +60,22 @@ class ClientGone(Exception):
 class Exchange:
     """One request and its reply: headers in, body in, status and body out."""
 
-    __slots__ = (
-        "_receive",
-        "_send",
-        "arrival",
-        "before_end",
-        "ended",
-        "failures",
-        "headers",
-        "is_gone",
-        "is_large",
-        "on_end",
-        "reply_headers",
-        "request_id",
-        "scope",
-        "started",
-        "status",
-        "turns",
-    )
+    started = False
+    ended = False
+    is_gone = False
+    """The client left before the reply had ended, as far as that was noticed."""
+    status = 0
+    is_large = False
+    """Whether what is done with its body is done a step at a time: see `turn`."""
+    turns: Turns | None = None
+    """Which the steps of large bodies take; None: they need not."""
+    failures: Failures = OPENAI_FAILURES
+    """How the client is told of what goes wrong: in its own dialect."""
+    on_end: Callable[[], None] | None = None
+    """Called when the exchange is over, whatever became of it."""
+    before_end: Callable[[], Awaitable[None]] | None = None
+    """Awaited before the last bytes of the reply leave."""
+    _on_gone: Callable[[], object] | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -79,21 +86,6 @@ class Exchange:
         self.arrival: Arrival = scope.get(ARRIVAL) or Arrival(time.perf_counter())
         self.request_id = new_request_id()
         self.reply_headers: HeaderList = [(b"x-request-id", self.request_id.encode())]
-        self.started = False
-        self.ended = False
-        self.is_gone = False
-        """The client left before the reply had ended, as far as that was noticed."""
-        self.status = 0
-        self.is_large = False
-        """Whether what is done with its body is done a step at a time: see `turn`."""
-        self.turns: Turns | None = None
-        """Which the steps of large bodies take; None: they need not."""
-        self.failures: Failures = OPENAI_FAILURES
-        """How the client is told of what goes wrong: in its own dialect."""
-        self.on_end: Callable[[], None] | None = None
-        """Called when the exchange is over, whatever became of it."""
-        self.before_end: Callable[[], Awaitable[None]] | None = None
-        """Awaited before the last bytes of the reply leave."""
 
     def header(self, name: bytes) -> str | None:
         """A request header by its lower-case name."""
@@ -105,9 +97,8 @@ class Exchange:
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
-        message = await self._next_message()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
+        body, more = _part(await self._receive())
+        if more:
             body = await self._read_rest(body, limit)
         if len(body) > limit:
             raise _too_large(limit)
@@ -129,10 +120,9 @@ class Exchange:
         while more:
             if size > limit:
                 raise _too_large(limit)
-            message = await self._next_message()
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            more = message.get("more_body", False)
+            part, more = _part(await self._receive())
+            parts.append(part)
+            size += len(part)
         if size < LARGE_BYTES:
             return b"".join(parts)
         self.is_large = True
@@ -147,24 +137,24 @@ class Exchange:
         if self.turns is not None:
             await self.turns.next()
 
-    async def _next_message(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise message.get("refusal") or ClientGone
-        return message
+    def watch(self, on_gone: Callable[[], object]) -> None:
+        """Call `on_gone` if the client leaves before the reply has ended, until `unwatch`."""
+        connected: Connected | None = self.scope.get(CONNECTED)
+        if connected is not None:
+            self._on_gone = on_gone
+            connected.watch(self._gone)
 
-    def watch(self, on_gone: Callable[[], object]) -> asyncio.Task[Message]:
-        """Call `on_gone` if the client leaves before the reply has ended; cancel it afterwards."""
+    def unwatch(self) -> None:
+        """Nobody needs to know any more."""
+        connected: Connected | None = self.scope.get(CONNECTED)
+        if connected is not None:
+            self._on_gone = None
+            connected.watch(None)
 
-        def check(task: asyncio.Task[Message]) -> None:
-            if not task.cancelled() and task.exception() is None and not self.ended:
-                self.is_gone = True
-                on_gone()
-
-        watcher = asyncio.ensure_future(self._receive())
-        assert isinstance(watcher, asyncio.Task)
-        watcher.add_done_callback(check)
-        return watcher
+    def _gone(self) -> None:
+        if self._on_gone is not None and not self.ended:
+            self.is_gone = True
+            self._on_gone()
 
     async def start(self, status: int, content_type: bytes, headers: HeaderList) -> None:
         """Send the status line and the headers."""
@@ -178,12 +168,16 @@ class Exchange:
             }
         )
 
-    async def write(self, body: bytes, *, more: bool = True) -> None:
+    def write(self, body: bytes) -> Awaitable[None]:
         """Send a part of the body; waits while the client reads too slowly."""
-        if self.before_end is not None and not more:
+        return self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self, body: bytes) -> None:
+        """Send the last part of the body."""
+        if self.before_end is not None:
             await self.before_end()
-        self.ended = not more
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": body})
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error, unless something has left already."""
@@ -206,7 +200,14 @@ class Exchange:
         """Send a whole answer."""
         length = (b"content-length", b"%d" % len(body))
         await self.start(status, content_type, [length, *(headers or ())])
-        await self.write(b"" if self.scope["method"] == "HEAD" else body, more=False)
+        await self.end(b"" if self.scope["method"] == "HEAD" else body)
+
+
+def _part(message: Message) -> tuple[bytes, bool]:
+    """A part of the body, and whether there is more of it. Raises what became of the rest."""
+    if message["type"] == "http.disconnect":
+        raise message.get("refusal") or ClientGone
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

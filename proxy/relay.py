@@ -41,7 +41,7 @@ class Reply(Protocol):
     def has_payload(self) -> bool:
         """True once a payload has left: the point of no return for fallbacks."""
 
-    async def send(self, events: bytes) -> None:
+    def send(self, events: bytes) -> Awaitable[None]:
         """Send events."""
 
     async def finish(self, events: bytes) -> None:
@@ -67,14 +67,17 @@ class StreamReply:
         self.transcript: Transcript | None = None
         """What has left, where another target may go on with it."""
 
-    async def send(self, events: bytes) -> None:
+    def send(self, events: bytes) -> Awaitable[None]:
         """Send events; the first ones send status 200 before them."""
         self._last_write = self._loop.time()
         self.has_payload = True
         if self.transcript is not None:
             self.transcript.add(events)
-        if not self._exchange.started:
-            await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
+        # No coroutine of its own: it would be one more for each event.
+        return self._exchange.write(events) if self._exchange.started else self._begin(events)
+
+    async def _begin(self, events: bytes) -> None:
+        await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
         await self._exchange.write(events)
 
     def resume(self) -> None:
@@ -86,7 +89,7 @@ class StreamReply:
         self._timer.cancel()
         if not self._exchange.started:
             await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
-        await self._exchange.write(events, more=False)
+        await self._exchange.end(events)
 
     async def fail(self, error: ApiError, stream: Stream | None = None) -> None:
         """End a reply that has begun with one error event, in the words of its stream if any."""
@@ -112,9 +115,11 @@ class StreamReply:
         self._timer = self._loop.call_later(self._interval_s - idle_s, self._tick)
 
     async def _comment(self) -> None:
-        if not self._exchange.started:
-            await self._exchange.start(200, EVENT_STREAM, self._headers(self.has_payload))
-        await self._exchange.write(self._exchange.failures.keepalive)
+        keepalive = self._exchange.failures.keepalive
+        if self._exchange.started:
+            await self._exchange.write(keepalive)
+        else:
+            await self._begin(keepalive)
 
 
 class ClaimingReply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from adapters.base import MalformedAnswer
 from proxy.attempts import Job, Tried
@@ -28,8 +29,9 @@ def reply_headers(job: Job, *, chosen: bool) -> HeaderList:
         headers.append((b"x-tollway-policy", job.route.policy.encode()))
     if job.virtual_model:
         headers.append((DECISION_HEADER, job.decision.id.encode()))
-    if job.left_nanousd is not None:
-        headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (job.left_nanousd / 1e9)))
+    left_nanousd = job.left_nanousd
+    if left_nanousd is not None:
+        headers.append((b"x-tollway-budget-remaining-usd", b"%.6f" % (left_nanousd / 1e9)))
     if job.swap is not None:
         headers.append((b"x-tollway-swap", b"%d" % job.swap.swap_id))
     if job.downgrade:
@@ -59,15 +61,26 @@ def _of_target(job: Job, tried: Tried, *, has_limits: bool) -> HeaderList:
     if tried.settlement is not None:
         cost = job.shared.cost_nanousd
         headers.append((b"x-tollway-cost-usd", b"%d.%09d" % divmod(cost, 10**9)))
-    for name, value in tried.answer_headers.items():
-        if has_limits and name.startswith("x-ratelimit-"):
-            name = f"x-tollway-upstream-{name.removeprefix('x-')}"
-            headers.append((name.encode(), value.encode("latin-1", "replace")))
-        elif name.startswith(_PASSED_ON):
-            headers.append((name.encode(), value.encode("latin-1", "replace")))
-        elif name == "x-request-id":
-            headers.append((b"x-tollway-upstream-request-id", value.encode("latin-1", "replace")))
+    said = tried.answer_headers
+    headers += [
+        (told_as, said[name].encode("latin-1", "replace"))
+        for name, told_as in _passed_on(tuple(said), has_limits=has_limits)
+    ]
     return headers
+
+
+@lru_cache(maxsize=256)  # a provider's answers nearly all have the same ones
+def _passed_on(names: tuple[str, ...], *, has_limits: bool) -> tuple[tuple[str, bytes], ...]:
+    """Which of a provider's headers a client is told, and by which names."""
+    told = []
+    for name in names:
+        if has_limits and name.startswith("x-ratelimit-"):
+            told.append((name, f"x-tollway-upstream-{name.removeprefix('x-')}".encode()))
+        elif name.startswith(_PASSED_ON):
+            told.append((name, name.encode()))
+        elif name == "x-request-id":
+            told.append((name, b"x-tollway-upstream-request-id"))
+    return tuple(told)
 
 
 def media_headers(headers: Mapping[str, str]) -> tuple[bytes, HeaderList]:

@@ -43,10 +43,16 @@ class Admission:
         self.queue_s = queue_s
         self._let_in()
 
-    def enter(self, start: Start, now: Callable[[], float]) -> None:
-        """Start a request, now or when there is room. Who is let in must `leave`."""
+    def has_let_in(self) -> bool:
+        """Whether there was room for one more, who is in now and must `leave`."""
         if self._running < self._most:
             self._running += 1
+            return True
+        return False
+
+    def enter(self, start: Start, now: Callable[[], float]) -> None:
+        """Start a request, now or when there is room. Who is let in must `leave`."""
+        if self.has_let_in():
             start(None)
         elif len(self._waiting) < self._queue:
             self._waiting.append((now() + self.queue_s, start))
@@ -56,7 +62,8 @@ class Admission:
     def leave(self, _: Any = None) -> None:
         """One that was let in is done; the one that has waited longest takes its place."""
         self._running -= 1
-        self._let_in()
+        if self._waiting:
+            self._let_in()
 
     def expire(self, now: float) -> None:
         """Turn away those that have waited too long."""

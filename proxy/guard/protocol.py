@@ -15,10 +15,11 @@ import asyncio
 import math
 import time
 import urllib.parse
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn import Config
@@ -31,7 +32,7 @@ from proxy.errors import ApiError, BodyTooSlow, InvalidRequest
 from proxy.guard import heads
 from proxy.guard.admission import Admission
 from proxy.guard.cycle import Cycle
-from proxy.http import REFUSAL
+from proxy.http import CONNECTED, REFUSAL, Scope
 
 # Requests that may wait on a connection for the ones before them.
 MOST_PIPELINED = 16
@@ -69,7 +70,9 @@ class Patience:
 class GuardedProtocol(HttpToolsProtocol):
     """One client's connection."""
 
-    cycle: Cycle | None  # type: ignore[assignment] # uvicorn has it begin as None, too
+    # uvicorn's own cycles are not used.
+    cycle: Cycle | None  # type: ignore[assignment]
+    pipeline: deque[tuple[Cycle, Scope]]  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -118,10 +121,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: tell whoever answers it."""
-        super().connection_lost(exc)
-        if self._answered is not None:
-            self._answered.disconnected = True
-            self._answered.message_event.set()
+        self.connections.discard(self)
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self.parser = None  # type: ignore[assignment] # it refers to this
+        for cycle in (self.cycle, self._answered):
+            if cycle is not None:
+                cycle.leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has come."""
@@ -177,7 +184,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reads_head = True
         self._arrival = Arrival(self._received_at)
         self._arrived_bytes = self._size
-        self._deadline = min(self._deadline, self.loop.time() + self._patience.head_s)
+        deadline = self.loop.time() + self._patience.head_s
+        if deadline < self._deadline:
+            self._deadline = deadline
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer: those are nothing to us, and must not pass for headers."""
@@ -206,14 +215,17 @@ class GuardedProtocol(HttpToolsProtocol):
             refusal = heads.too_large(self.url, self.headers)
         if refusal is not None:
             self._is_deaf = True
-        expects = fields.get(b"expect", b"").lower()
-        waits_to_go_on = expects == b"100-continue" and version == "1.1"
-        cycle = self._new_cycle(version, refusal, waits_to_go_on=waits_to_go_on)
+        waits_to_go_on = (
+            b"expect" in fields
+            and fields[b"expect"].lower() == b"100-continue"
+            and version == "1.1"
+        )
+        cycle, scope = self._new_cycle(version, refusal, waits_to_go_on=waits_to_go_on)
         if previous is None or previous.response_complete:
-            self._start_asgi_task(cycle, self.app)
+            self._start(cycle, scope)
             return
         # Reading goes on: else a client that leaves would not be noticed.
-        self.pipeline.appendleft((cycle, self.app))
+        self.pipeline.appendleft((cycle, scope))
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -222,10 +234,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._framing_bytes -= len(body)
         if self._is_deaf or cycle is None or cycle.response_complete:
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if cycle.add(body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The end of a request."""
@@ -240,24 +250,36 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._rest()
             return
         cycle.more_body = False
-        cycle.message_event.set()
+        cycle.tell()
 
     # --- requests and their replies --------------------------------------------------------
 
     def _new_cycle(
         self, version: str, refusal: ApiError | None, *, waits_to_go_on: bool = False
-    ) -> Cycle:
+    ) -> tuple[Cycle, Scope]:
         raw_path, _, query = self.url.partition(b"?")
         path = raw_path.decode("latin-1")
+        method = self.parser.get_method().decode("ascii")
         arrival = self._arrival or Arrival(self._received_at)
-        scope: Any = {
+        self.cycle = cycle = Cycle(
+            self,
+            arrival,
+            method=method,
+            version=version,
+            keep_alive=version == "1.1"
+            and refusal is None
+            and not self._admission.is_leaving
+            and self.parser.should_keep_alive(),
+            waits_to_go_on=waits_to_go_on,
+        )
+        return cycle, {
             "type": "http",
             "asgi": _ASGI,
             "http_version": version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
-            "method": self.parser.get_method().decode("ascii"),
+            "method": method,
             "root_path": "",
             "path": urllib.parse.unquote(path) if "%" in path else path,
             "raw_path": raw_path,
@@ -265,44 +287,26 @@ class GuardedProtocol(HttpToolsProtocol):
             "headers": self.headers,
             ARRIVAL: arrival,
             REFUSAL: refusal,
+            CONNECTED: cycle,
         }
-        self.cycle = cycle = Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=waits_to_go_on,
-            keep_alive=version == "1.1"
-            and refusal is None
-            and not self._admission.is_leaving
-            and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        cycle.arrival = arrival
-        cycle.on_last = self._close_gently
-        return cycle
 
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+    def _start(self, cycle: Cycle, scope: Scope) -> None:
         self._answered = cycle
         self._is_turned_away = False
-        scope = cycle.scope
-        if scope["method"] == "POST" and scope["path"].startswith("/v1/") and not scope[REFUSAL]:
-            self._admission.enter(partial(self._answer, cycle, app), self.loop.time)
+        if scope["method"] != "POST" or not scope["path"].startswith("/v1/") or scope[REFUSAL]:
+            self._run(cycle, scope, self.tasks.discard)
+        elif self._admission.has_let_in():
+            self._run(cycle, scope, self._leave)
         else:
-            self._run(cycle, app)
+            self._admission.enter(partial(self._answer, cycle, scope), self.loop.time)
 
-    def _answer(self, cycle: Cycle, app: Any, refusal: ApiError | None) -> None:
+    def _answer(self, cycle: Cycle, scope: Scope, refusal: ApiError | None) -> None:
         if refusal is None:
-            self._run(cycle, app).add_done_callback(self._admission.leave)
+            self._run(cycle, scope, self._leave)
             return
         self._is_turned_away = True
-        scope: Any = cycle.scope
         scope[REFUSAL] = refusal
-        self._run(cycle, app)
+        self._run(cycle, scope, self.tasks.discard)
 
     def _rest(self) -> None:
         """Read nothing for a moment, where many are turned away."""
@@ -316,11 +320,17 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
-    def _run(self, cycle: Cycle, app: Any) -> asyncio.Task[None]:
-        task = self.loop.create_task(cycle.run_asgi(app))
+    def _run(
+        self, cycle: Cycle, scope: Scope, on_done: Callable[[asyncio.Task[None]], None]
+    ) -> None:
+        task = self.loop.create_task(cycle.run(self.app, scope))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
+        task.add_done_callback(on_done)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """A request that was let in is done."""
+        self.tasks.discard(task)
+        self._admission.leave()
 
     def on_response_complete(self) -> None:
         """A reply is written: go on with the next request."""
@@ -329,9 +339,9 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            cast(Cycle, cycle).arrival.has_turn(time.perf_counter())
-            self._start_asgi_task(cycle, app)
+            cycle, scope = self.pipeline.pop()
+            cycle.arrival.has_turn(time.perf_counter())
+            self._start(cycle, scope)
         elif not self._reads_head:
             wait_s = LINGER_S if self._reads_body else self._patience.keep_alive_s
             self._deadline = self.loop.time() + wait_s
@@ -351,7 +361,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._reads_body:  # of a request that has its reply
                 self.transport.close()
                 return
-            self._run(self._new_cycle("1.1", error), self.app)
+            self._run(*self._new_cycle("1.1", error), self.tasks.discard)
         else:
             self._interrupt(cycle, error)
 
@@ -359,9 +369,9 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.keep_alive = False
         if cycle.more_body:
             cycle.refusal = error
-            cycle.message_event.set()
+            cycle.tell()
 
-    def _close_gently(self) -> None:
+    def on_last_response(self) -> None:
         """Close the connection, a little later where the client may still be sending.
 
         To close on what is not yet read resets the connection, and the reply may be lost.

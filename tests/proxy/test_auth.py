@@ -210,6 +210,26 @@ def test_a_replaced_secret_is_refused_even_if_it_is_still_in_the_table() -> None
     assert isinstance(world.refusal(key=OLD_KEY), WrongKey)
 
 
+def test_a_key_that_was_served_before_is_looked_at_anew() -> None:
+    world = World()
+    record = world.key()
+    assert world.ask().key_id == world.ask().key_id == "k_1"
+    other = {"x-api-key": OLD_KEY}
+    assert isinstance(world.refusal(headers=other), WrongKey)
+    world.key(replace(record, settings=replace(record.settings, blocked=True)))
+    assert isinstance(world.refusal(), KeyBlocked)
+    world.key(replace(record, settings=replace(record.settings, expires_at=1_060)))
+    assert world.ask().key_id == "k_1"
+    world.clock.now = 1_060.0
+    assert isinstance(world.refusal(), KeyExpired)
+    world.key(replace(record, revoked_at=1))
+    assert isinstance(world.refusal(), WrongKey)
+    world.key(record)
+    assert world.ask().key_id == "k_1"
+    del world.keys[record.digest]
+    assert isinstance(world.refusal(), WrongKey)
+
+
 def test_a_key_is_bound_to_its_networks() -> None:
     world = World()
     world.key(networks=("192.0.2.0/24", "2001:db8::/32"))
