@@ -163,6 +163,7 @@ class _File:
 
     def __init__(self, path: Path, reserve_bytes: int) -> None:
         self._path = path
+        path.touch()
         self._memory = self._grown(reserve_bytes)
         # A process that had this number before may have counted: ours come after its numbers.
         self._used: int = _INT.unpack_from(self._memory)[0] or _HEAD_BYTES
@@ -187,7 +188,9 @@ class _File:
 
     def _grown(self, more_bytes: int) -> mmap.mmap:
         """The file with more zeros at its end. Numbers in what was mapped before stay in it."""
-        with self._path.open("a+b") as file:
+        # Where somebody has removed it, it is not made anew: that would lack what ours begins with.
+        with self._path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
             file.write(bytes(more_bytes))
             file.flush()
             return mmap.mmap(file.fileno(), file.tell())

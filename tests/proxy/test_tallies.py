@@ -124,6 +124,17 @@ def test_where_there_is_no_room_later_it_counts_for_itself(tmp_path: Path) -> No
     assert 1 < len(shown) < 100
 
 
+def test_where_its_file_was_removed_it_counts_for_itself(tmp_path: Path) -> None:
+    own = Tallies(tmp_path, reserve_bytes=100_000)
+    taken = own.counter("taken_total", "", "who")
+    taken.labels("first").inc()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for each in range(5_000):
+        taken.labels(str(each)).inc()
+    assert _shown(tmp_path) == {}
+
+
 @settings(max_examples=30)
 @given(st.lists(st.one_of(st.sampled_from(_BOUNDS), st.floats(0, 100)), max_size=30))
 def test_a_distribution_is_that_of_prometheus(
