@@ -70,21 +70,6 @@ UNBOUNDED = (
 # What asks for reasoning: OpenAI's, OpenRouter's, Anthropic's.
 _REASONING = ("reasoning_effort", "reasoning", "thinking")
 
-# Every parameter that `_extras` looks at; most requests have none of them.
-_ASKING_MORE = frozenset(
-    {
-        "tools",
-        "functions",
-        "response_format",
-        "modalities",
-        "logprobs",
-        "n",
-        "context_management",
-        *UNBOUNDED,
-        *_REASONING,
-    }
-)
-
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 _ABSENT = msgspec.Raw(b"null")
 _NOTHING = (b"null", b"false", b"[]")  # but `web_search_options: {}` is a search
@@ -140,6 +125,14 @@ class _Fields(msgspec.Struct):
     modalities: list[str] | None = None
     service_tier: str | None = None
     user: str | None = None
+
+
+# What every request may have. Whatever else is read may ask for more than an answer to text.
+_ASKING_NO_MORE = {"model", "messages", "stream", "stream_options", "service_tier", "user"}
+_ASKING_NO_MORE |= {"max_tokens", "max_completion_tokens"}
+_ASKING_MORE = frozenset(
+    {*_Fields.__struct_fields__, "context_management", *UNBOUNDED, *_REASONING} - _ASKING_NO_MORE
+)
 
 
 class _Said(msgspec.Struct):
