@@ -17,10 +17,14 @@ def test_who_watches_hears_once_that_the_client_left() -> None:
     told: list[str] = []
     left = asyncio.Event()
 
+    def gone() -> None:
+        told.append("gone")
+        left.set()
+
     async def answer(exchange: Exchange) -> None:
         await read(exchange)
         exchange.watch(lambda: told.append("before"))
-        exchange.watch(lambda: (told.append("gone"), left.set()))
+        exchange.watch(gone)
         await exchange.start(200, b"text/plain", [])
         await exchange.write(b"<end>")
         await left.wait()
