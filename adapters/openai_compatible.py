@@ -134,7 +134,7 @@ class Chunks(EventReader):
 
     def read_payloads(self, payloads: list[bytes]) -> Sequence[bytes]:
         """See `adapters.http.over_http.Reader`."""
-        if payloads[-1] == _DONE:
+        if payloads[-1] == _DONE and type(payloads[-1]) is bytes:
             self.is_done = True
             payloads = payloads[:-1]
         # Nearly all are long and without a name, which is told for all of them at once.

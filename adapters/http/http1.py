@@ -522,7 +522,8 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         # Over TLS, uvloop calls this only for a proper end ("close notify"), so that there a cut
         # is noticed even in a body without a frame (RFC 9112, section 9.8).
-        if self._until_eof:
+        # Without a status that is still known of the answer before, which had no body (204).
+        if self.status and self._until_eof:
             self.is_complete = True
             self._wake()
         elif self._is_busy and not self.is_complete:

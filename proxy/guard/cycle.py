@@ -21,6 +21,8 @@ from proxy.errors import ApiError
 
 _log = logging.getLogger("tollway")
 
+# Each piece takes fifty bytes besides its own: so many of a body are kept apart.
+_MOST_PIECES = 1_000
 # Called by `map`: a turn of a loop for each header costs more than the header.
 _line = b"%b: %b\r\n".__mod__
 
@@ -103,6 +105,8 @@ class Cycle:
     def add(self, body: bytes) -> int:
         """A part of the body has come; how many bytes of it nobody has read yet."""
         self._unread.append(body)
+        if len(self._unread) > _MOST_PIECES:
+            self._unread = [b"".join(self._unread)]
         self._unread_bytes += len(body)
         self.tell()
         return self._unread_bytes

@@ -307,6 +307,7 @@ def test_sound_comes_in_pieces() -> None:
         (b'{"type":"overloaded_error","message":"no"}', "no"),
         (b'{"error":"no"}', "no"),
         (b"overloaded", "overloaded"),
+        (b"[DONE]", "[DONE]"),
         (b'{"detail":[1]}', "[1]"),
     ],
 )

@@ -204,7 +204,7 @@ def test_after_a_stale_connection_the_next_one_is_new(client: Client) -> None:
                 await asyncio.gather(*(ask(transport) for _ in range(3)))
                 with pytest.raises(ConnectionLost) as caught:
                     await ask(transport)
-                assert caught.value.stale
+                assert caught.value.stale is (client is not HTTPX)
                 assert await ask(transport) == BODY
 
         client.run(scenario())
@@ -460,6 +460,28 @@ def test_closing_the_transport_spares_answers_under_way(client: Client) -> None:
                 assert await asyncio.to_thread(gone.wait, 5)
 
         client.run(scenario())
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_a_connection_that_is_lost_after_an_answer_without_a_body_is_stale(
+    client: Client, status: str
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(f"HTTP/1.1 {status}\r\n\r\n".encode())
+        peer.read_request()
+
+    with ScriptedServer(script) as server:
+
+        async def scenario() -> None:
+            async with client.opened(server.url) as transport:
+                assert await ask(transport) == b""
+                with pytest.raises(ConnectionLost) as caught:
+                    await asyncio.wait_for(ask(transport), 5)
+                assert caught.value.stale is (client is not HTTPX)
+
+        client.run(scenario())
+        assert server.connections == 1
 
 
 @pytest.mark.parametrize("parts", [1, 3])

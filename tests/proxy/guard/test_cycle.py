@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -16,10 +17,14 @@ def test_who_watches_hears_once_that_the_client_left() -> None:
     told: list[str] = []
     left = asyncio.Event()
 
+    def gone() -> None:
+        told.append("gone")
+        left.set()
+
     async def answer(exchange: Exchange) -> None:
         await read(exchange)
         exchange.watch(lambda: told.append("before"))
-        exchange.watch(lambda: (told.append("gone"), left.set()))
+        exchange.watch(gone)
         await exchange.start(200, b"text/plain", [])
         await exchange.write(b"<end>")
         await left.wait()
@@ -127,3 +132,35 @@ def test_a_line_break_in_a_header_is_no_reply() -> None:
 
     run(answer, scene)
     assert b"x-two" not in said
+
+
+def test_a_body_in_small_pieces_takes_little_more_than_its_size() -> None:
+    async def scene(clients: Clients) -> None:
+        busy = await clients.connect()
+        busy.send(post(b"x"))
+        await clients.read_by_now()
+        waiting = await clients.connect()
+        waiting.send(
+            post(b"", b"transfer-encoding: chunked").replace(b"content-length: 0\r\n", b"")
+        )
+        await clients.read_by_now()
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                waiting.send(b"2\r\nab\r\n" * 1_000)
+                await clients.read_by_now()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < 300_000
+        release.set()
+        await replied(busy)
+
+    release = asyncio.Event()
+
+    async def answer(exchange: Exchange) -> None:
+        await read(exchange)
+        await release.wait()
+        await exchange.reply(200, b"<end>")
+
+    run(answer, scene, most=1)
