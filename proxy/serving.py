@@ -8,6 +8,7 @@ closed when its last request has ended.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,12 @@ class Current:
         self._before.remove(serving)
         closing = asyncio.create_task(_close(serving, kept=(*self._before, self.serving)))
         self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        closing.add_done_callback(self._closed)
+
+    def _closed(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        # All of a revision refers to itself, and a worker looks for that rarely: some 10 ms, once.
+        gc.collect()
 
 
 async def _close(serving: Serving, *, kept: Sequence[Serving]) -> None:
