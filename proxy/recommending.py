@@ -164,7 +164,7 @@ def _decided(router: Router, targets: Sequence[Target], asked: Asked, wishes: Wi
     }
     if asked.max_tokens is not None:
         body["max_tokens"] = asked.max_tokens
-    request = replace(
+    request = msgspec.structs.replace(
         chat.parse(msgspec.json.encode(body)),
         needs=asked.needs,
         text_bytes=4 * asked.input_tokens,
