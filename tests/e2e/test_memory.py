@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.tollway import Tollway, provider, serving
-from tests.e2e.upstream import Upstream
+from tests.e2e.upstream import Call, Line, Upstream
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 60_000_000
+LARGE = 1_000_000
 # Each takes megabytes, or a tenth of a second of the start; most are there only by an extra.
 HEAVY = frozenset(
     [
@@ -86,6 +87,26 @@ def test_what_few_need_is_imported_only_when_it_is_needed(used: Tollway, told: P
 def test_an_idle_worker_is_small(used: Tollway) -> None:
     (worker,) = used.workers()
     assert worker.memory_info().rss <= MOST_BYTES
+
+
+def test_requests_that_failed_do_not_stay(upstream: Upstream, tmp_path: Path) -> None:
+    """A body in a cycle would: cycles are looked for seldom."""
+
+    async def overloaded(call: Call, line: Line) -> None:
+        await line.json({"error": {"message": "overloaded"}}, "503 Service Unavailable")
+
+    upstream.scripts["m1"] = overloaded
+    with serving(tmp_path, provider(upstream.base_url, "m1", retries={"tries": 1})) as tollway:
+        (worker,) = tollway.workers()
+        assert _failed(tollway) == 502
+        before = worker.memory_info().rss
+        for _ in range(40):
+            assert _failed(tollway) == 502
+        assert worker.memory_info().rss - before <= 20 * LARGE
+
+
+def _failed(tollway: Tollway) -> int:
+    return tollway.chat("up/m1", messages=[{"role": "user", "content": "x" * LARGE}]).status_code
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
