@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,24 +90,33 @@ def test_an_idle_worker_is_small(used: Tollway) -> None:
     assert worker.memory_info().rss <= MOST_BYTES
 
 
-def test_requests_that_failed_do_not_stay(upstream: Upstream, tmp_path: Path) -> None:
+async def _overloaded(call: Call, line: Line) -> None:
+    await line.json({"error": {"message": "overloaded"}}, "503 Service Unavailable")
+
+
+async def _broken(call: Call, line: Line) -> None:
+    await line.start_stream()
+    line.reset()
+
+
+@pytest.mark.parametrize("fails", [_overloaded, _broken])
+def test_requests_that_failed_do_not_stay(upstream: Upstream, tmp_path: Path, fails: Any) -> None:
     """A body in a cycle would: cycles are looked for seldom."""
-
-    async def overloaded(call: Call, line: Line) -> None:
-        await line.json({"error": {"message": "overloaded"}}, "503 Service Unavailable")
-
-    upstream.scripts["m1"] = overloaded
-    with serving(tmp_path, provider(upstream.base_url, "m1", retries={"tries": 1})) as tollway:
+    upstream.scripts["m1"] = fails
+    config = provider(upstream.base_url, "m1", retries={"tries": 1})
+    config["targets"][0]["price"] = {"input": 0.001, "output": 0.001}
+    with serving(tmp_path, config) as tollway:
         (worker,) = tollway.workers()
-        assert _failed(tollway) == 502
+        _fail(tollway)
         before = worker.memory_info().rss
         for _ in range(40):
-            assert _failed(tollway) == 502
+            _fail(tollway)
         assert worker.memory_info().rss - before <= 20 * LARGE
 
 
-def _failed(tollway: Tollway) -> int:
-    return tollway.chat("up/m1", messages=[{"role": "user", "content": "x" * LARGE}]).status_code
+def _fail(tollway: Tollway) -> None:
+    messages = [{"role": "user", "content": "x" * LARGE}]
+    assert tollway.chat("up/m1", messages=messages, stream=True).status_code == 502
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
