@@ -390,6 +390,8 @@ class Engine:
                         break
             raise _last_word(failure, failed, refusal)
         finally:
+            # Each holds this frame, and with it the request: a cycle, which would stay for long.
+            refusal = failure = None
             self._attempts.settle_last(job)
 
     def _course(self, job: Job, route: Route) -> Course:

@@ -423,6 +423,8 @@ class _Connection(asyncio.Protocol):
             self._forget_exchange()
             self._pool.give_back(self, self.headers)
             return
+        # In place of one that was raised: it holds who heard it, and they hold this, a cycle.
+        self._error = None
         self._fail(ConnectionLost(f"the answer of {self.address} was closed by its reader"))
         self.abort()
 

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.tollway import Tollway, provider, serving
-from tests.e2e.upstream import Upstream
+from tests.e2e.upstream import Call, Line, Upstream
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 60_000_000
+LARGE = 1_000_000
 # Each takes megabytes, or a tenth of a second of the start; most are there only by an extra.
 HEAVY = frozenset(
     [
@@ -86,6 +88,35 @@ def test_what_few_need_is_imported_only_when_it_is_needed(used: Tollway, told: P
 def test_an_idle_worker_is_small(used: Tollway) -> None:
     (worker,) = used.workers()
     assert worker.memory_info().rss <= MOST_BYTES
+
+
+async def _overloaded(call: Call, line: Line) -> None:
+    await line.json({"error": {"message": "overloaded"}}, "503 Service Unavailable")
+
+
+async def _broken(call: Call, line: Line) -> None:
+    await line.start_stream()
+    line.reset()
+
+
+@pytest.mark.parametrize("fails", [_overloaded, _broken])
+def test_requests_that_failed_do_not_stay(upstream: Upstream, tmp_path: Path, fails: Any) -> None:
+    """A body in a cycle would: cycles are looked for seldom."""
+    upstream.scripts["m1"] = fails
+    config = provider(upstream.base_url, "m1", retries={"tries": 1})
+    config["targets"][0]["price"] = {"input": 0.001, "output": 0.001}
+    with serving(tmp_path, config) as tollway:
+        (worker,) = tollway.workers()
+        _fail(tollway)
+        before = worker.memory_info().rss
+        for _ in range(40):
+            _fail(tollway)
+        assert worker.memory_info().rss - before <= 20 * LARGE
+
+
+def _fail(tollway: Tollway) -> None:
+    messages = [{"role": "user", "content": "x" * LARGE}]
+    assert tollway.chat("up/m1", messages=messages, stream=True).status_code == 502
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
