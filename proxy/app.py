@@ -6,6 +6,7 @@ The inference endpoints are answered straight from an exact-path table; Starlett
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -93,6 +94,8 @@ class App:
             on_end, exchange.on_end, exchange.before_end = exchange.on_end, None, None
             if on_end is not None:
                 on_end()
+            if exchange.is_large:  # of races, say, cycles are left, and they are looked for rarely
+                asyncio.get_running_loop().call_soon(gc.collect, 1)
             self._count(path if path in self._routes else "other", exchange.status)
 
     def _find(self, path: str, method: str) -> Endpoint:

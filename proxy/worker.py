@@ -88,8 +88,8 @@ def run(
 
 def look_less_often() -> None:
     """Have Python's collector of cycles take less of this process's time."""
-    # A request makes some hundreds of objects and no cycles: at 700 the collector would look at
-    # them after every second one, for a twentieth of the worker's time.
+    # A request makes some hundreds of objects, and cycles only where it failed or raced: at 700 the
+    # collector would look at them after every second one, for a twentieth of the worker's time.
     gc.set_threshold(_YOUNG_OBJECTS)
 
 

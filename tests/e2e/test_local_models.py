@@ -260,7 +260,7 @@ def test_a_client_that_leaves_while_a_model_loads_gives_the_load_up(
                 timeout=1.0,
             )
         until(lambda: bool(machine.pids) and not machine.alive())
-        assert states(tollway)["local/a"]["state"] == "absent"
+        until(lambda: states(tollway)["local/a"]["state"] == "absent")
 
 
 def test_a_killed_host_takes_its_models_along_and_is_started_again(

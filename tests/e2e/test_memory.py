@@ -99,24 +99,30 @@ async def _broken(call: Call, line: Line) -> None:
     line.reset()
 
 
-@pytest.mark.parametrize("fails", [_overloaded, _broken])
-def test_requests_that_failed_do_not_stay(upstream: Upstream, tmp_path: Path, fails: Any) -> None:
+@pytest.mark.parametrize(
+    ("fails", "model"), [(_overloaded, "up/m1"), (_broken, "up/m1"), (_overloaded, "race")]
+)
+def test_requests_that_failed_do_not_stay(
+    upstream: Upstream, tmp_path: Path, fails: Any, model: str
+) -> None:
     """A body in a cycle would: cycles are looked for seldom."""
-    upstream.scripts["m1"] = fails
     config = provider(upstream.base_url, "m1", retries={"tries": 1})
-    config["targets"][0]["price"] = {"input": 0.001, "output": 0.001}
+    config["targets"][0] |= {"price": {"input": 0.001, "output": 0.001}, "context_length": 10**7}
+    config["targets"].append(config["targets"][0] | {"target": "up/m2"})
+    config["models"]["race"] = {"policy": "race", "targets": ["up/m1", "up/m2"]}
+    upstream.scripts |= {"m1": fails, "m2": fails}
     with serving(tmp_path, config) as tollway:
         (worker,) = tollway.workers()
-        _fail(tollway)
+        _fail(tollway, model)
         before = worker.memory_info().rss
         for _ in range(40):
-            _fail(tollway)
+            _fail(tollway, model)
         assert worker.memory_info().rss - before <= 20 * LARGE
 
 
-def _fail(tollway: Tollway) -> None:
+def _fail(tollway: Tollway, model: str) -> None:
     messages = [{"role": "user", "content": "x" * LARGE}]
-    assert tollway.chat("up/m1", messages=messages, stream=True).status_code == 502
+    assert tollway.chat(model, messages=messages, stream=True).status_code == 502
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
