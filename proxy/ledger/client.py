@@ -71,6 +71,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _MAX_ERROR_CHARS = 1_000
+_LATE_S = 0.01  # by which the time of a reserve may be up later than it was said
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -410,7 +411,8 @@ class LedgerClient:
             elif pending.due < self._rings_at:
                 self._rings_at = pending.due
         if self._rings_at < math.inf:
-            self._ring_at(self._rings_at)
+            # Thousands may wait for a ledger that is stuck: not one look at all for each of them.
+            self._ring_at(max(self._rings_at, now + _LATE_S))
 
     def _time_up(self, seq: int, pending: _Reserving) -> None:
         state = "did not answer in time" if self._link is not None else "does not answer"
