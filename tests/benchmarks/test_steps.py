@@ -9,7 +9,7 @@ from benchmarks.steps import steps
 
 # Per request, in the steps of Python 3.11. A change that needs more of them says so here; one that
 # needs fewer brings them down, so that they stay won.
-STEPS = {"json": 8_420, "stream-20": 12_350, "embeddings": 8_550}
+STEPS = {"json": 8_420, "stream-20": 12_500, "embeddings": 8_550}
 # What a stream takes depends a little on how its bytes arrive.
 TOLERANCE = 0.03
 
