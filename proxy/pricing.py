@@ -304,6 +304,8 @@ class Price:
         )
 
     def _band_at(self, input_tokens: int) -> _Band:
+        if not self.tiers:
+            return self._bands[0]
         for band in reversed(self._bands):
             if input_tokens > band.above_input_tokens:
                 return band
@@ -319,7 +321,7 @@ def cost_nanousd(price: Price, usage: Usage, *, service_tier: str | None = None)
     """
     if price.service_tiers:
         price = price.billed_at(service_tier)
-    band = price._band_at(usage.input_tokens) if price.tiers else price._bands[0]
+    band = price._band_at(usage.input_tokens)
     total = _input_cost(price, band, usage) + _output_cost(price, band, usage)
     cost = -(-total // PER_TOKENS) + usage.images * price.image + price.per_request
     return cost if usage.units is NO_UNITS else cost + _unit_cost(price, usage.units)
@@ -327,7 +329,7 @@ def cost_nanousd(price: Price, usage: Usage, *, service_tier: str | None = None)
 
 def plain_nanousd(price: Price, input_tokens: int, output_tokens: int) -> int:
     """What so many tokens cost at the standard rates, none of them of a rate of its own."""
-    band = price._band_at(input_tokens) if price.tiers else price._bands[0]
+    band = price._band_at(input_tokens)
     total = input_tokens * band.input + output_tokens * band.output
     return -(-total // PER_TOKENS) + price.per_request
 
@@ -393,7 +395,7 @@ def format_usd(amount_nanousd: int) -> str:
 
 
 def _bound(price: Price, input_tokens: int, output_tokens: int, images: int, units: Units) -> int:
-    band = price._band_at(input_tokens) if price.tiers else price._bands[0]
+    band = price._band_at(input_tokens)
     total = input_tokens * band.dearest_input + output_tokens * band.dearest_output
     cost = -(-total // PER_TOKENS) + images * price.image + price.per_request
     return cost if units is NO_UNITS else cost + _unit_cost(price, units)

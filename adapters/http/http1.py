@@ -9,8 +9,8 @@ A request on a kept-alive connection costs one write, one future, and one run of
 connection has one, which looks at the current deadline only when it fires. An answer that arrives
 at once wakes its reader once.
 
-The socket pushes bytes into its connection until 256 KiB wait there unread; then reading pauses
-until they are taken.
+The socket pushes bytes into its connection until more than 64 KiB wait there unread; then reading
+pauses until they are taken.
 """
 
 from __future__ import annotations

@@ -800,7 +800,7 @@ _numbers: Callable[[Settlement], tuple[int, ...]] = attrgetter(
     "total_us",
     *(f"usage.{name}" for name in Usage.__struct_fields__),
 )
-"""Every number that a settlement always has."""
+"""All of a settlement that is measured, or that a provider says, and is always there."""
 
 
 def _bounded(settlement: Settlement) -> Settlement:

@@ -252,7 +252,7 @@ def test_no_key_is_needed_until_the_first_is_made() -> None:
 
 @pytest.mark.negative(number=6)
 def test_a_guess_that_begins_right_is_as_wrong_as_any() -> None:
-    """What is looked up is a digest, and nothing of a key is ever compared with a key."""
+    """Digests and hashes are looked up: of a key that only begins right, nothing is compared."""
     world = World()
     world.key()
     looked_up: list[bytes] = []

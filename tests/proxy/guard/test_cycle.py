@@ -13,6 +13,16 @@ from proxy.http import ClientGone, Exchange
 from tests.proxy.guard.test_arrivals import Clients, post, read, replied, run
 
 
+async def whole_reply(clients: Clients) -> bytes:
+    """All that a client gets until its connection is closed."""
+    said = b""
+    client = await clients.connect()
+    client.send(post(b"x"))
+    while part := await asyncio.get_running_loop().sock_recv(client, 65536):
+        said += part
+    return said
+
+
 def test_who_watches_hears_once_that_the_client_left() -> None:
     told: list[str] = []
     left = asyncio.Event()
@@ -103,10 +113,7 @@ def test_what_the_application_leaves_open_ends(
 
     async def scene(clients: Clients) -> None:
         nonlocal said
-        client = await clients.connect()
-        client.send(post(b"x"))
-        while part := await asyncio.get_running_loop().sock_recv(client, 65536):
-            said += part
+        said = await whole_reply(clients)
 
     with caplog.at_level(logging.ERROR, "tollway"):
         run(answer, scene)
@@ -125,10 +132,7 @@ def test_a_line_break_in_a_header_is_no_reply() -> None:
 
     async def scene(clients: Clients) -> None:
         nonlocal said
-        client = await clients.connect()
-        client.send(post(b"x"))
-        while part := await asyncio.get_running_loop().sock_recv(client, 65536):
-            said += part
+        said = await whole_reply(clients)
 
     run(answer, scene)
     assert b"x-two" not in said
